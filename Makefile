@@ -1,0 +1,47 @@
+# make demo   the main job on two photographs, about two minutes from a fresh clone
+# make test   lint, types and tests
+# make lint   lint and types
+# make clean  remove the environment and the tools' caches; runs/ stays
+
+VENV ?= .venv
+PYTHON ?= python3
+
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR: # half an environment must not pass for a whole one
+
+demo: $(VENV)/.installed
+	$(BIN)/python train.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+# A stamp is as old as the installation that it stands for, so a changed requirement redoes it.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): some minutes and, with CUDA, 6 GB, the first time."
+	$(INSTALL) -e .
+	@touch $@
+
+# The test installation contains the other one; both stamps spare `make demo` a second look.
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): some minutes and, with CUDA, 6 GB, the first time."
+	$(INSTALL) -e '.[test]'
+	@touch $(VENV)/.installed $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "lit_recon needs Python 3.10 or newer: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Only what looks like a virtual environment is removed, whatever VENV was set to.
+clean:
+	@if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
+	rm -rf .pytest_cache .mypy_cache .ruff_cache dist

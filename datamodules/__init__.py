@@ -1,0 +1,9 @@
+"""Where the training samples come from: Lightning data modules whose arguments are the flags."""
+
+from datamodules.base import ReconDataModule
+from datamodules.cifar import CIFAR10Subset
+from datamodules.folder import ImageFolderSubset
+from datamodules.photos import Photos
+from datamodules.sphere import Sphere
+
+__all__ = ["CIFAR10Subset", "ImageFolderSubset", "Photos", "ReconDataModule", "Sphere"]

@@ -1,0 +1,168 @@
+"""What every data module of lit_recon promises to the trainer, the callback and the scoring.
+
+Shapes: ``n`` training samples, ``k`` outputs, ``d`` input dimension, the product of
+``input_shape``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from lit_recon.errors import InputError
+from lit_recon.knowledge import PixelScale
+from lit_recon.randomness import generator
+
+
+class ReconDataModule(LightningDataModule):
+    """A handful of training samples, held in memory and served in a fixed order.
+
+    A subclass writes :meth:`load`, which sets every attribute below. All tensors are on the CPU.
+
+    Attributes:
+        n: number of training samples.
+        k: number of outputs.
+        input_shape: ``(c, h, w)`` for images, ``(d,)`` for vectors.
+        x: (n, *input_shape) float32 training inputs.
+        y: (n, k) float32 training targets.
+        val_x: (v, *input_shape) float32 held-out inputs; v may be 0.
+        val_y: (v, k) float32 held-out targets.
+        pixels: how integer pixels became ``x``; None for data that are no images.
+        radius: the norm that every input has, ``sqrt(d)``; None where the norms differ.
+        labels: (n,) int64 position of each sample's class in ``class_names``; (0,) without classes.
+        class_names: names of the classes, in the order of the targets; empty without classes.
+        indices: where the source keeps each training sample; n integers.
+        images: (n, c, h, w) uint8 exact training pixels; None for data that are no images.
+        val_images: (v, c, h, w) uint8 held-out pixels; None for data that are no images.
+
+    Args:
+        n: number of training samples, at least 1.
+        n_val: number of held-out samples, at least 0; null: the subclass decides.
+        seed: seed of everything random in the data, at least 0; null: --run.seed.
+        batch_size: samples in a training batch, at least 1; null: all of them in one batch.
+
+    Raises:
+        InputError: an argument is outside its range.
+    """
+
+    k: int
+    input_shape: tuple[int, ...]
+    x: Tensor
+    y: Tensor
+    val_x: Tensor
+    val_y: Tensor
+    pixels: PixelScale | None
+    radius: float | None
+    labels: Tensor
+    class_names: list[str]
+    indices: list[int]
+    images: Tensor | None
+    val_images: Tensor | None
+
+    def __init__(
+        self,
+        n: int = 10,
+        n_val: int | None = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_at_least("--data.n", n, 1)
+        seed = seed or 0
+        check_at_least("--data.seed", seed, 0)
+        if n_val is not None:
+            check_at_least("--data.n_val", n_val, 0)
+        if batch_size is not None:
+            check_at_least("--data.batch_size", batch_size, 1)
+        self.n = n
+        self.n_val = n_val
+        self.seed = seed
+        self.batch_size = batch_size
+        self._loaded = False
+
+    @property
+    def d(self) -> int:
+        """Number of values in one input; known after :meth:`setup`."""
+        return prod(self.input_shape)
+
+    def load(self) -> None:
+        """Set the attributes that the class promises; called once.
+
+        Raises:
+            InputError: the source does not hold what the arguments ask for.
+        """
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data unless they are there already; needs no trainer.
+
+        Args:
+            stage: Lightning's name for what comes next; the data do not depend on it.
+
+        Raises:
+            InputError: the source does not hold what the arguments ask for.
+        """
+        if not self._loaded:
+            self.load()
+            self._loaded = True
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches ``(x, y)``: everything in order, or shuffled mini-batches with ``batch_size``."""
+        dataset = TensorDataset(self.x, self.y)
+        if self.batch_size is None:
+            return _loader(dataset, self.n)
+        return _loader(dataset, self.batch_size, EpochShuffle(self.n, self.seed))
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """One batch ``(val_x, val_y)``, or no loader at all where nothing is held out."""
+        if not len(self.val_x):
+            return []
+        return _loader(TensorDataset(self.val_x, self.val_y), len(self.val_x))
+
+
+class EpochShuffle(Sampler[int]):
+    """A new order every epoch, fixed by seed and epoch and so the same after a resume.
+
+    Lightning checkpoints hold no generator state, but the trainer calls :meth:`set_epoch` before
+    every epoch. Without a trainer the epochs count themselves.
+
+    Args:
+        n: number of samples.
+        seed: at least 0.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n = n
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of this epoch next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        order = generator(self.seed, "mini-batches", self.epoch)
+        self.epoch += 1
+        return iter(torch.randperm(self.n, generator=order).tolist())
+
+
+def check_at_least(flag: str, given: int, least: int) -> None:
+    """Raise InputError where an integer flag is below its range."""
+    if given < least:
+        raise InputError(flag, given, f"give a whole number of at least {least}")
+
+
+def _loader(
+    dataset: TensorDataset, batch_size: int, sampler: EpochShuffle | None = None
+) -> DataLoader:
+    # Every iterator of a DataLoader draws a base seed, from the global generator unless it is given
+    # one; that draw would change the training of whoever looks at the data.
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, generator=generator(0, "loader"))

@@ -1,0 +1,176 @@
+"""CIFAR-10 (Krizhevsky 2009), downloaded by torchvision with its checksums."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.images import ImageDataModule, ImageSource, Pools, check_against
+from lit_recon.errors import InputError
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer"]
+CLASSES += ["dog", "frog", "horse", "ship", "truck"]
+FROG_AND_TRUCK = ["frog", "truck"]  # the pair of Iurada et al. (arXiv 2509.22214)
+SIDE = 32  # of an image, in pixels
+PATIENCE = 20.0  # seconds that the server may stay silent
+REMEDIES = (
+    "put the archive cifar-10-python.tar.gz there, or give --data.url MIRROR, or "
+    "--data ImageFolderSubset --data.root FOLDER, or --data Photos, which needs no download"
+)
+
+
+class CIFAR10Subset(ImageDataModule):
+    """A few images of CIFAR-10, in the official order; held-out ones come from the test split.
+
+    An index is the image's place among the 50,000 of the training split.
+
+    Args:
+        n: number of training images over all classes, a multiple of the number of classes.
+        classes: class names in the order of the targets; null: all ten.
+        image_size: side of the training images in pixels: 1, 2, 4, 8, 16 or 32.
+        root: folder that holds, or will hold, `cifar-10-batches-py`; an archive
+            `cifar-10-python.tar.gz` in it is used instead of a download.
+        download: whether to download what is missing (163 MiB).
+        url: where to download the archive from; null: its authors' server. The archive's checksum
+            is checked either way.
+        selection: the first images of every class, or random ones.
+        seed: seed of the random selection and of the order of mini-batches, at least 0;
+            null: --run.seed.
+        normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
+            image also scaled to norm sqrt(d).
+        n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
+            that there are.
+        batch_size: images in a training batch, at least 1; null: all of them in one batch.
+
+    Raises:
+        InputError: an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        n: int = 10,
+        classes: list[str] | None = FROG_AND_TRUCK,
+        image_size: int = SIDE,
+        root: str = "data",
+        download: bool = True,
+        url: str | None = None,
+        selection: Literal["first", "random"] = "first",
+        seed: int | None = None,
+        normalize: Literal["standardize", "sphere"] = "standardize",
+        n_val: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(n, classes, image_size, selection, seed, normalize, n_val, batch_size)
+        check_against(CLASSES, SIDE, self)
+        if url is not None and not url.startswith(("https://", "http://")):
+            raise InputError("--data.url", url, "give an address that starts with https://")
+        self.root = root
+        self.download = download
+        self.url = url
+
+    def prepare_data(self) -> None:
+        """Fetch the archive where it is missing; Lightning calls this on one process a node.
+
+        Raises:
+            InputError: the data are not there and cannot be fetched.
+        """
+        fetch(Path(self.root).expanduser(), self.download, self.url)
+
+    def source(self) -> ImageSource:
+        """Fetch the archive where it is missing, and open both splits."""
+        from torchvision.datasets import CIFAR10
+
+        self.prepare_data()
+        splits = [CIFAR10(Path(self.root).expanduser(), train=train) for train in (True, False)]
+        arrays = [split.data for split in splits]
+
+        def read(train: list[int], val: list[int]) -> tuple[Tensor, Tensor]:
+            return _pick(arrays[0], train), _pick(arrays[1], val)
+
+        pools = [_pools(split.targets) for split in splits]
+        return ImageSource(pools[0], pools[1], read)
+
+
+def fetch(root: Path, download: bool, url: str | None) -> None:
+    """Have the files of CIFAR-10 in a folder: there already, unpacked, or downloaded.
+
+    Args:
+        root: the folder.
+        download: whether to go to the network.
+        url: of the archive; None: torchvision's.
+
+    Raises:
+        InputError: they are not there and cannot be had; says what would do.
+    """
+    # Imported here: torchvision takes seconds, which a run on other data should not pay.
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    folder = root / CIFAR10.base_folder
+    listed = [*CIFAR10.train_list, *CIFAR10.test_list, meta]
+    if all(check_integrity(folder / name, md5) for name, md5 in listed):
+        return
+    archive = root / CIFAR10.filename
+    packed = check_integrity(archive, CIFAR10.tgz_md5)
+    if not packed and not download:
+        raise InputError("--data.root", root, f"CIFAR-10 is not there; {REMEDIES}")
+    try:
+        if packed:
+            _unpack(archive, folder)
+            return
+        root.mkdir(parents=True, exist_ok=True)
+        # In a folder of its own: another run may be downloading to the same root.
+        with tempfile.TemporaryDirectory(dir=root, prefix="download-") as scratch, _patience():
+            download_url(url or CIFAR10.url, scratch, CIFAR10.filename, CIFAR10.tgz_md5)
+            _unpack(Path(scratch) / CIFAR10.filename, folder)
+    except (OSError, RuntimeError, ValueError, HTTPException) as error:
+        reason = f"CIFAR-10 is not there and fetching it failed ({_one_line(error)})"
+        raise InputError("--data.root", root, f"{reason}; {REMEDIES}") from error
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack beside the folder, then move file by file, so that no file is ever seen in part."""
+    from torchvision.datasets.utils import extract_archive
+
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unpack-") as scratch:
+        extract_archive(str(archive), scratch)
+        folder.mkdir(exist_ok=True)
+        for file in (Path(scratch) / folder.name).iterdir():
+            os.replace(file, folder / file.name)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Let a silent server fail: torchvision's download itself waits for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _pools(targets: list[int]) -> Pools:
+    places = np.asarray(targets)
+    return {name: np.flatnonzero(places == c).tolist() for c, name in enumerate(CLASSES)}
+
+
+def _pick(array: NDArray[np.uint8], indices: list[int]) -> Tensor:
+    """(m, 3, 32, 32) uint8 from (N, 32, 32, 3)."""
+    return torch.from_numpy(array[indices]).permute(0, 3, 1, 2)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

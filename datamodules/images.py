@@ -1,0 +1,313 @@
+"""From a source of integer images to a standardised training set: the same road for all sources.
+
+Shapes: ``m`` images of ``c`` channels, ``h`` by ``w`` pixels; ``n`` of them are trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.base import ReconDataModule
+from lit_recon.errors import InputError
+from lit_recon.knowledge import PixelScale
+from lit_recon.randomness import generator
+
+Pools = dict[str, list[int]]  # class name -> indices of its images, in the order of `first`
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where images come from, before any of them is chosen.
+
+    Attributes:
+        train: the images that may be trained on, by class; indices are unique among all classes.
+        val: the images that may be held out, numbered on their own; None: those of ``train`` that
+            were not chosen.
+        read: takes indices into ``train`` and indices of held-out images, and returns both as
+            (m, c, H, W) uint8 in the given order, all of one shape.
+    """
+
+    train: Pools
+    val: Pools | None
+    read: Callable[[list[int], list[int]], tuple[Tensor, Tensor]]
+
+
+class ImageDataModule(ReconDataModule):
+    """n images of some classes, down-sampled to integer pixels and standardised.
+
+    Samples come class by class. Two classes give one output, -1 for the first and +1 for the
+    second; any other number of classes gives one-hot targets. Inputs are ``(u / 255 - mean) / std``
+    with one mean and one std over all pixels of the n images, as in Iurada et al.
+    (arXiv 2509.22214, code data/cifar10.py). A subclass writes :meth:`source`.
+
+    Args:
+        n: number of training images over all classes, a multiple of the number of classes.
+        classes: names of the classes, in the order of the targets; null: all classes.
+        image_size: height of the training images in pixels, which divides the source's height and,
+            by the same factor, its width; null: the source's size.
+        selection: the first images of every class, or random ones.
+        seed: seed of the random selection and of the order of mini-batches, at least 0;
+            null: --run.seed.
+        normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
+            image also scaled to norm sqrt(d).
+        n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
+            that there are.
+        batch_size: images in a training batch, at least 1; null: all of them in one batch.
+
+    Raises:
+        InputError: an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        n: int = 10,
+        classes: list[str] | None = None,
+        image_size: int | None = None,
+        selection: Literal["first", "random"] = "first",
+        seed: int | None = None,
+        normalize: Literal["standardize", "sphere"] = "standardize",
+        n_val: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(n=n, n_val=n_val, seed=seed, batch_size=batch_size)
+        _check_choice("--data.selection", selection, ("first", "random"))
+        _check_choice("--data.normalize", normalize, ("standardize", "sphere"))
+        if classes is not None:
+            _check_class_list(classes)
+            share_of(n, len(classes))
+        self.classes = classes
+        self.image_size = image_size
+        self.selection = selection
+        self.normalize = normalize
+
+    def source(self) -> ImageSource:
+        """Open the images.
+
+        Raises:
+            InputError: they are not there or cannot be read.
+        """
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Choose, read, down-sample and normalise the images, and write their targets."""
+        source = self.source()
+        self.class_names = choose_classes(self.classes, list(source.train))
+        chosen, held_out = self._select(source)
+        self.indices = [index for pool in chosen for index in pool]
+        raw, raw_val = source.read(self.indices, [index for pool in held_out for index in pool])
+        factor = downsampling_factor(raw.shape[-2], raw.shape[-1], self.image_size)
+        self.images = downsample(raw, factor)
+        self.val_images = downsample(raw_val, factor)
+        self._set_inputs(self.images, self.val_images)
+        self._set_targets(chosen, held_out)
+
+    def _select(self, source: ImageSource) -> tuple[list[list[int]], list[list[int]]]:
+        """Indices to train on and indices to hold out, a list for every class."""
+        share = share_of(self.n, len(self.class_names))
+        random = generator(self.seed, "selection") if self.selection == "random" else None
+        train = [_ordered(source.train[name], random) for name in self.class_names]
+        for name, pool in zip(self.class_names, train, strict=True):
+            if len(pool) < share:
+                remedy = f"class {name} holds {len(pool)} images, not {share}; take fewer"
+                raise InputError("--data.n", self.n, remedy)
+        if source.val is None:
+            spare = [pool[share:] for pool in train]
+        else:
+            spare = [_ordered(source.val.get(name, []), random) for name in self.class_names]
+        return [pool[:share] for pool in train], self._hold_out(spare)
+
+    def _hold_out(self, spare: list[list[int]]) -> list[list[int]]:
+        """The first of the spare indices, ``n_val`` in all, as even among classes as can be."""
+        total = self.n if self.n_val is None else self.n_val
+        base, rest = divmod(total, len(spare))
+        shares = [base + (position < rest) for position in range(len(spare))]
+        for name, pool, share in zip(self.class_names, spare, shares, strict=True):
+            if self.n_val is not None and len(pool) < share:
+                remedy = f"class {name} has {len(pool)} images to hold out, not {share}; take fewer"
+                raise InputError("--data.n_val", self.n_val, remedy)
+        return [pool[:share] for pool, share in zip(spare, shares, strict=True)]
+
+    def _set_inputs(self, images: Tensor, val_images: Tensor) -> None:
+        channels, height, width = images.shape[1:]
+        self.input_shape = (channels, height, width)
+        self.pixels = measure(images)
+        self.radius = self.d**0.5 if self.normalize == "sphere" else None
+        self.x = to_inputs(images, self.pixels, self.radius)
+        # The training constants: a model that is released standardises all later inputs by them.
+        self.val_x = to_inputs(val_images, self.pixels, self.radius)
+
+    def _set_targets(self, chosen: list[list[int]], held_out: list[list[int]]) -> None:
+        classes = len(self.class_names)
+        self.k = 1 if classes == 2 else classes
+        self.labels = _labels(chosen)
+        self.y = to_targets(self.labels, classes)
+        self.val_y = to_targets(_labels(held_out), classes)
+
+
+def choose_classes(wanted: list[str] | None, there: list[str]) -> list[str]:
+    """The classes to train on: those wanted, or all that there are.
+
+    Raises:
+        InputError: a wanted class is not there; names up to ten that are.
+    """
+    for name in wanted or []:
+        if name not in there:
+            more = ", ..." if len(there) > 10 else ""
+            remedy = f"no such class; there are {', '.join(there[:10])}{more}"
+            raise InputError("--data.classes", name, remedy)
+    return list(there if wanted is None else wanted)
+
+
+def share_of(n: int, classes: int) -> int:
+    """Images of each class.
+
+    Raises:
+        InputError: n is no multiple of the number of classes.
+    """
+    if n % classes:
+        below = n - n % classes
+        fitting = f"{below} or {below + classes}" if below else f"{classes}"
+        raise InputError("--data.n", n, f"does not divide among {classes} classes; give {fitting}")
+    return n // classes
+
+
+def downsampling_factor(height: int, width: int, image_size: int | None) -> int:
+    """Source pixels to one pixel of the training images, along each side.
+
+    Args:
+        height: of the source images, in pixels.
+        width: of the source images, in pixels.
+        image_size: wanted height in pixels; None: the source's.
+
+    Raises:
+        InputError: no whole factor takes both sides of the source there.
+    """
+    if image_size is None or image_size == height:
+        return 1
+    common = gcd(height, width)
+    factors = [factor for factor in range(1, common + 1) if common % factor == 0]
+    sizes = {height // factor: factor for factor in factors}
+    if image_size not in sizes:
+        listed = ", ".join(str(size) for size in list(sizes)[:10])
+        remedy = f"the source images are {height} by {width} pixels; give one of {listed}"
+        raise InputError("--data.image_size", image_size, remedy)
+    return sizes[image_size]
+
+
+def check_against(there: list[str], side: int, data: ImageDataModule) -> None:
+    """Refuse at once what a source of known classes and image size cannot serve.
+
+    Args:
+        there: the source's classes.
+        side: of its square images, in pixels.
+        data: the module with its arguments set.
+
+    Raises:
+        InputError: an unknown class, an n that does not divide, or a size that does not fit.
+    """
+    share_of(data.n, len(choose_classes(data.classes, there)))
+    downsampling_factor(side, side, data.image_size)
+
+
+def downsample(images: Tensor, factor: int) -> Tensor:
+    """Average squares of pixels and round halves up, so that pixels stay integers.
+
+    Args:
+        images: (m, c, H, W) uint8.
+        factor: side of the squares in pixels; divides H and W.
+
+    Returns:
+        (m, c, H / factor, W / factor) uint8.
+    """
+    m, c, height, width = images.shape
+    squares = images.reshape(m, c, height // factor, factor, width // factor, factor)
+    total = squares.sum(dim=(3, 5), dtype=torch.int64)  # (m, c, h, w)
+    return ((2 * total + factor**2) // (2 * factor**2)).to(torch.uint8).contiguous()
+
+
+def measure(images: Tensor) -> PixelScale:
+    """One mean and one standard deviation of all pixels, in units of [0, 1].
+
+    The standard deviation divides by the number of pixels minus one, as the paper's code does.
+
+    Args:
+        images: (n, c, h, w) uint8.
+
+    Raises:
+        InputError: all pixels are the same.
+    """
+    values = images.double() / 255
+    channels, height, width = images.shape[1:]
+    std = values.std().item() if values.numel() > 1 else 0.0
+    if std == 0:
+        remedy = "all pixels of the selected images are the same; take more or other images"
+        raise InputError("--data.n", len(images), remedy)
+    return PixelScale((channels, height, width), values.mean().item(), std)
+
+
+def to_inputs(images: Tensor, pixels: PixelScale, radius: float | None) -> Tensor:
+    """Integer pixels to network inputs, computed in float64.
+
+    Args:
+        images: (m, c, h, w) uint8.
+        pixels: mean and standard deviation to use.
+        radius: norm to scale every image to; None: leave the norms.
+
+    Returns:
+        (m, c, h, w) float32.
+
+    Raises:
+        InputError: an image has norm 0 and cannot be scaled.
+    """
+    x = (images.double() / 255 - pixels.mean) / pixels.std
+    if radius is not None:
+        norms = x.flatten(1).norm(dim=1)  # (m,)
+        if (norms == 0).any():
+            remedy = "an image is flat at the mean of all and has no direction; use standardize"
+            raise InputError("--data.normalize", "sphere", remedy)
+        x = x * (radius / norms)[:, None, None, None]
+    return x.float()
+
+
+def to_targets(labels: Tensor, classes: int) -> Tensor:
+    """Class numbers to regression targets.
+
+    Args:
+        labels: (m,) int64, from 0 to ``classes - 1``.
+        classes: number of classes.
+
+    Returns:
+        (m, 1) float32 of -1 and +1 for two classes, else (m, classes) float32 one-hot.
+    """
+    if classes == 2:
+        return (2 * labels - 1).float()[:, None]
+    return torch.nn.functional.one_hot(labels, classes).float()
+
+
+def _ordered(pool: list[int], generator: torch.Generator | None) -> list[int]:
+    if generator is None:
+        return pool
+    return [pool[i] for i in torch.randperm(len(pool), generator=generator).tolist()]
+
+
+def _labels(pools: list[list[int]]) -> Tensor:
+    return torch.tensor([c for c, pool in enumerate(pools) for _ in pool], dtype=torch.int64)
+
+
+def _check_class_list(classes: list[str]) -> None:
+    if not classes:
+        raise InputError("--data.classes", "[]", "name at least one class, or null for all")
+    for name in classes:
+        if classes.count(name) > 1:
+            raise InputError("--data.classes", name, "name every class once")
+
+
+def _check_choice(flag: str, given: str, choices: tuple[str, ...]) -> None:
+    if given not in choices:
+        raise InputError(flag, given, f"give {' or '.join(choices)}")

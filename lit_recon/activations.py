@@ -1,0 +1,74 @@
+"""Activations as the attack needs them: value, slope, parity, and the even part.
+
+ReLU is ``z / 2 + |z| / 2``: linear plus even. The linear parts of all samples merge into one vector
+that carries no information about single samples, so the attack works with the even part first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Name = Literal["relu", "relu+tanh", "tanh", "elu"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An element-wise function with what is known about it.
+
+    Attributes:
+        value: ``z -> s(z)``, any shape.
+        slope: ``z -> s'(z)``, same shape; the subgradient 0 at a kink.
+        homogeneous: ``s(c z) = c s(z)`` for ``c > 0``: the norm of an input cannot be seen.
+        odd: ``s(-z) = -s(z)``: the sign of an input cannot be seen either.
+        even_part: ``(s(z) + s(-z)) / 2`` as an activation, None where it vanishes or is ``s``.
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    homogeneous: bool = False
+    odd: bool = False
+    even_part: Activation | None = None
+
+
+HALF_ABS = Activation("abs/2", lambda z: z.abs() / 2, lambda z: z.sign() / 2, homogeneous=True)
+
+
+def _tanh_slope(z: Tensor) -> Tensor:
+    return 1 - z.tanh().square()
+
+
+def _relu_slope(z: Tensor) -> Tensor:
+    return (z > 0).to(z.dtype)
+
+
+def _elu_slope(z: Tensor) -> Tensor:
+    return z.clamp_max(0).exp()
+
+
+_EVEN_ELU = Activation(
+    "elu, even part",
+    lambda z: (F.elu(z) + F.elu(-z)) / 2,
+    lambda z: (_elu_slope(z) - _elu_slope(-z)) / 2,
+)
+
+ACTIVATIONS: dict[str, Activation] = {
+    a.name: a
+    for a in (
+        Activation("relu", F.relu, _relu_slope, homogeneous=True, even_part=HALF_ABS),
+        Activation(
+            "relu+tanh",
+            lambda z: F.relu(z) + z.tanh(),
+            lambda z: _relu_slope(z) + _tanh_slope(z),
+            even_part=HALF_ABS,
+        ),
+        Activation("tanh", torch.tanh, _tanh_slope, odd=True),
+        Activation("elu", F.elu, _elu_slope, even_part=_EVEN_ELU),
+    )
+}

@@ -1,0 +1,59 @@
+"""The threat model as a type: everything that an attack may look at, and nothing else.
+
+Shapes, here and in the whole package: ``n`` training samples, ``m`` candidates, ``d`` input
+dimension, ``p`` features, ``k`` outputs; ``x (n, d)``, ``candidates (m, d)``, ``phi (m, p)``,
+``target (k, p)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """How integer pixels became inputs: ``x = (u / 255 - mean) / std`` with ``u`` in 0..255.
+
+    ``mean`` and ``std`` are two numbers for the whole training set, in pixel units of [0, 1]. They
+    are public constants of a training pipeline, so the attacker may know them; no pixel is implied.
+    With ``--data.normalize sphere`` every image was afterwards scaled to norm ``sqrt(d)``, which
+    loses one number for each image that the integer pixels give back.
+    """
+
+    shape: tuple[int, int, int]  # channels, height, width
+    mean: float
+    std: float
+
+    @property
+    def d(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the attacker holds: the released model, its start, and constants of the pipeline.
+
+    Attributes:
+        model: the trained network in eval mode with its final parameters; shares storage with no
+            parameter that training still changes.
+        readout: (k, p) final readout weight.
+        initial_readout: (k, p) readout weight at step 0.
+        n: the number of training samples.
+        pixels: the pixel scale for images, None for other data.
+        radius: the norm that every training input has, None where it is unknown.
+    """
+
+    model: nn.Module
+    readout: Tensor
+    initial_readout: Tensor
+    n: int
+    pixels: PixelScale | None = None
+    radius: float | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """(k, p) final minus initial readout: a combination of the training samples' features."""
+        return self.readout - self.initial_readout

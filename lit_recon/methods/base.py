@@ -1,0 +1,71 @@
+"""What every reconstruction method takes and gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_recon.knowledge import Knowledge
+from lit_recon.metrics.certificate import Certificates
+from lit_recon.solvers import Row, Status
+
+OnStep = Callable[[Row], None]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The outcome of one attack.
+
+    Attributes:
+        candidates: (m, d) reconstructed inputs on the CPU.
+        projection_loss: the loss at the candidates, NaN where there is none.
+        oracle: ``x (n, d) -> loss`` at other inputs; for scoring only, never called by a method.
+        status: how the attack ended.
+        certificates: what the integer-pixel certificate says, None without pixels.
+        sign_blind: candidates are known up to sign only.
+        rows: the inner curve.
+        applications, restarts, seconds: what it cost.
+        p_over_dn: equations over unknowns, k p / (n d).
+    """
+
+    candidates: Tensor
+    projection_loss: float
+    oracle: Callable[[Tensor], float]
+    status: Status
+    certificates: Certificates | None
+    sign_blind: bool
+    p_over_dn: float
+    rows: list[Row] = field(default_factory=list)
+    applications: int = 0
+    restarts: int = 0
+    seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        return len(self.rows)
+
+
+class Reconstructor(ABC):
+    """A published attack: feature map, objective, constraint, solver and defaults."""
+
+    name: ClassVar[str]
+    citation: ClassVar[str]
+    seed: int
+    enabled: bool
+
+    @abstractmethod
+    def reconstruct(
+        self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None = None
+    ) -> Reconstruction:
+        """Reconstruct the training inputs from what the attacker knows.
+
+        Args:
+            knowledge: the threat model.
+            generator: the only source of randomness.
+            on_step: called with every row of the inner curve.
+        """

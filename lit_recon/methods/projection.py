@@ -1,0 +1,368 @@
+"""Reconstruction from the projection loss (Iurada, Bombari, Tommasi, Mondelli 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isfinite, nan
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_recon.activations import Activation
+from lit_recon.errors import InputError
+from lit_recon.features import BlockAverages, LinearMap
+from lit_recon.knowledge import Knowledge, PixelScale
+from lit_recon.linalg import least_squares_rows, spectral_directions, times_rows
+from lit_recon.methods.base import OnStep, Reconstruction, Reconstructor
+from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
+from lit_recon.models import OneHiddenLayer
+from lit_recon.objectives.projection import Linearisation, ProjectionObjective
+from lit_recon.solvers import GaussNewton, Monitor, Solution, Solver, Status, Stop, minimise
+from lit_recon.solvers.search import Search
+
+# The even stage spends k d of the k p equations on the linear rows. Below this many equations per
+# unknown the plain loss goes first (measured: synthetic data at p = 2 d n prefer the plain loss,
+# images at p = 2.5 d n and above the even one).
+EVEN_FIRST = 2.0
+# The coarse subspace is the finest one that still has so many equations per unknown.
+COARSE_RATIO = 10.0
+COARSE_STARTS = 3
+COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
+# Directions of the spectral subspace per candidate; a few more than needed cost nothing.
+SUBSPACE = 1.4
+# Even-part loss at which signs are told and the plain loss takes over: direction errors near 1e-3.
+HANDOVER = 1e-7
+# Loss below which candidates are near enough to integer pixels to be worth a look.
+CERTIFY_BELOW = 1e-4
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The attack's inputs in the shape that the stages need."""
+
+    map: LinearMap
+    activation: Activation
+    target: Tensor  # (k, p)
+    m: int
+    pixels: PixelScale | None
+    radius: float | None
+
+    def objective(self) -> ProjectionObjective:
+        return ProjectionObjective(self.map, self.activation, self.target, radius=self.radius)
+
+    @property
+    def norm(self) -> float:
+        """The norm of an input: the known one, else that of standardised data."""
+        return self.radius or self.map.d**0.5
+
+
+class ProjectionReconstructor(Reconstructor):
+    """Inputs whose features span the trained readout.
+
+    With the defaults: the linear part of the activation is taken out, candidates start in a
+    spectral subspace at low image resolution, Gauss-Newton with spare candidates finds all of them
+    up to sign, one least-squares fit tells the signs, and the plain loss is polished until every
+    candidate is an image of integer pixels or the loss is at its floor. Nothing of it looks at the
+    training data.
+
+    Args:
+        solver: GaussNewton, or MomentumDescent as in the paper.
+        max_seconds: time budget of one reconstruction in seconds, above 0; the best candidates so
+            far are returned when it ends.
+        restarts: fresh starts from noise after the first one, 0 or more.
+        rounds: rounds of single-candidate restarts without progress before a start is given up.
+        candidates: number of candidates m; null takes the number of training samples.
+        spare: candidates beyond m during the search, 0 or more; 0 also turns single-candidate
+            restarts off.
+        even_stage: ``auto`` takes the linear part out where there are equations to spare, ``never``
+            minimises the plain loss only.
+        spectral_start: start in the spectral subspace; false starts from noise.
+        max_steps: solver steps of one phase, at least 1.
+        loss: loss at which a phase ends, 0 for the numerical floor; the paper uses 1e-7.
+        seed: seed of the attack's own generator, 0 or more; null: --run.seed.
+        enabled: false trains and saves checkpoints without reconstructing.
+    """
+
+    name = "projection"
+    citation = "Iurada, Bombari, Tommasi, Mondelli 2025, arXiv 2509.22214"
+
+    def __init__(
+        self,
+        solver: Solver | None = None,
+        max_seconds: float = 600.0,
+        restarts: int = 20,
+        rounds: int = 4,
+        candidates: int | None = None,
+        spare: int = 3,
+        even_stage: Literal["auto", "never"] = "auto",
+        spectral_start: bool = True,
+        max_steps: int = 1_000_000,
+        loss: float = 0.0,
+        seed: int | None = None,
+        enabled: bool = True,
+    ) -> None:
+        if not max_seconds > 0:
+            raise InputError("--recon.max_seconds", max_seconds, "give seconds above 0")
+        for flag, value, least in (
+            ("restarts", restarts, 0),
+            ("rounds", rounds, 0),
+            ("candidates", 1 if candidates is None else candidates, 1),
+            ("spare", spare, 0),
+            ("max_steps", max_steps, 1),
+            ("seed", seed or 0, 0),
+        ):
+            if value < least:
+                raise InputError(f"--recon.{flag}", value, f"give {least} or more")
+        if not (isfinite(loss) and loss >= 0):
+            raise InputError("--recon.loss", loss, "give 0 or more")
+        self.solver = solver or GaussNewton()
+        self.max_seconds = max_seconds
+        self.restarts = restarts
+        self.rounds = rounds
+        self.candidates = candidates
+        self.spare = spare
+        self.even_stage = even_stage
+        self.spectral_start = spectral_start
+        self.stop = Stop(loss=loss, max_steps=max_steps)
+        self.seed = seed or 0
+        self.enabled = enabled
+
+    @torch.no_grad()
+    def reconstruct(
+        self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None = None
+    ) -> Reconstruction:
+        problem = self._problem(knowledge)
+        monitor = Monitor(self.max_seconds, on_step)
+        refusal = _refusal(problem)
+        if refusal is None:
+            solution = self._attack(problem, monitor, generator)
+            candidates, loss = solution.at.candidates, float(solution.at.loss)
+            status = solution.status
+        else:
+            candidates = _noise(problem, problem.m, generator)
+            loss, status = nan, refusal
+        certificates = None
+        if problem.pixels is not None:
+            certificates = certify(candidates.cpu(), problem.pixels)
+            candidates = _on_pixels(candidates, certificates, problem)
+        return Reconstruction(
+            candidates=candidates.cpu(),
+            projection_loss=loss,
+            oracle=lambda x: _loss_at(problem, x),
+            status=status,
+            certificates=certificates,
+            sign_blind=problem.activation.odd,
+            p_over_dn=problem.target.numel() / (knowledge.n * problem.map.d),
+            rows=monitor.rows,
+            applications=monitor.applications,
+            restarts=monitor.restarts,
+            seconds=monitor.seconds,
+        )
+
+    def _problem(self, knowledge: Knowledge) -> _Problem:
+        model = knowledge.model
+        if not isinstance(model, OneHiddenLayer):
+            raise InputError("--model", type(model).__name__, "projection needs one hidden layer")
+        weight = model.first_layer.detach()
+        map = LinearMap(weight)
+        radius = knowledge.radius
+        if model.activation.homogeneous and radius is None:
+            radius = map.d**0.5  # the norm cannot be seen, so any fixed one will do
+        return _Problem(
+            map=map,
+            activation=model.activation,
+            target=knowledge.target.detach().to(weight),
+            m=self.candidates or knowledge.n,
+            pixels=knowledge.pixels,
+            radius=radius,
+        )
+
+    def _attack(
+        self, problem: _Problem, monitor: Monitor, generator: torch.Generator
+    ) -> Solution:
+        """Fresh starts until one converges; the best of them otherwise."""
+        best: Solution | None = None
+        even = self._even_first(problem)
+        for attempt in range(self.restarts + 1):
+            if attempt:
+                monitor.restarts += 1
+            solution = self._attempt(problem, monitor, generator, even=even)
+            if best is None or solution.at.loss < best.at.loss:
+                best = solution
+            else:
+                best = replace(best, status=solution.status)
+            if solution.status is not Status.STALLED:
+                break
+            even = self._has_even_stage(problem) and not even
+        return best
+
+    def _has_even_stage(self, problem: _Problem) -> bool:
+        return self.even_stage == "auto" and problem.activation.even_part is not None
+
+    def _even_first(self, problem: _Problem) -> bool:
+        k, p = problem.target.shape
+        unknowns = (problem.m + k) * problem.map.d
+        return self._has_even_stage(problem) and k * p >= EVEN_FIRST * unknowns
+
+    def _attempt(
+        self, problem: _Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
+    ) -> Solution:
+        """From noise to a solution of the plain loss."""
+        if even:
+            start = self._even_stage(problem, monitor, generator)
+        else:
+            start = _noise(problem, problem.m + self.spare, generator)
+        objective = ProjectionObjective(
+            problem.map,
+            problem.activation,
+            problem.target,
+            radius=problem.radius,
+            surrogate_slope=self.solver.surrogate_slope,
+        )
+        stop = replace(self.stop, satisfied=_all_certified(problem))
+        return self._minimise(objective, start, stop, problem, monitor, generator, "plain")
+
+    def _minimise(
+        self,
+        objective: ProjectionObjective,
+        z: Tensor,
+        stop: Stop,
+        problem: _Problem,
+        monitor: Monitor,
+        generator: torch.Generator,
+        phase: str,
+    ) -> Solution:
+        """Minimise from z, with single-candidate restarts where spare candidates are allowed."""
+        if not self.spare:
+            return minimise(objective, z, self.solver, stop, monitor, phase)
+        both_signs = objective.linear_rows == 0
+
+        def propose(at: Linearisation, count: int) -> Tensor:
+            weight = problem.map.weight
+            new = problem.norm * spectral_directions(weight, at.residual, count + 3, generator)
+            new = torch.cat([new, -new]) if both_signs else new
+            return new[at.gain(new).argsort(descending=True)[:count]]
+
+        search = Search(problem.m, self.spare, self.rounds, propose)
+        return search(objective, z, self.solver, stop, monitor, phase)
+
+    def _even_stage(
+        self, problem: _Problem, monitor: Monitor, generator: torch.Generator
+    ) -> Tensor:
+        """(m, d) candidates from the even part of the activation, with their signs told."""
+        even = problem.activation.even_part
+        radius = problem.norm if even.homogeneous else problem.radius
+        objective = ProjectionObjective(
+            problem.map, even, problem.target, linear=True, radius=radius
+        )
+        linear = least_squares_rows(problem.map.weight, problem.target)
+        start = self._coarse_start(problem, linear, monitor, generator)
+        stop = replace(self.stop, loss=HANDOVER)
+        found = self._minimise(objective, start, stop, problem, monitor, generator, "even")
+        return _with_signs(problem, found.at.candidates)
+
+    def _coarse_start(
+        self, problem: _Problem, linear: Tensor, monitor: Monitor, generator: torch.Generator
+    ) -> Tensor:
+        """(m + spare + k, d) candidates and linear rows from a spectral subspace.
+
+        In the subspace, of a few dimensions more than candidates, a Gauss-Newton step costs
+        milliseconds, so several starts are tried and the best is taken.
+        """
+        weight, count = problem.map.weight, problem.m + self.spare
+        if not self.spectral_start:
+            return torch.cat([_noise(problem, count, generator), linear])
+        rest = problem.target - times_rows(linear, weight)
+        blocks = _coarse_blocks(problem)
+        coarse = weight if blocks is None else blocks.restrict(weight)
+        dimensions = min(round(SUBSPACE * problem.m) + 1, coarse.shape[1])
+        basis = spectral_directions(coarse, rest, dimensions, generator)  # (r, q)
+        objective = ProjectionObjective(
+            LinearMap(times_rows(basis, coarse).T),
+            problem.activation.even_part,
+            rest,
+            linear=True,
+            radius=problem.norm,
+        )
+        tries = []
+        for _ in range(COARSE_STARTS):
+            z = torch.randn(count, dimensions, generator=generator, dtype=weight.dtype)
+            z = torch.cat([z.to(weight.device), linear.new_zeros(len(linear), dimensions)])
+            tries.append(minimise(objective, z, GaussNewton(), COARSE_TRIES, monitor, "coarse"))
+        z = min(tries, key=lambda solution: float(solution.at.loss)).at.z @ basis
+        z = z if blocks is None else blocks.up(z)
+        return torch.cat([z[:count], z[count:] + linear])
+
+
+def _refusal(problem: _Problem) -> Status | None:
+    """Why there is nothing to attack, None where there is."""
+    if not (torch.isfinite(problem.target).all() and torch.isfinite(problem.map.weight).all()):
+        return Status.NONFINITE
+    if not problem.target.any():
+        return Status.NO_SIGNAL
+    if problem.m >= problem.map.p:
+        return Status.NOT_IDENTIFIABLE
+    return None
+
+
+def _noise(problem: _Problem, count: int, generator: torch.Generator) -> Tensor:
+    """(count, d) standard normal candidates."""
+    weight = problem.map.weight
+    noise = torch.randn(count, problem.map.d, generator=generator, dtype=weight.dtype)
+    return noise.to(weight.device)
+
+
+def _coarse_blocks(problem: _Problem) -> BlockAverages | None:
+    """The finest block averages with COARSE_RATIO equations per unknown, None for no averaging."""
+    if problem.pixels is None:
+        return None
+    c, h, w = problem.pixels.shape
+    factor = 1
+    equations = problem.target.numel()
+    while equations < COARSE_RATIO * problem.m * c * h * w / factor**2:
+        if h % (2 * factor) or w % (2 * factor) or min(h, w) // (2 * factor) < 4:
+            break
+        factor *= 2
+    return BlockAverages(problem.pixels.shape, factor) if factor > 1 else None
+
+
+def _with_signs(problem: _Problem, candidates: Tensor) -> Tensor:
+    """Candidates (m, d) with the sign whose features carry the target.
+
+    One least-squares fit of the target on the features of both signs (2m, p).
+    """
+    both = torch.cat([candidates, -candidates])
+    at = problem.objective().linearise(both)
+    weight = at.importance().view(2, -1)
+    return torch.where((weight[0] >= weight[1])[:, None], candidates, -candidates)
+
+
+def _all_certified(problem: _Problem):
+    """A stop test for images with a known pixel scale: every candidate has integer pixels."""
+    pixels = problem.pixels
+    if pixels is None:
+        return None
+
+    def satisfied(at: Linearisation) -> bool:
+        if len(at.candidates) > problem.m or at.loss > CERTIFY_BELOW:
+            return False
+        return bool(certify(at.candidates.cpu(), pixels).accepted.all())
+
+    return satisfied
+
+
+def _on_pixels(candidates: Tensor, certificates: Certificates, problem: _Problem) -> Tensor:
+    """Candidates with the certified ones put onto the integer pixels that they certify."""
+    exact = inputs_from_images(certificates.images, problem.pixels).flatten(1).to(candidates)
+    if problem.radius is not None:
+        exact = exact * (problem.radius / torch.linalg.vector_norm(exact, dim=1, keepdim=True))
+    accepted = certificates.accepted.to(candidates.device)[:, None]
+    return torch.where(accepted, exact, candidates)
+
+
+def _loss_at(problem: _Problem, x: Tensor) -> float:
+    """The projection loss at other inputs (n, d)."""
+    if not problem.target.any():
+        return nan
+    return float(problem.objective().linearise(x.to(problem.map.weight)).loss)

@@ -1,0 +1,63 @@
+"""Matching, scores and certificates: pure functions, and one torchmetrics shell around them."""
+
+from lit_recon.metrics.certificate import (
+    Certificates,
+    certify,
+    images_from_inputs,
+    inputs_from_images,
+)
+from lit_recon.metrics.matching import (
+    ABSOLUTE,
+    DIRECTION,
+    EUCLIDEAN,
+    SIGN_BLIND_DIRECTION,
+    Cost,
+    Matching,
+    duplicates,
+    match,
+    nearest,
+)
+from lit_recon.metrics.reconstruction import ReconstructionScores
+from lit_recon.metrics.scores import (
+    Metrics,
+    Row,
+    Scores,
+    direction_error,
+    exact,
+    matched_error,
+    matched_error_abs,
+    null_direction_error,
+    psnr,
+    recovered_fraction,
+    score,
+    ssim,
+)
+
+__all__ = [
+    "ABSOLUTE",
+    "DIRECTION",
+    "EUCLIDEAN",
+    "SIGN_BLIND_DIRECTION",
+    "Certificates",
+    "Cost",
+    "Matching",
+    "Metrics",
+    "ReconstructionScores",
+    "Row",
+    "Scores",
+    "certify",
+    "direction_error",
+    "duplicates",
+    "exact",
+    "images_from_inputs",
+    "inputs_from_images",
+    "match",
+    "matched_error",
+    "matched_error_abs",
+    "nearest",
+    "null_direction_error",
+    "psnr",
+    "recovered_fraction",
+    "score",
+    "ssim",
+]

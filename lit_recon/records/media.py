@@ -1,0 +1,159 @@
+"""Pictures, curves and tables for W&B, so that no picture is black and no table lies elsewhere."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+CURVE_ROWS = 200
+"""Rows that a table of an inner curve holds at most; a panel has no more pixels for them."""
+
+
+def to_uint8_image(image: Any) -> np.ndarray:
+    """The (H, W, C) uint8 array that W&B draws as it is meant; floats it would draw black.
+
+    Args:
+        image: an array, channels last as in PIL and matplotlib, or a tensor, channels first as in
+            torchvision; or (H, W) of either. Floats are pixels in [0, 1], clipped to it, with NaN
+            as 0; integers are pixels in 0..255, clipped too; C is 1, 3 or 4.
+
+    Raises:
+        ValueError: another shape.
+    """
+    pixels = _channels_last(image)
+    if pixels.dtype == np.uint8:
+        return pixels
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = np.rint(np.nan_to_num(pixels.astype(np.float64), nan=0.0).clip(0, 1) * 255)
+    elif pixels.dtype == np.bool_:
+        pixels = pixels * 255
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def log_image(logger: WandbLogger, name: str, image: Any, step: int) -> None:
+    """Logs one picture; see `to_uint8_image` for what `image` may be."""
+    import wandb
+
+    _log(logger, {name: wandb.Image(to_uint8_image(image))}, step)
+
+
+def log_curve(
+    logger: WandbLogger,
+    name: str,
+    rows: Sequence[Mapping[str, float | str | None]],
+    step: int,
+    *,
+    x: str,
+    y: str,
+    stroke: str | None = None,
+) -> None:
+    """Logs one inner curve as a table of at most `CURVE_ROWS` rows and a line drawn from it.
+
+    The chart is `name`; its table, with all columns, is ``NAME_table``.
+
+    Args:
+        logger: where to.
+        name: for example ``recon/METHOD/curve``.
+        rows: one mapping per inner step, all with the same keys.
+        step: the training step.
+        x: the key of the horizontal axis.
+        y: the key of the vertical axis.
+        stroke: the key that tells several lines apart.
+    """
+    import wandb
+
+    if not rows:
+        return
+    columns: list[str | int] = list(rows[0])
+    data = [[_finite(row[column]) for column in rows[0]] for row in thin(rows, CURVE_ROWS)]
+    table = wandb.Table(columns=columns, data=data)
+    chart = wandb.plot.line(table, x, y, stroke, title=f"{name} at step {step}")
+    _log(logger, {name: chart}, step)
+
+
+def log_image_table(
+    logger: WandbLogger, name: str, rows: Sequence[Mapping[str, Any]], step: int
+) -> None:
+    """Logs a table with one row per image.
+
+    Args:
+        logger: where to.
+        name: for example ``recon/METHOD/images``.
+        rows: one mapping per image, all with the same keys. Arrays and tensors of two dimensions or
+            more are pictures (see `to_uint8_image`); NaN becomes an empty cell.
+        step: the training step.
+    """
+    import wandb
+
+    if not rows:
+        return
+    columns: list[str | int] = list(rows[0])
+    data = [[_cell(row[column]) for column in rows[0]] for row in rows]
+    _log(logger, {name: wandb.Table(columns=columns, data=data)}, step)
+
+
+def thin(rows: Sequence[Any], limit: int) -> list[Any]:
+    """At most `limit` of `rows`, evenly spread, the first and the last among them."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def _log(logger: WandbLogger, values: Mapping[str, Any], step: int) -> None:
+    with _staging_in(logger.save_dir):
+        logger.log_metrics(values, step=step)
+
+
+@contextmanager
+def _staging_in(directory: str | None) -> Iterator[None]:
+    """Keeps the files of tables in the run directory.
+
+    W&B copies them to the home directory otherwise, which on a cluster may be full or read-only,
+    and from where an offline run must fetch them when it is uploaded.
+    """
+    if directory is None or "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(Path(directory, "wandb").absolute())
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+
+
+def _channels_last(image: Any) -> np.ndarray:
+    tensor = hasattr(image, "detach")
+    if tensor:
+        image = image.detach().cpu()
+        image = image.double() if image.is_floating_point() else image  # numpy has no bfloat16
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]  # (H, W) -> (H, W, 1)
+    elif tensor and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)  # (C, H, W) -> (H, W, C)
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"a picture needs 1, 3 or 4 channels; its shape is {pixels.shape}")
+    return pixels
+
+
+def _cell(value: Any) -> Any:
+    if getattr(value, "ndim", 0) >= 2:
+        import wandb
+
+        return wandb.Image(to_uint8_image(value))
+    return _finite(value)
+
+
+def _finite(value: Any) -> Any:
+    """Empty for NaN and infinity, which a table writes as strings."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,136 @@
+"""Where a number comes from: the code, the machine and the command, and nobody's name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lit_recon import __version__
+
+_PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "wandb", "numpy", "scipy")
+
+
+def provenance(argv: Sequence[str], seed: int, device: object) -> dict[str, object]:
+    """What it takes to get the same numbers again.
+
+    Args:
+        argv: the command line, as ``sys.argv``. The home directory in it becomes ``~``: it often
+            holds a person's name.
+        seed: the run's seed.
+        device: the device that the run trains on, a ``torch.device`` or its name.
+
+    Returns:
+        Values that JSON knows. No host name, no user name, no environment variables; what cannot be
+        told is None.
+    """
+    return {
+        "started_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": _without_home(shlex.join(argv)),
+        "seed": seed,
+        "device": str(device),
+        "gpu": _gpu_name(),
+        "cpu": _cpu_name(),
+        "cores": _cores(),
+        "platform": platform.platform(),
+        "versions": _versions(),
+        "git": _git_state(Path(__file__)),
+    }
+
+
+def _without_home(command: str) -> str:
+    home = str(Path.home())
+    if home == os.sep:  # containers; every path would begin with it
+        return command
+    return re.sub(rf"{re.escape(home)}(?=[/\s']|$)", "~", command)
+
+
+def _versions() -> dict[str, str | None]:
+    """Read from the installed metadata, so that nothing is imported for it."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "lit_recon": __version__,
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _git_state(file: Path) -> dict[str, object] | None:
+    """Commit of the checkout that tracks `file`, and whether a tracked file in it differs.
+
+    A file that is merely below somebody's checkout, as in a virtual environment, is not tracked,
+    and that checkout's commit says nothing about it.
+    """
+    if _git(file, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    commit = _git(file, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {
+        "commit": commit,
+        "dirty": _git(file, "status", "--porcelain", "--untracked-files=no") != "",
+    }
+
+
+def _git(file: Path, *arguments: str) -> str | None:
+    """What git answers in the directory of `file`, or None where it fails or is not installed."""
+    # Inside a hook GIT_DIR and its like point elsewhere.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        answer = subprocess.run(
+            ["git", *arguments],
+            cwd=file.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _cores() -> int | None:
+    """Cores that this process may use, which under Slurm and in containers are not all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _cpu_name() -> str | None:
+    return _linux_cpu_name() or _mac_cpu_name() or platform.processor() or None
+
+
+def _linux_cpu_name() -> str | None:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match.group(1).strip() if match else None
+
+
+def _mac_cpu_name() -> str | None:
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _gpu_name() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -1,0 +1,261 @@
+"""W&B, so that it never costs a training run and never asks anybody anything.
+
+`wandb` and Lightning are imported inside the functions: they take a second, and a run with
+``--wandb.mode disabled`` needs neither here.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from lit_recon.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+Mode = Literal["online", "offline", "disabled"]
+
+STEP = "trainer/global_step"
+"""The x axis of every chart, under the name that Lightning gives it."""
+
+_PROBE_SECONDS = 2.0
+_INIT_SECONDS = 30.0  # by default W&B retries for 90 s, as long as the demo's whole run
+_FINISH_SECONDS = 120.0  # by default W&B waits for ever; the rest stays for `wandb sync`
+_SYNC_HINT = "`wandb sync` uploads the run later"
+
+
+def choose_wandb_mode(mode: str) -> tuple[Mode, str]:
+    """Decides what W&B can do here, in about two seconds and without asking anybody.
+
+    Args:
+        mode: ``auto``, ``online``, ``offline`` or ``disabled``. ``auto`` follows the environment
+            (``WANDB_MODE``, ``wandb offline``), and is online only with a key and a server that
+            answers.
+
+    Returns:
+        The mode, and one line that says why.
+
+    Raises:
+        InputError: another mode, or ``online`` without a key.
+    """
+    if mode == "disabled":
+        return "disabled", "W&B: disabled by --wandb.mode."
+    if mode == "offline":
+        return "offline", f"W&B: offline by --wandb.mode; {_SYNC_HINT}."
+    if mode not in ("auto", "online"):
+        raise InputError("--wandb.mode", mode, "give auto, online, offline or disabled")
+    try:
+        configured, base_url = _open_session(None if mode == "auto" else mode)
+        if configured == "disabled":
+            return "disabled", "W&B: disabled by WANDB_MODE or `wandb disabled`."
+        if configured in ("offline", "dryrun"):
+            return "offline", f"W&B: offline by WANDB_MODE or `wandb offline`; {_SYNC_HINT}."
+        missing = _missing_key()
+    except Exception as error:  # a broken W&B set-up is no reason not to train
+        return "offline", f"W&B: offline, because it cannot start ({_line(error)}); {_SYNC_HINT}."
+    if missing and mode == "online":
+        raise InputError("--wandb.mode", "online", f"{missing}; run `wandb login`, or give offline")
+    if missing:
+        return "offline", f"W&B: offline, because {missing}; {_SYNC_HINT}, after `wandb login`."
+    if not _answers(base_url):
+        return "offline", f"W&B: offline, because {base_url} does not answer; {_SYNC_HINT}."
+    return "online", f"W&B: online at {base_url}."
+
+
+def make_wandb_logger(
+    directory: Path,
+    mode: Mode,
+    *,
+    project: str,
+    name: str,
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    run_id: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    metrics: Iterable[str] = (),
+) -> WandbLogger | None:
+    """Starts the W&B run now; where that fails, prints why in one line and does with less.
+
+    Args:
+        directory: the run directory; W&B's files go to ``directory/wandb``.
+        mode: what `choose_wandb_mode` chose. Online falls back to offline, and that to None.
+        project: W&B project.
+        name: the name that the dashboard shows.
+        entity: user or team; None for the key's own.
+        group: what the dashboard groups by; None for `name`, which holds the segments of a resumed
+            run together.
+        tags: labels for the dashboard.
+        run_id: the id of a W&B run to go on with. Offline runs count steps from 0 again, so that a
+            directory with an earlier segment gets a new id there.
+        config: the resolved configuration.
+        metrics: the exact names of all numbers that will be logged. W&B has to be told one by one
+            that they are drawn over `STEP`: its globs stop at slashes, and where two of them match,
+            it picks one at random.
+
+    Returns:
+        The logger, with the W&B run as its ``experiment``; None if there is none. On ranks other
+        than 0 a logger without a run, which does nothing.
+    """
+    if mode == "disabled":
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+    from lightning.pytorch.utilities import rank_zero_only
+
+    place: dict[str, Any] = {"save_dir": directory, "project": project, "name": name}
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return WandbLogger(**place)
+    run = _start_run(
+        mode,
+        dir=str(directory),
+        project=project,
+        name=name,
+        entity=entity,
+        group=group or name,
+        tags=list(tags),
+        id=run_id,
+        config=dict(config or {}),
+    )
+    if run is None:
+        return None
+    run.define_metric(STEP)
+    for metric in metrics:
+        run.define_metric(metric, step_metric=STEP)
+    return WandbLogger(experiment=run, **place)
+
+
+def view_command(directory: Path) -> str | None:
+    """The command that shows the run in the terminal, without an account; None without W&B files.
+
+    Args:
+        directory: the run directory. Of several segments the last one is shown.
+    """
+    segments = [file.parent for file in directory.glob("wandb/*run-*/run-*.wandb")]
+    if not segments:
+        return None
+    return f"{_wandb_program()} leet {shlex.quote(_short(max(segments, key=_started)))}"
+
+
+def sync_command(directory: Path) -> str | None:
+    """The command that uploads all offline segments of the run; None if there are none."""
+    if not any(directory.glob("wandb/offline-run-*/run-*.wandb")):
+        return None
+    return f"{_wandb_program()} sync {shlex.quote(_short(directory / 'wandb'))}/offline-run-*"
+
+
+def _open_session(mode: str | None) -> tuple[str, str]:
+    """Loads W&B's settings, silenced; returns its mode (of `mode` None: configured) and server."""
+    import wandb
+
+    overrides = {"silent": True} if mode is None else {"silent": True, "mode": mode}
+    settings = wandb.setup(settings=wandb.Settings(**overrides)).settings
+    return settings.mode, settings.base_url
+
+
+def _missing_key() -> str | None:
+    """Why there is no usable key, or None if there is one. Reads files only."""
+    import wandb
+
+    try:
+        found = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        return f"the API key cannot be used ({_line(error)})"
+    return None if found else "there is no API key"
+
+
+def _answers(url: str) -> bool:
+    """Whether something listens there, within two seconds, the look-up of the name included."""
+    address = _address(url)
+    reached = threading.Event()
+
+    def knock() -> None:
+        try:
+            socket.create_connection(address, timeout=_PROBE_SECONDS).close()
+        except OSError:
+            return
+        reached.set()
+
+    # A thread, because no timeout applies to the look-up of a name.
+    knocker = threading.Thread(target=knock, daemon=True)
+    knocker.start()
+    knocker.join(_PROBE_SECONDS)
+    return reached.is_set()
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Host and port to knock at: the proxy's where there is one, since only it can be reached."""
+    target = urlsplit(url)
+    proxy = getproxies().get(target.scheme)
+    if proxy and not proxy_bypass(target.hostname or ""):
+        target = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
+    return target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
+
+
+def _start_run(mode: Mode, **arguments: Any) -> Any:
+    """The W&B run in the best mode that works, or None; each step down is told in one line."""
+    if mode == "online":
+        try:
+            return _init("online", arguments)
+        except Exception as error:
+            print(f"W&B: offline, because the run could not start online ({_line(error)}).")
+    try:
+        return _init("offline", arguments)
+    except Exception as error:
+        print(f"W&B: disabled, because it cannot start ({_line(error)}).")
+        return None
+
+
+def _init(mode: Mode, arguments: Mapping[str, Any]) -> Any:
+    import wandb
+
+    _open_session(None)
+    arguments = dict(arguments)
+    if mode == "offline" and any(Path(arguments["dir"]).glob("wandb/*run-*")):
+        arguments["id"] = None
+    return wandb.init(
+        mode=mode,
+        resume="allow",
+        reinit="create_new",  # a run that is still open in this process is somebody else's
+        settings=wandb.Settings(
+            silent=True,
+            console="off",  # a progress bar is no log
+            init_timeout=_INIT_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
+        ),
+        **arguments,
+    )
+
+
+def _started(segment: Path) -> tuple[str, bool]:
+    """When it began. An online attempt that failed leaves a segment too, and goes first."""
+    offline = segment.name.startswith("offline-")
+    return segment.name.removeprefix("offline-")[: len("run-YYYYMMDD_HHMMSS")], offline
+
+
+def _wandb_program() -> str:
+    """`wandb`, or where it lies if the virtual environment has not been activated."""
+    beside = Path(sys.executable).with_name("wandb")
+    if shutil.which("wandb") or not beside.exists():
+        return "wandb"
+    return shlex.quote(_short(beside))
+
+
+def _short(path: Path) -> str:
+    """Relative to the current directory where it lies below, for a line that fits the terminal."""
+    absolute = path.absolute()
+    below = absolute.is_relative_to(Path.cwd())
+    return str(absolute.relative_to(Path.cwd()) if below else absolute)
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an exception says, or its name if it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,208 @@
+"""The one loop that every solver runs in: time, history, non-finite checks and status."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from math import inf, isfinite
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from lit_recon.errors import InputError
+
+
+class Status(str, Enum):
+    """How a reconstruction ended; every value has a sentence."""
+
+    CONVERGED = "converged"
+    CERTIFIED = "certified"
+    STALLED = "stalled"
+    MAX_STEPS = "max_steps"
+    OUT_OF_TIME = "out_of_time"
+    NONFINITE = "nonfinite"
+    NO_SIGNAL = "no_signal"
+    NOT_IDENTIFIABLE = "not_identifiable"
+
+    @property
+    def sentence(self) -> str:
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CONVERGED: "the loss reached its numerical floor",
+    Status.CERTIFIED: "every candidate is an image of integer pixels",
+    Status.STALLED: "restarts no longer lower the loss",
+    Status.MAX_STEPS: "the step limit was reached",
+    Status.OUT_OF_TIME: "the time budget ran out; these are the best candidates so far",
+    Status.NONFINITE: "the weights or the loss are not finite",
+    Status.NO_SIGNAL: "the readout has not moved from its start, so the weights tell nothing",
+    Status.NOT_IDENTIFIABLE: "there are fewer features than candidates: any inputs fit the readout",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step of the inner curve."""
+
+    step: int
+    phase: str
+    loss: float
+    candidates: int
+    applications: int
+    seconds: float
+
+
+@dataclass
+class Monitor:
+    """What all phases of one reconstruction share: the clock, the counters and the inner curve.
+
+    Args:
+        max_seconds: time budget, counted from the making of the monitor.
+        on_step: called with every row, for a progress bar.
+    """
+
+    max_seconds: float = inf
+    on_step: Callable[[Row], None] | None = None
+    rows: list[Row] = field(default_factory=list)
+    applications: int = 0
+    restarts: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.seconds >= self.max_seconds
+
+    def record(self, phase: str, loss: float, candidates: int) -> None:
+        row = Row(len(self.rows), phase, loss, candidates, self.applications, self.seconds)
+        self.rows.append(row)
+        if self.on_step is not None:
+            self.on_step(row)
+
+
+class Linearised(Protocol):
+    """An objective at a point, as far as the solvers need it."""
+
+    @property
+    def z(self) -> Tensor: ...
+    @property
+    def loss(self) -> Tensor: ...
+    @property
+    def residual(self) -> Tensor: ...
+    @property
+    def candidates(self) -> Tensor: ...
+    def jvp(self, step: Tensor) -> Tensor: ...
+    def vjp(self, u: Tensor) -> Tensor: ...
+    def gradient(self) -> Tensor: ...
+    def curvature(self) -> Tensor: ...
+    def importance(self) -> Tensor: ...
+    def floor(self) -> float: ...
+    def keep(self, m: int) -> Tensor: ...
+
+
+class Objective(Protocol):
+    """What is minimised: a point can be linearised and brought back to the constraint."""
+
+    @property
+    def energy(self) -> float: ...
+    def linearise(self, z: Tensor) -> Linearised: ...
+    def retract(self, z: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class State:
+    """A solver between two steps. ``stuck`` means that no step can lower the loss any more."""
+
+    at: Linearised
+    stuck: bool = False
+
+
+class Solver(ABC):
+    """How an objective is minimised: a start and a step.
+
+    Attributes:
+        surrogate_slope: slope of the activation that the solver wants where its own is 0.
+        min_decrease, patience: when a search should turn to other candidates; see `Stop`.
+    """
+
+    surrogate_slope: float = 0.0
+    min_decrease: ClassVar[float]
+    patience: ClassVar[int]
+
+    @abstractmethod
+    def start(self, objective: Objective, z: Tensor) -> State:
+        """The state at z (m + l, d)."""
+
+    @abstractmethod
+    def step(self, objective: Objective, state: State, monitor: Monitor) -> State:
+        """One step; counts its applications of J^T J in the monitor."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a phase ends.
+
+    Args:
+        loss: stop at this loss; the numerical floor also ends a phase.
+        min_decrease: a step that lowers the loss by less than this share is a slow one; 0 lets no
+            step be slow.
+        patience: stop after so many slow steps in a row.
+        max_steps: steps of this phase.
+        satisfied: asked after every step that lowered the loss; True ends the phase as certified.
+    """
+
+    loss: float = 0.0
+    min_decrease: float = 0.0
+    patience: int = 1
+    max_steps: int = 1_000_000
+    satisfied: Callable[[Linearised], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    at: Linearised
+    status: Status
+
+
+def minimise(
+    objective: Objective, z: Tensor, solver: Solver, stop: Stop, monitor: Monitor, phase: str
+) -> Solution:
+    """Run a solver from z (m + l, d) until its stop rule, its budget or its floor ends it.
+
+    Returns the best point seen, which for a solver that may climb need not be the last.
+    """
+    state = solver.start(objective, objective.retract(z))
+    best, loss, slow = state.at, float(state.at.loss), 0
+    if not isfinite(loss):
+        return Solution(best, Status.NONFINITE)
+    for _ in range(stop.max_steps):
+        if loss <= max(stop.loss, best.floor()):
+            return Solution(best, Status.CONVERGED)
+        if state.stuck or (stop.min_decrease and slow >= stop.patience):
+            return Solution(best, Status.STALLED)
+        if monitor.out_of_time:
+            return Solution(best, Status.OUT_OF_TIME)
+        state = solver.step(objective, state, monitor)
+        new = float(state.at.loss)
+        monitor.record(phase, new, len(state.at.candidates))
+        if not isfinite(new):
+            return Solution(best, Status.NONFINITE)
+        slow = slow + 1 if loss - new < stop.min_decrease * loss else 0
+        if new < loss:
+            best, loss = state.at, new
+            if stop.satisfied is not None and stop.satisfied(best):
+                return Solution(best, Status.CERTIFIED)
+    return Solution(best, Status.MAX_STEPS)
+
+
+def positive(flag: str, value: float) -> None:
+    """Refuse a setting that is not a finite number above 0."""
+    if not (isfinite(value) and value > 0):
+        raise InputError(flag, value, "give a finite number above 0")

@@ -1,0 +1,140 @@
+"""Imports go from right to left in `LEVELS`, and `--help` has nothing slow to import."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# A room imports from the levels above it and from itself; rooms of one level do not see each other.
+LEVELS = (
+    ("errors", "randomness"),
+    ("activations",),
+    ("linalg", "distributed", "knowledge"),
+    ("models", "features"),
+    ("objectives", "solvers", "metrics"),
+    ("methods", "modules", "report", "records"),
+    ("datamodules", "callbacks"),
+    ("train",),
+)
+APPLICATION = ("datamodules", "callbacks", "train")  # rooms outside lit_recon/
+NO_NAMES = {"utils", "common", "helpers"}
+
+ROOT = Path(__file__).parents[1]
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+PACKAGES = ("lit_recon", "callbacks", "datamodules")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+# Named here whether they are there or not: a missing one must fail and not pass unseen.
+QUICK = (ROOT / "lit_recon" / "__init__.py", ROOT / "train.py")
+
+
+def room_of(module: str) -> str | None:
+    """The room of a dotted module name: "" for the root of lit_recon, None for other people's."""
+    first, _, rest = module.partition(".")
+    if first == "lit_recon":
+        return rest.partition(".")[0]
+    return first if first in APPLICATION else None
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of all that is imported anywhere in a file, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # "." starts a relative import, which is in no room and so never allowed.
+            module = "." * node.level + (node.module or "")
+            if module == "lit_recon":
+                yield from (f"lit_recon.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def wrong_imports(room: str, source: str) -> list[str]:
+    """What a file of `room` imports against the direction."""
+    return [
+        name
+        for name in imported(ast.parse(source))
+        if name.startswith(".") or not allowed(room, room_of(name))
+    ]
+
+
+def allowed(room: str, target: str | None) -> bool:
+    if target in (None, "", "__version__", room):
+        return True
+    return target in LEVEL and room in LEVEL and LEVEL[target] < LEVEL[room]
+
+
+def imported_at_once(tree: ast.AST) -> Iterator[str]:
+    """Names of the packages that running a file imports, so not those inside functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imported_at_once(ast.Module(node.orelse, type_ignores=[]))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (name.partition(".")[0] for name in imported(node))
+        else:
+            yield from imported_at_once(node)
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [*SOURCES, ROOT / "train.py"], ids=identify)
+def test_imports_go_from_right_to_left(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    room = room_of(module)
+    assert room is not None
+    assert room == "" or room in LEVEL, f"{path} is in no room of LEVELS"
+    assert wrong_imports(room, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=identify)
+def test_every_name_says_what_is_inside(path: Path) -> None:
+    assert not NO_NAMES & set(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", QUICK, ids=identify)
+def test_help_has_nothing_slow_to_import(path: Path) -> None:
+    names = set(imported_at_once(ast.parse(path.read_text(encoding="utf-8"))))
+    assert names <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "wrong"),
+    [
+        ("methods", "from lit_recon.solvers import loop", []),
+        ("methods", "from lit_recon.methods.base import Method", []),
+        ("methods", "def f():\n    import lit_recon.report.page", ["lit_recon.report.page"]),
+        ("solvers", "from lit_recon.objectives import x", ["lit_recon.objectives"]),
+        ("solvers", "from lit_recon import metrics, errors", ["lit_recon.metrics"]),
+        ("solvers", "from . import loop", ["."]),
+        ("models", "import callbacks.reconstruct", ["callbacks.reconstruct"]),
+        ("callbacks", "from datamodules.photos import Photos", ["datamodules.photos"]),
+        ("records", "from lit_recon import __version__\nimport torch", []),
+        ("errors", "from lit_recon.knowledge import Knowledge", ["lit_recon.knowledge"]),
+        ("train", "from callbacks import a\nfrom lit_recon.methods import b", []),
+        ("train", "from lit_recon.nowhere import b", ["lit_recon.nowhere"]),
+    ],
+)
+def test_the_test_sees_a_wrong_import(room: str, source: str, wrong: list[str]) -> None:
+    assert wrong_imports(room, source) == wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("import torch.nn", {"torch"}),
+        ("try:\n    import torch\nexcept ImportError:\n    import numpy", {"torch", "numpy"}),
+        ("class A:\n    import torch\n    def f(self):\n        import numpy", {"torch"}),
+        ("def f():\n    import torch", set()),
+        ("if TYPE_CHECKING:\n    import torch\nelse:\n    import numpy", {"numpy"}),
+    ],
+)
+def test_the_test_sees_a_slow_import(source: str, names: set[str]) -> None:
+    assert set(imported_at_once(ast.parse(source))) == names

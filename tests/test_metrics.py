@@ -1,0 +1,479 @@
+"""Matching, scores and certificates against known answers, invariances and false friends."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from lit_recon.knowledge import PixelScale
+from lit_recon.metrics import (
+    ABSOLUTE,
+    DIRECTION,
+    EUCLIDEAN,
+    SIGN_BLIND_DIRECTION,
+    Metrics,
+    ReconstructionScores,
+    certify,
+    direction_error,
+    duplicates,
+    exact,
+    images_from_inputs,
+    inputs_from_images,
+    match,
+    matched_error,
+    matched_error_abs,
+    nearest,
+    null_direction_error,
+    psnr,
+    recovered_fraction,
+    score,
+    ssim,
+)
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def off_by(x: Tensor, error: float, seed: int = 0) -> Tensor:
+    """Directions (n, d) at a distance of ``error`` from those of x, the error isotropic."""
+    direction = unit(x.double())
+    noise = gaussian(*x.shape, seed=seed)
+    noise -= (noise * direction).sum(1, keepdim=True) * direction
+    return unit(direction + error * unit(noise))
+
+
+# -- Matching ---------------------------------------------------------------------------------
+
+
+def test_match_undoes_a_permutation() -> None:
+    x, order = gaussian(7, 20), torch.tensor([3, 0, 6, 1, 5, 2, 4])
+    matching = match(x, x[order], EUCLIDEAN)
+    assert matching.index.tolist() == order.argsort().tolist()
+    assert matching.error.max() == 0
+
+
+@pytest.mark.parametrize("cost", [EUCLIDEAN, DIRECTION, SIGN_BLIND_DIRECTION, ABSOLUTE])
+def test_match_is_best_of_all_assignments_and_reports_distances(cost) -> None:
+    x, candidates = gaussian(4, 5), gaussian(4, 5, seed=1)
+    matching = match(x, candidates, cost)
+    best = min(
+        sum(match(x[[i]], candidates[[j]], cost).error.item() for i, j in enumerate(order))
+        for order in torch.cartesian_prod(*[torch.arange(4)] * 4).tolist()
+        if len(set(order)) == 4
+    )
+    assert matching.error.sum().item() == pytest.approx(best)
+
+
+def test_costs_on_one_pair() -> None:
+    x, candidate = torch.tensor([[3.0, 4.0]]), torch.tensor([[-6.0, -8.0]])
+    root = math.sqrt(2)
+    assert match(x, candidate, EUCLIDEAN).error.item() == pytest.approx(15 / root)
+    assert match(x, candidate, DIRECTION).error.item() == pytest.approx(2)
+    assert match(x, candidate, ABSOLUTE).error.item() == pytest.approx(5 / root)
+    blind = match(x, candidate, SIGN_BLIND_DIRECTION)
+    assert blind.error.item() == pytest.approx(0, abs=1e-12) and blind.sign.item() == -1
+
+
+def test_small_errors_are_not_lost() -> None:
+    x = gaussian(40, 300)  # torch.cdist multiplies matrices at this size
+    matching = match(x, off_by(x, 1e-9), DIRECTION)
+    assert matching.error.tolist() == pytest.approx([1e-9] * 40, rel=1e-3)
+
+
+def test_fewer_candidates_than_samples() -> None:
+    x = gaussian(5, 30)
+    matching = match(x, x[[4, 1]], DIRECTION)
+    assert matching.index.tolist() == [-1, 1, -1, -1, 0]
+    assert matching.error.isinf().tolist() == [True, False, True, True, False]
+    assert matching.mean_error() == pytest.approx(0, abs=1e-12)
+    assert recovered_fraction(matching) == pytest.approx(2 / 5)
+
+
+def test_more_candidates_than_samples() -> None:
+    x = gaussian(3, 30)
+    matching = match(x, torch.cat([gaussian(4, 30, seed=1), x]), DIRECTION)
+    assert matching.index.tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize("assign", [match, nearest])
+def test_candidates_that_are_not_finite_are_never_assigned(assign) -> None:
+    x = gaussian(3, 10)
+    broken = torch.full((1, 10), math.nan, dtype=torch.float64)
+    assert assign(x, torch.cat([broken, x]), EUCLIDEAN).index.tolist() == [1, 2, 3]
+    assert assign(x, broken, EUCLIDEAN).index.tolist() == [-1, -1, -1]
+    assert assign(x, torch.zeros(0, 10), EUCLIDEAN).mean_error() is None
+
+
+def test_nearest_and_hungarian_differ_where_candidates_repeat() -> None:
+    x = torch.eye(3)
+    candidates = torch.stack([x[0], x[0], x[1] + x[2]])
+    assert nearest(x, candidates, DIRECTION).index.tolist() == [0, 2, 2]
+    assert sorted(match(x, candidates, DIRECTION).index.tolist()) == [0, 1, 2]
+    assert duplicates(x, candidates, DIRECTION, threshold=0.1) == 1
+    assert duplicates(x, x.flip(0), DIRECTION, threshold=0.1) == 0
+    assert duplicates(x, candidates[:0], DIRECTION, threshold=0.1) == 0
+
+
+# -- Scores -----------------------------------------------------------------------------------
+
+
+def test_chance_levels() -> None:
+    x, candidates = gaussian(10, 20_000), gaussian(10, 20_000, seed=1)
+    assert matched_error(x, candidates) == pytest.approx(math.sqrt(2), abs=0.02)
+    assert direction_error(x, candidates) == pytest.approx(math.sqrt(2), abs=0.02)
+    assert matched_error_abs(x, candidates) == pytest.approx(0.853, abs=0.01)
+    assert null_direction_error(candidates, x, n=10) == pytest.approx(math.sqrt(2), abs=0.02)
+
+
+def test_invariances() -> None:
+    x, candidates = gaussian(6, 40), gaussian(6, 40, seed=1)
+    before = direction_error(x, candidates)
+    scale = torch.rand(6, 1, dtype=torch.float64) + 0.1
+    assert direction_error(x, candidates.flip(0)) == pytest.approx(before)
+    assert direction_error(x, scale * candidates) == pytest.approx(before)
+    assert direction_error(scale * x, candidates) == pytest.approx(before)
+    signs = torch.tensor([1, -1, -1, 1, 1, -1.0]).double()[:, None]
+    blind = direction_error(x, candidates, sign_blind=True)
+    assert direction_error(x, signs * candidates, sign_blind=True) == pytest.approx(blind)
+    assert matched_error_abs(x, signs * candidates) == pytest.approx(
+        matched_error_abs(x, candidates)
+    )
+    assert blind < before
+
+
+def test_null_has_no_more_to_choose_from_than_the_truth() -> None:
+    candidates, held_out = gaussian(5, 20), gaussian(300, 20, seed=1)
+    few = direction_error(held_out[:5], candidates)
+    assert null_direction_error(candidates, held_out, n=5) == few
+    assert null_direction_error(candidates, held_out, n=300) < few
+
+
+def test_psnr_known_answers() -> None:
+    images = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
+    found = images.clone()
+    found[1] += 51  # a fifth of the range
+    found[2, 0, 0, 0] += 1
+    best = 20 * math.log10(255) + 10 * math.log10(16)
+    expected = [best, 20 * math.log10(5), best]
+    assert psnr(images, found).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("side", [3, 4, 8, 10, 11, 32])
+def test_ssim_of_any_size(side: int) -> None:
+    images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    found = torch.stack([images[0], 255 - images[1]])
+    values = ssim(images, found)
+    assert values is not None and values.shape == (2,)
+    assert values[0] == pytest.approx(1) and values[1] < 0.5
+
+
+def test_ssim_is_standard_from_eleven_pixels_and_has_no_meaning_below_three() -> None:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    found = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    standard = structural_similarity_index_measure(found / 255.0, images / 255.0, data_range=1.0)
+    values = ssim(images, found)
+    assert values is not None and values.item() == pytest.approx(float(standard), abs=1e-6)
+    assert ssim(images[..., :2], found[..., :2]) is None
+
+
+def test_score_of_a_perfect_reconstruction(patches: Tensor) -> None:
+    images = patches[:6]
+    pixels = scale_of(images)
+    x, order = inputs_from_images(images, pixels), torch.tensor([2, 0, 1, 5, 4, 3])
+    certificates = certify(x[order], pixels)
+    held_out = inputs_from_images(patches[6:12], pixels)
+    scores = score(
+        x, x[order], held_out, pixels, images, certificates.images, certificates.accepted
+    )
+    numbers = scores.metrics.as_dict()
+    assert set(numbers) == {
+        *("matched_error", "direction_error", "matched_error_abs", "recovered_fraction"),
+        *("exact_fraction", "certified_fraction", "psnr", "ssim", "null_direction_error"),
+    }
+    assert numbers["matched_error"] == pytest.approx(0, abs=1e-12)
+    assert (
+        numbers["recovered_fraction"],
+        numbers["exact_fraction"],
+        numbers["certified_fraction"],
+    ) == (1, 1, 1)
+    assert numbers["ssim"] == pytest.approx(1)
+    assert numbers["null_direction_error"] > 0.3
+    assert [row.index for row in scores.rows] == list(range(6))
+    assert [row.candidate for row in scores.rows] == order.argsort().tolist()
+    assert scores.reconstructions is not None and exact(images, scores.reconstructions).all()
+
+
+def test_score_counts_missing_candidates_in_shares_and_not_in_means(patches: Tensor) -> None:
+    images = patches[:4]
+    pixels = scale_of(images)
+    x = inputs_from_images(images, pixels)
+    scores = score(x, x[:1], None, pixels, images)
+    metrics = scores.metrics
+    assert metrics.direction_error == pytest.approx(0, abs=1e-12)
+    assert metrics.recovered_fraction == metrics.exact_fraction == 0.25
+    assert metrics.certified_fraction is None and metrics.null_direction_error is None
+    missing = scores.rows[3]
+    assert missing.candidate is missing.direction_error is missing.psnr is None
+    assert missing.exact is False and not missing.recovered
+    assert not scores.reconstructions[3].any()
+
+
+def test_score_without_pixels() -> None:
+    x = gaussian(4, 30)
+    scores = score(x, 2 * x, gaussian(4, 30, seed=1))
+    assert scores.metrics.psnr is scores.metrics.ssim is scores.metrics.exact_fraction is None
+    assert scores.reconstructions is None and scores.rows[0].exact is None
+    assert scores.metrics.direction_error == pytest.approx(0, abs=1e-12)
+    assert scores.metrics.matched_error == pytest.approx(
+        (x.norm(dim=1) / math.sqrt(30)).mean().item()
+    )
+
+
+def test_sign_blind_scoring_takes_the_sign_from_the_truth(patches: Tensor) -> None:
+    images = patches[:5]
+    pixels = scale_of(images)
+    x = inputs_from_images(images, pixels)
+    candidates = x * torch.tensor([1, -1, 1, -1, -1.0]).double()[:, None]
+    seeing = score(x, candidates, None, pixels, images).metrics
+    assert seeing.recovered_fraction < 1 and seeing.exact_fraction < 1
+    for decoded, certified in (
+        (None, None),
+        (images_from_inputs(candidates, pixels), torch.zeros(5, dtype=torch.bool)),
+    ):
+        scores = score(x, candidates, None, pixels, images, decoded, certified, sign_blind=True)
+        assert scores.metrics.recovered_fraction == scores.metrics.exact_fraction == 1
+        assert scores.metrics.matched_error == pytest.approx(0, abs=1e-12)
+        assert [row.sign for row in scores.rows] == [1, -1, 1, -1, -1]
+
+
+def test_reconstruction_scores_averages_what_has_a_value() -> None:
+    empty = dict.fromkeys(Metrics.__dataclass_fields__)
+    metric = ReconstructionScores()
+    for error, quality in ((0.25, 30.0), (0.75, None)):
+        metric.update(
+            Metrics(**{**empty, "direction_error": error, "recovered_fraction": 1, "psnr": quality})
+        )
+    means = metric.compute()
+    assert means["direction_error"] == 0.5 and means["psnr"] == 30 and means["ssim"] is None
+    metric.reset()
+    assert set(metric.compute().values()) == {None}
+
+
+# -- Certificates: the findings of lit_recon/metrics/certificate.py ---------------------------
+
+
+@pytest.fixture(scope="module")
+def patches() -> Tensor:
+    """(40, 3, 32, 32) uint8 photograph patches that are not flat."""
+    photos = [torch.tensor(photo).permute(2, 0, 1) for photo in load_sample_images().images]
+    tiles = torch.cat(
+        [
+            photo[:, :416].unfold(1, 32, 32).unfold(2, 32, 32).permute(1, 2, 0, 3, 4).flatten(0, 1)
+            for photo in photos
+        ]
+    )
+    tiles = tiles[tiles.double().flatten(1).std(1) > 12]
+    return tiles[torch.randperm(len(tiles), generator=torch.Generator().manual_seed(0))[:40]]
+
+
+def scale_of(images: Tensor) -> PixelScale:
+    values = images.double() / 255
+    channels, height, width = images.shape[1:]
+    return PixelScale((channels, height, width), values.mean().item(), values.std().item())
+
+
+def small(images: Tensor, side: int, *, grey: bool = False) -> Tensor:
+    values = avg_pool2d(images.float(), images.shape[-1] // side)
+    return (values.mean(1, keepdim=True) if grey else values).round().to(torch.uint8)
+
+
+KINDS = {
+    "32x32": lambda images: images,
+    "8x8": lambda images: small(images, 8),
+    "8x8 grey": lambda images: small(images, 8, grey=True),
+    "4x4 grey": lambda images: small(images, 4, grey=True),
+}
+
+
+@pytest.fixture(params=KINDS)
+def problem(request, patches: Tensor) -> tuple[str, Tensor, PixelScale, Tensor]:
+    images = KINDS[request.param](patches)
+    pixels = scale_of(images[:10])
+    return request.param, images, pixels, inputs_from_images(images, pixels)
+
+
+def test_inputs_and_images_are_inverse(problem) -> None:
+    _, images, pixels, x = problem
+    assert x.shape == (len(images), pixels.d) and x.dtype == torch.float64
+    assert (images_from_inputs(x, pixels) == images).all()
+
+
+# Smallest share accepted, at direction errors 1e-5, 1e-4, 5e-4 and 1e-3.
+ACCEPTED = {
+    "32x32": (1.0, 1.0, 0.9, 0.5),
+    "8x8": (0.95, 0.95, 0.8, 0.55),
+    "8x8 grey": (0.8, 0.7, 0.4, 0.3),
+    "4x4 grey": (0.6, 0.5, 0.1, 0.0),
+}
+
+
+def test_accepts_right_directions_and_only_exact_pixels(problem) -> None:
+    name, images, pixels, x = problem
+    for error, share in zip((1e-5, 1e-4, 5e-4, 1e-3), ACCEPTED[name], strict=True):
+        scale = 0.1 + gaussian(len(x), 1).abs()
+        certificates = certify(scale * off_by(x, error), pixels)
+        accepted = certificates.accepted
+        assert accepted.double().mean() >= share, error
+        assert exact(images, certificates.images)[accepted].all(), error
+        norms = x[accepted].norm(dim=1)
+        assert certificates.scale[accepted].tolist() == pytest.approx(norms.tolist())
+        assert (certificates.sign == 1).all()
+
+
+def test_refuses_directions_that_are_not_good_enough(problem) -> None:
+    _, _, pixels, x = problem
+    for error in (2e-3, 5e-3, 1e-2, 0.1):
+        assert not certify(off_by(x, error), pixels).accepted.any(), error
+
+
+def test_refuses_noise_and_smooth_pictures(problem) -> None:
+    _, _, pixels, x = problem
+    channels, height, width = pixels.shape
+    noise = gaussian(*x.shape)
+    smooth = interpolate(
+        gaussian(len(x), channels, max(2, height // 8), max(2, width // 8)),
+        size=(height, width),
+        mode="bicubic",
+        align_corners=True,
+    ).flatten(1)
+    for wrong in (noise, noise.clamp(-0.5, 0.5), smooth):
+        assert not certify(wrong, pixels).accepted.any()
+
+
+def test_residual_is_near_zero_or_near_chance(problem) -> None:
+    name, _, pixels, x = problem
+    assert certify(x, pixels).residual.median() < 1e-9
+    noise = certify(gaussian(*x.shape), pixels).residual
+    assert noise.median() > (0.15 if name == "4x4 grey" else 0.2)
+    assert (noise < 0.3).all()
+
+
+@pytest.mark.parametrize("kind", ["32x32", "8x8"])
+def test_refuses_mixtures_and_brightness_errors(kind: str, patches: Tensor) -> None:
+    images = KINDS[kind](patches)
+    pixels = scale_of(images[:10])
+    x = inputs_from_images(images, pixels)
+    other = x.roll(1, 0)
+    weight = 0.05 + 0.9 * torch.rand(len(x), 1, generator=torch.Generator().manual_seed(0))
+    constant = torch.ones_like(x)
+    for wrong in (
+        weight * x + (1 - weight) * other,
+        x + other,
+        2 * x - other,
+        x + 0.01 * other,
+        x + 0.4 / 255 / pixels.std * constant,
+        unit(x) + 0.01 * unit(constant + 0.1 * gaussian(*x.shape)),
+    ):
+        assert not certify(wrong, pixels).accepted.any()
+
+
+def test_negated_images(problem) -> None:
+    _, images, pixels, x = problem
+    negated = -off_by(x, 1e-4)
+    assert not certify(negated, pixels).accepted.any()
+    plain = certify(-negated, pixels)
+    both = certify(negated, pixels, both_signs=True)
+    assert both.accepted.sum() >= 0.9 * plain.accepted.sum()
+    assert (both.sign[both.accepted] == -1).all()
+    assert exact(images, both.images)[both.accepted].all()
+
+
+def test_sign_is_not_certified_where_negatives_are_images_too(patches: Tensor) -> None:
+    pixels = PixelScale((3, 32, 32), mean=0.5, std=0.25)
+    x = off_by(inputs_from_images(patches, pixels), 1e-4)
+    assert not certify(x, pixels, both_signs=True).accepted.any()
+    assert certify(x, pixels).accepted.all()
+
+
+@pytest.mark.parametrize(("share", "accepted"), [(0.6, 0.9), (0.8, 0.9), (0.95, 0.3)])
+def test_saturated_images(share: float, accepted: float, patches: Tensor) -> None:
+    values = avg_pool2d(
+        patches.float(), 2
+    )  # finer than integers, so that stretching leaves no gaps
+    tail = torch.tensor([share / 2, 1 - share / 2])
+    low, high = torch.quantile(values.flatten(1), tail, dim=1)[:, :, None, None, None]
+    images = ((values - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
+    saturated = ((images == 0) | (images == 255)).double().mean()
+    assert saturated > share - 0.02
+    pixels = scale_of(images[:10])
+    x = inputs_from_images(images, pixels)
+    certificates = certify(off_by(x, 1e-5), pixels)
+    assert certificates.accepted.double().mean() >= accepted
+    assert exact(images, certificates.images)[certificates.accepted].all()
+    tails = torch.quantile(gaussian(10_000), tail.double())
+    clipped = gaussian(*x.shape).clamp(tails[0], tails[1])
+    for wrong in (off_by(x, 0.01), -off_by(x, 1e-5), clipped):
+        assert not certify(wrong, pixels).accepted.any()
+
+
+def test_two_valued_images_are_refused() -> None:
+    images = (torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5) * 200
+    images = images.to(torch.uint8) + 20
+    pixels = scale_of(images[:4])
+    assert not certify(inputs_from_images(images, pixels), pixels).accepted.any()
+
+
+@pytest.mark.parametrize("divisor", [4, 20])
+def test_images_of_low_contrast(divisor: int, patches: Tensor) -> None:
+    images = ((patches.double() - 128) / divisor + 100).round().to(torch.uint8)
+    pixels = scale_of(torch.cat([images[:2], patches[:8]]))
+    x = inputs_from_images(images, pixels)
+    certificates = certify(off_by(x, 1e-5), pixels)
+    assert certificates.accepted.double().mean() > 0.3
+    assert exact(images, certificates.images)[certificates.accepted].all()
+    assert not certify(off_by(x, 0.01), pixels).accepted.any()
+
+
+def test_candidates_that_no_scale_makes_an_image() -> None:
+    pixels = PixelScale((3, 8, 8), mean=0.46, std=0.3)
+    candidates = torch.zeros(4, 192)
+    candidates[1] = 1
+    candidates[2, 0], candidates[3, 0] = math.nan, math.inf
+    certificates = certify(candidates, pixels)
+    assert not certificates.accepted.any()
+    assert certificates.residual.isinf().all()
+    assert certificates.images.shape == (4, 3, 8, 8)
+    assert certify(candidates[:0], pixels).accepted.shape == (0,)
+    with pytest.raises(ValueError, match="d = 192"):
+        certify(candidates[:, :100], pixels)
+
+
+def test_refused_candidates_are_shown_as_they_stand(patches: Tensor) -> None:
+    pixels = scale_of(patches[:10])
+    candidates = inputs_from_images(patches, pixels) + 0.3 * gaussian(40, 3072)
+    certificates = certify(candidates, pixels)
+    assert not certificates.accepted.any()
+    assert (certificates.images == images_from_inputs(candidates, pixels)).all()
+
+
+def test_verdicts_do_not_depend_on_company_scale_or_precision(patches: Tensor) -> None:
+    images = small(patches, 8)
+    pixels = scale_of(images[:10])
+    x = off_by(inputs_from_images(images, pixels), 3e-4)
+    together = certify(x, pixels)
+    for other in (certify(7 * x.flip(0), pixels), certify(x.float().flip(0), pixels)):
+        assert (other.accepted.flip(0) == together.accepted).all()
+        exact_ones = together.accepted
+        assert (other.images.flip(0)[exact_ones] == together.images[exact_ones]).all()

@@ -1,0 +1,151 @@
+"""The attack as a whole, on small problems with known answers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lit_recon.errors import InputError
+from lit_recon.metrics.scores import score
+from lit_recon.methods import ProjectionReconstructor
+from lit_recon.randomness import generator
+from lit_recon.solvers import MomentumDescent, Status
+from tests.problems import images, knowledge, sphere, trained
+
+
+def attack(known, seed=0, **settings):
+    settings = {"max_seconds": 60.0, **settings}
+    reconstructor = ProjectionReconstructor(**settings)
+    return reconstructor.reconstruct(known, generator(seed, "candidates"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recovers_every_sample_from_noise(seed):
+    x = sphere(6, 24, seed)
+    outcome = attack(knowledge(trained(x, 6 * 24 * 3, seed=seed), 6, radius=24**0.5))
+    metrics = score(x, outcome.candidates).metrics
+    assert outcome.status is Status.CONVERGED
+    assert metrics.recovered_fraction == 1.0
+    assert metrics.direction_error < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_recovers_near_the_threshold_with_the_plain_loss(seed):
+    x = sphere(5, 40, seed)
+    outcome = attack(knowledge(trained(x, 2 * 5 * 40, seed=seed), 5, radius=40**0.5))
+    assert score(x, outcome.candidates).metrics.recovered_fraction == 1.0
+
+
+def test_recovers_from_several_outputs():
+    x = sphere(6, 24, 0)
+    outcome = attack(knowledge(trained(x, 300, k=3), 6, radius=24**0.5))
+    assert score(x, outcome.candidates).metrics.direction_error < 1e-3
+    assert outcome.p_over_dn == 3 * 300 / (6 * 24)
+
+
+@pytest.mark.parametrize("activation", ["relu+tanh", "elu"])
+def test_activations_that_are_not_homogeneous_give_sign_and_norm(activation):
+    x = sphere(4, 20, 0) * torch.tensor([[0.7], [1.0], [1.2], [1.5]])
+    outcome = attack(knowledge(trained(x, 800, activation=activation), 4))
+    assert score(x, outcome.candidates).metrics.matched_error < 1e-2
+    assert not outcome.sign_blind
+
+
+def test_an_odd_activation_is_reported_as_sign_blind():
+    x = sphere(3, 16, 0)
+    outcome = attack(knowledge(trained(x, 600, activation="tanh"), 3, radius=4.0))
+    assert outcome.sign_blind
+
+
+@pytest.mark.parametrize("normalize", ["standardize", "sphere"])
+def test_images_come_back_exact_with_certificates(normalize):
+    u, pixels = images(4, 8, 0)
+    x = ((u.double() / 255 - pixels.mean) / pixels.std).flatten(1)
+    radius = None
+    if normalize == "sphere":
+        radius = pixels.d**0.5
+        x = x * radius / x.norm(dim=1, keepdim=True)
+    x = x.float()
+    outcome = attack(knowledge(trained(x, 3 * 4 * pixels.d), 4, pixels, radius))
+    certificates = outcome.certificates
+    assert certificates is not None and certificates.accepted.all()
+    metrics = score(
+        x, outcome.candidates, pixels=pixels, images=u, decoded=certificates.images,
+        certified=certificates.accepted,
+    ).metrics
+    assert metrics.exact_fraction == metrics.certified_fraction == 1.0
+
+
+def test_the_same_generator_gives_the_same_bits_and_the_model_is_left_alone():
+    x = sphere(4, 16, 0)
+    model = trained(x, 300)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    first, second = (attack(knowledge(model, 4, radius=4.0)) for _ in range(2))
+    assert torch.equal(first.candidates, second.candidates)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_reference_to_the_start_is_subtracted():
+    x = sphere(4, 16, 0)
+    known = knowledge(trained(x, 300), 4, radius=4.0)
+    start = torch.randn_like(known.readout)
+    shifted = replace(known, readout=known.readout + start, initial_readout=start)
+    assert score(x, attack(shifted).candidates).metrics.direction_error < 1e-2
+
+
+def test_the_budget_returns_the_best_so_far_with_an_honest_status():
+    x = sphere(20, 60, 0)
+    outcome = attack(knowledge(trained(x, 1500), 20, radius=60**0.5), max_seconds=0.3)
+    assert outcome.status is Status.OUT_OF_TIME
+    assert outcome.seconds < 5
+    assert outcome.candidates.shape == (20, 60)
+    assert math.isfinite(outcome.projection_loss)
+
+
+def test_what_cannot_be_attacked_has_a_status():
+    x = sphere(4, 16, 0)
+    known = knowledge(trained(x, 300), 4)
+    still = replace(known, readout=known.initial_readout)
+    broken = replace(known, readout=known.readout * float("nan"))
+    assert attack(still).status is Status.NO_SIGNAL
+    assert attack(broken).status is Status.NONFINITE
+    assert attack(knowledge(trained(x, 3), 4)).status is Status.NOT_IDENTIFIABLE
+    assert attack(known, candidates=400).status is Status.NOT_IDENTIFIABLE
+    for outcome in (attack(still), attack(broken)):
+        assert outcome.candidates.shape == (4, 16)
+        assert math.isnan(outcome.projection_loss)
+
+
+def test_the_papers_solver_recovers_an_easy_problem():
+    x = sphere(2, 20, 0)
+    outcome = attack(
+        knowledge(trained(x, 800), 2, radius=20**0.5),
+        solver=MomentumDescent(lr=4.0),
+        spare=0,
+        restarts=3,
+        even_stage="never",
+        max_steps=3000,
+        loss=1e-7,
+    )
+    assert score(x, outcome.candidates).metrics.recovered_fraction == 1.0
+    assert {row.phase for row in outcome.rows} == {"plain"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max_seconds", 0.0),
+        ("max_seconds", float("nan")),
+        ("restarts", -1),
+        ("candidates", 0),
+        ("spare", -1),
+        ("max_steps", 0),
+        ("loss", float("nan")),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_flag(setting, value):
+    with pytest.raises(InputError, match=f"--recon.{setting}"):
+        ProjectionReconstructor(**{setting: value})
