@@ -28,10 +28,12 @@ EVEN_FIRST = 2.0
 # The coarse subspace is the finest one that still has so many equations per unknown.
 COARSE_RATIO = 10.0
 COARSE_STARTS = 3
+# Rows of V that the subspace search reads, per unknown; more change its result little.
+COARSE_ROWS = 150
 COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
 # Directions of the spectral subspace per candidate; a few more than needed cost nothing.
 SUBSPACE = 1.4
-# Even-part loss at which signs are told and the plain loss takes over: direction errors near 1e-3.
+# Even-part loss at which signs are told and the plain loss takes over.
 HANDOVER = 1e-7
 # Loss below which candidates are near enough to integer pixels to be worth a look.
 CERTIFY_BELOW = 1e-4
@@ -258,7 +260,7 @@ class ProjectionReconstructor(Reconstructor):
         )
         linear = least_squares_rows(problem.map.weight, problem.target)
         start = self._coarse_start(problem, linear, monitor, generator)
-        stop = replace(self.stop, loss=HANDOVER)
+        stop = replace(self.stop, loss=max(self.stop.loss, HANDOVER))
         found = self._minimise(objective, start, stop, problem, monitor, generator, "even")
         return _with_signs(problem, found.at.candidates)
 
@@ -278,10 +280,11 @@ class ProjectionReconstructor(Reconstructor):
         coarse = weight if blocks is None else blocks.restrict(weight)
         dimensions = min(round(SUBSPACE * problem.m) + 1, coarse.shape[1])
         basis = spectral_directions(coarse, rest, dimensions, generator)  # (r, q)
+        rows = COARSE_ROWS * count * dimensions
         objective = ProjectionObjective(
-            LinearMap(times_rows(basis, coarse).T),
+            LinearMap(times_rows(basis, coarse[:rows]).T.contiguous()),
             problem.activation.even_part,
-            rest,
+            rest[:, :rows],
             linear=True,
             radius=problem.norm,
         )

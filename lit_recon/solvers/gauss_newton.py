@@ -39,8 +39,8 @@ class GaussNewton(Solver):
     patience: ClassVar[int] = 1
 
     damping: float = 1e-2
-    cg_steps: int = 15
-    cg_tolerance: float = 1e-2
+    cg_steps: int = 30
+    cg_tolerance: float = 0.1
 
     def __post_init__(self) -> None:
         positive("--recon.solver.damping", self.damping)

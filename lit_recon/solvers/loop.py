@@ -150,7 +150,7 @@ class Stop:
     """When a phase ends.
 
     Args:
-        loss: stop at this loss; the numerical floor also ends a phase.
+        loss: stop at this loss.
         min_decrease: a step that lowers the loss by less than this share is a slow one; 0 lets no
             step be slow.
         patience: stop after so many slow steps in a row.
@@ -174,7 +174,10 @@ class Solution:
 def minimise(
     objective: Objective, z: Tensor, solver: Solver, stop: Stop, monitor: Monitor, phase: str
 ) -> Solution:
-    """Run a solver from z (m + l, d) until its stop rule, its budget or its floor ends it.
+    """Run a solver from z (m + l, d) until its stop rule or its budget ends it.
+
+    A phase that gets slow at its numerical floor has converged; one that gets slow above it has
+    stalled.
 
     Returns the best point seen, which for a solver that may climb need not be the last.
     """
@@ -183,10 +186,11 @@ def minimise(
     if not isfinite(loss):
         return Solution(best, Status.NONFINITE)
     for _ in range(stop.max_steps):
-        if loss <= max(stop.loss, best.floor()):
+        if loss <= stop.loss:
             return Solution(best, Status.CONVERGED)
         if state.stuck or (stop.min_decrease and slow >= stop.patience):
-            return Solution(best, Status.STALLED)
+            at_floor = loss <= best.floor()
+            return Solution(best, Status.CONVERGED if at_floor else Status.STALLED)
         if monitor.out_of_time:
             return Solution(best, Status.OUT_OF_TIME)
         state = solver.step(objective, state, monitor)

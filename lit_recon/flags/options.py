@@ -1,0 +1,153 @@
+"""What a constructor takes: names, types, defaults and descriptions, read from the code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag.
+
+    Attributes:
+        type: its annotation.
+        default: its default value.
+        text: its description.
+    """
+
+    type: Any
+    default: Any
+    text: str
+
+    @property
+    def wanted(self) -> str:
+        """What can be given, in words."""
+        return " or ".join(dict.fromkeys(_words(self.type)))
+
+    def takes(self, value: Any, *, typed: bool) -> bool:
+        """Whether a value fits the annotation; the constructor may still find fault with it.
+
+        Args:
+            value: what was given.
+            typed: it is an object from a YAML file; otherwise what somebody typed in a shell.
+        """
+        parser = _Parser(exit_on_error=False)
+        parser.add_argument("--value", type=self.type)
+        try:
+            if typed:
+                found = parser.parse_object({"value": value}).value
+            else:
+                found = parser.parse_args([f"--value={value}"]).value
+        except ValueError:
+            return False
+        if found is None:  # which a parser takes from a file for every type
+            return NoneType in _members(self.type)
+        return not hasattr(found, "class_path")  # Trainer arguments may be objects, flags may not
+
+
+@dataclass(frozen=True)
+class Group:
+    """Flags that begin alike.
+
+    Attributes:
+        name: what they begin with, for example ``data``; ``recon.solver`` where the classes of
+            ``recon`` take one of several solvers.
+        classes: whose constructor arguments they are. The first is the default.
+        base: what those classes have in common; None: there is one class and nothing to choose.
+        hidden: constructor arguments that are no flags.
+        defaults: defaults that are not the constructor's.
+    """
+
+    name: str
+    classes: tuple[type, ...]
+    base: type | None = None
+    hidden: Collection[str] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [cls.__name__ for cls in self.classes]
+
+    def options(self, cls: type) -> dict[str, Option]:
+        """The flags that one of the classes has, by name."""
+        found = {}
+        for name, option in constructor_options(cls).items():
+            if name not in self.hidden:
+                default = self.defaults.get(name, option.default)
+                found[f"{self.name}.{name}"] = Option(option.type, default, option.text)
+        return found
+
+
+def choices(room: ModuleType, base: type, first: type) -> tuple[type, ...]:
+    """The classes that a package offers: those it exports from which it exports nothing derived.
+
+    Args:
+        room: the package, with ``__all__``.
+        base: what they derive from.
+        first: the default, put first.
+    """
+    exported = [getattr(room, name) for name in room.__all__]
+    derived = [cls for cls in exported if inspect.isclass(cls) and issubclass(cls, base)]
+    leaves = [cls for cls in derived if not any(cls in other.__mro__[1:] for other in derived)]
+    return (first, *(cls for cls in leaves if cls not in (first, base)))
+
+
+@cache
+def constructor_options(cls: type) -> dict[str, Option]:
+    """The arguments of a constructor, described in the docstring of the class or of `__init__`."""
+    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+    documented = [*_descriptions(cls.__init__), *_descriptions(cls)]
+    texts = {name: text for name, text in documented if text}
+    return {
+        name: Option(hints.get(name, Any), parameter.default, texts.get(name, ""))
+        for name, parameter in inspect.signature(cls).parameters.items()
+    }
+
+
+def summary(cls: type) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ValueError(message)
+
+
+def _descriptions(documented: object) -> list[tuple[str, str]]:
+    parsed = parse_docstring(inspect.getdoc(documented) or "")
+    return [(p.arg_name, " ".join((p.description or "").split())) for p in parsed.params]
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union; the annotation itself where it is none."""
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(part for member in get_args(annotation) for part in _members(member))
+    return (annotation,)
+
+
+def _words(annotation: Any) -> list[str]:
+    """What a command line can give for an annotation; objects of some class it cannot."""
+    words: list[str] = []
+    for member in sorted(_members(annotation), key=lambda member: member is NoneType):
+        origin, arguments = get_origin(member), get_args(member)
+        if member is NoneType:
+            words.append("null")
+        elif origin is Literal:
+            words += [str(value) for value in arguments]
+        elif member in NAMES:
+            words.append(NAMES[member])
+        elif inspect.isclass(origin) and issubclass(origin, Sequence):
+            example = "[1, 10]" if arguments == (int,) else "[a, b]"
+            words.append(f"a list such as '{example}'")
+    return words
