@@ -165,4 +165,5 @@ def _loader(
 ) -> DataLoader:
     # Every iterator of a DataLoader draws a base seed, from the global generator unless it is given
     # one; that draw would change the training of whoever looks at the data.
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, generator=generator(0, "loader"))
+    own = generator(0, "loader")
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, generator=own)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_recon.activations import Activation
-from lit_recon.linalg import BLOCK_ROWS, times_rows, weigh_rows
+from lit_recon.linalg import times_rows, weigh_rows
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,16 @@ class LinearMap:
 class BlockAverages:
     """The subspace of images that are constant on blocks of ``factor`` x ``factor`` pixels.
 
-    Natural images have most of their energy there, and V restricted to it is ``factor``^2 times
-    smaller. Coordinates are orthonormal.
+    Natural images have most of their energy there. Coordinates are orthonormal.
     """
 
     shape: tuple[int, int, int]
     factor: int
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates."""
+        return prod(self.shape) // self.factor**2
 
     def down(self, x: Tensor) -> Tensor:
         """(rows, d) to coordinates (rows, d / factor^2)."""
@@ -63,12 +67,3 @@ class BlockAverages:
         c, h, w = self.shape
         image = z.view(-1, c, h // self.factor, w // self.factor) / self.factor
         return image.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3).flatten(1)
-
-    def restrict(self, weight: Tensor) -> Tensor:
-        """(p, d) to (p, d / factor^2), a block of rows at a time."""
-        return torch.cat([self.down(rows) for rows in weight.split(BLOCK_ROWS)])
-
-
-def features(x: Tensor, weight: Tensor, activation: Activation) -> Tensor:
-    """(m, p) features s(V x) of (m, d) inputs."""
-    return activation.value(times_rows(x, weight))

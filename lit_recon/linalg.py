@@ -6,6 +6,8 @@ twice as fast as ``x @ V.T`` for ten rows of x.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from lit_recon.randomness import generator
 
 BLOCK_ROWS = 4096
 EXPLICIT_DIMENSIONS = 1024
+SUBSPACE_ITERATIONS = 4
 
 
 def gaussian_rows(seed: int, p: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -66,10 +69,19 @@ def least_squares_rows(v: Tensor, target: Tensor, tolerance: float = 1e-5) -> Te
     return w
 
 
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
 def spectral_directions(
-    v: Tensor, weights: Tensor, count: int, random: torch.Generator
+    v: Tensor,
+    weights: Tensor,
+    count: int,
+    random: torch.Generator,
+    down: Callable[[Tensor], Tensor] = _identity,
+    up: Callable[[Tensor], Tensor] = _identity,
 ) -> Tensor:
-    """(count, d) orthonormal rows: leading eigenvectors of sum_l M_l^2, M_l = V^T diag(weights_l) V.
+    """(count, q) orthonormal leading eigenvectors of sum_l M_l^2, M_l = V^T diag(weights_l) V.
 
     For weights that are a sum of even features of a few inputs these span, approximately, the
     inputs (the method of moments for a layer of neurons with Gaussian data: Janzamin, Sedghi,
@@ -78,35 +90,49 @@ def spectral_directions(
     Args:
         v: (p, d).
         weights: (k, p), one weight per row of V and output.
-        count: number of directions, at most d.
+        count: number of directions, at most q.
         random: for the start of the subspace iteration.
+        down: rows (r, d) to their coordinates (r, q) in a subspace with an orthonormal basis.
+        up: coordinates (r, q) to rows (r, d).
     """
-    d = v.shape[1]
     weights = weights - weights.mean(1, keepdim=True)
-    if d <= EXPLICIT_DIMENSIONS:
-        square = torch.zeros(d, d, dtype=torch.float64, device=v.device)
-        for row in weights:
-            moment = _weighted_moment(v, row)
-            square += moment @ moment
+    q = down(v[:1]).shape[1]
+    if q <= EXPLICIT_DIMENSIONS:
+        square = _sum_of_squares([_moment(v, row, down) for row in weights])
         return torch.linalg.eigh(square).eigenvectors[:, -count:].flip(1).T.to(v.dtype)
-    q = torch.randn(d, min(count + 4, d), generator=random, dtype=v.dtype).to(v.device)
-    for _ in range(4):
-        q = torch.linalg.qr(q).Q
-        once = [weigh_rows((v @ q).T * row, v) for row in weights]  # k of (r, d)
-        q = sum(weigh_rows(times_rows(y, v) * row, v) for y, row in zip(once, weights, strict=True)).T
-    q = torch.linalg.qr(q).Q
-    once = [weigh_rows((v @ q).T * row, v) for row in weights]
-    small = sum((y @ y.T).double() for y in once)  # (r, r)
-    turn = torch.linalg.eigh(small).eigenvectors.flip(1).to(v.dtype)
-    return (q @ turn)[:, :count].T
+
+    def moments(rows: Tensor, weights: Tensor) -> Tensor:
+        """(l, r, q) ``rows M_l`` for coordinates rows (r, q) and weights (l, p)."""
+        h = times_rows(up(rows), v)
+        return torch.stack([down(weigh_rows(h * row, v)) for row in weights])
+
+    rows = torch.randn(min(count + 4, q), q, generator=random, dtype=v.dtype).to(v.device)
+    for _ in range(SUBSPACE_ITERATIONS):
+        once = moments(_orthonormal_rows(rows), weights)
+        twice = [moments(y, w[None])[0] for y, w in zip(once, weights, strict=True)]
+        rows = torch.stack(twice).sum(0)
+    rows = _orthonormal_rows(rows)
+    small = _sum_of_squares(list(moments(rows, weights).double()))
+    turn = torch.linalg.eigh(small).eigenvectors.flip(1)
+    return (turn.T.to(rows) @ rows)[:count]
 
 
-def _weighted_moment(v: Tensor, row: Tensor) -> Tensor:
-    """(d, d) ``V^T diag(row) V`` in float64, summed over blocks of rows."""
-    total = torch.zeros(v.shape[1], v.shape[1], dtype=torch.float64, device=v.device)
-    for rows, weights in zip(v.split(BLOCK_ROWS), row.split(BLOCK_ROWS), strict=True):
-        total += ((rows * weights[:, None]).T @ rows).double()
-    return total
+def _sum_of_squares(rows: list[Tensor]) -> Tensor:
+    """(r, r) sum of ``y y^T`` over matrices y (r, q)."""
+    return torch.stack([y @ y.T for y in rows]).sum(0)
+
+
+def _orthonormal_rows(rows: Tensor) -> Tensor:
+    return torch.linalg.qr(rows.T).Q.T
+
+
+def _moment(v: Tensor, weights: Tensor, down: Callable[[Tensor], Tensor]) -> Tensor:
+    """(q, q) ``V^T diag(weights) V`` in the subspace, in float64, summed over blocks of rows."""
+    total = 0
+    for rows, part in zip(v.split(BLOCK_ROWS), weights.split(BLOCK_ROWS), strict=True):
+        coordinates = down(rows)
+        total = total + ((coordinates * part[:, None]).T @ coordinates).double()
+    return torch.as_tensor(total)
 
 
 def minimum_norm(phi: Tensor, y: Tensor) -> Tensor:

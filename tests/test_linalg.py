@@ -47,3 +47,21 @@ def test_spectral_directions_find_the_span_of_the_inputs():
         found = spectral_directions(v, weights, 3, torch.Generator().manual_seed(7))
         assert torch.allclose(found @ found.T, torch.eye(3), atol=1e-4)
         assert ((x @ found.T).norm(dim=1) / x.norm(dim=1)).min() > 0.9
+
+
+def test_spectral_directions_in_a_subspace_are_those_of_the_restricted_matrix(monkeypatch):
+    v, weights = gaussian_rows(0, 500, 8), torch.randn(2, 500)
+
+    def found(v, **subspace):
+        random = torch.Generator().manual_seed(0)
+        return spectral_directions(v, weights, 2, random, **subspace)
+
+    def up(rows):
+        return torch.cat([rows, torch.zeros(len(rows), 3)], dim=1)
+
+    inside = found(v, down=lambda rows: rows[:, :5], up=up)
+    alone = found(v[:, :5].contiguous())
+    assert torch.allclose(inside.T @ inside, alone.T @ alone, atol=1e-4)
+    monkeypatch.setattr("lit_recon.linalg.EXPLICIT_DIMENSIONS", 0)
+    iterated = found(v, down=lambda rows: rows[:, :5], up=up)
+    assert torch.allclose(iterated.T @ iterated, alone.T @ alone, atol=1e-2)

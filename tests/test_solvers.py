@@ -7,7 +7,7 @@ from lit_recon.activations import ACTIVATIONS
 from lit_recon.errors import InputError
 from lit_recon.features import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.solvers import GaussNewton, MomentumDescent, Monitor, Status, Stop, minimise
+from lit_recon.solvers import GaussNewton, MomentumDescent, Monitor, Row, Status, Stop, minimise
 from lit_recon.solvers.gauss_newton import conjugate_gradients
 from lit_recon.solvers.loop import Solver, State
 from lit_recon.solvers.search import Search
@@ -52,7 +52,9 @@ def test_conjugate_gradients_stop_when_interrupted():
         calls.append(1)
         return 2 * x
 
-    conjugate_gradients(apply, torch.ones(2), lambda x: x, steps=9, tolerance=0, interrupted=lambda: True)
+    conjugate_gradients(
+        apply, torch.ones(2), lambda x: x, steps=9, tolerance=0, interrupted=lambda: True
+    )
     assert len(calls) == 1
 
 
@@ -104,7 +106,7 @@ def test_the_best_point_is_returned_by_a_solver_that_climbs():
 
 
 def test_every_ending_has_its_status():
-    x, problem = objective()
+    _, problem = objective()
     noise = torch.randn(N, D, generator=torch.Generator().manual_seed(3))
     spent = Monitor(max_seconds=0.0)
     assert run(problem, noise, GaussNewton(), monitor=spent).status is Status.OUT_OF_TIME
@@ -119,7 +121,7 @@ def test_every_ending_has_its_status():
 
 def test_the_inner_curve_has_a_row_for_every_step_and_reports_it():
     x, problem = objective()
-    seen = []
+    seen: list[Row] = []
     monitor = Monitor(on_step=seen.append)
     run(problem, x + 0.1, GaussNewton(), Stop(max_steps=3), monitor)
     assert seen == monitor.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite, nan
 from typing import Literal
@@ -17,8 +18,9 @@ from lit_recon.linalg import least_squares_rows, spectral_directions, times_rows
 from lit_recon.methods.base import OnStep, Reconstruction, Reconstructor
 from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
 from lit_recon.models import OneHiddenLayer
-from lit_recon.objectives.projection import Linearisation, ProjectionObjective
+from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.solvers import GaussNewton, Monitor, Solution, Solver, Status, Stop, minimise
+from lit_recon.solvers.loop import Linearised
 from lit_recon.solvers.search import Search
 
 # The even stage spends k d of the k p equations on the linear rows. Below this many equations per
@@ -27,6 +29,7 @@ from lit_recon.solvers.search import Search
 EVEN_FIRST = 2.0
 # The coarse subspace is the finest one that still has so many equations per unknown.
 COARSE_RATIO = 10.0
+COARSEST = 4  # pixels on a side
 COARSE_STARTS = 3
 # Rows of V that the subspace search reads, per unknown; more change its result little.
 COARSE_ROWS = 150
@@ -52,6 +55,12 @@ class _Problem:
 
     def objective(self) -> ProjectionObjective:
         return ProjectionObjective(self.map, self.activation, self.target, radius=self.radius)
+
+    @property
+    def even_part(self) -> Activation:
+        """The even part of an activation that has one."""
+        assert self.activation.even_part is not None
+        return self.activation.even_part
 
     @property
     def norm(self) -> float:
@@ -147,7 +156,7 @@ class ProjectionReconstructor(Reconstructor):
         certificates = None
         if problem.pixels is not None:
             certificates = certify(candidates.cpu(), problem.pixels)
-            candidates = _on_pixels(candidates, certificates, problem)
+            candidates = _on_pixels(candidates, certificates, problem.pixels, problem.radius)
         return Reconstruction(
             candidates=candidates.cpu(),
             projection_loss=loss,
@@ -180,23 +189,17 @@ class ProjectionReconstructor(Reconstructor):
             radius=radius,
         )
 
-    def _attack(
-        self, problem: _Problem, monitor: Monitor, generator: torch.Generator
-    ) -> Solution:
+    def _attack(self, problem: _Problem, monitor: Monitor, generator: torch.Generator) -> Solution:
         """Fresh starts until one converges; the best of them otherwise."""
-        best: Solution | None = None
         even = self._even_first(problem)
-        for attempt in range(self.restarts + 1):
-            if attempt:
-                monitor.restarts += 1
-            solution = self._attempt(problem, monitor, generator, even=even)
-            if best is None or solution.at.loss < best.at.loss:
-                best = solution
-            else:
-                best = replace(best, status=solution.status)
-            if solution.status is not Status.STALLED:
+        best = self._attempt(problem, monitor, generator, even=even)
+        for _ in range(self.restarts):
+            if best.status is not Status.STALLED:
                 break
+            monitor.restarts += 1
             even = self._has_even_stage(problem) and not even
+            fresh = self._attempt(problem, monitor, generator, even=even)
+            best = fresh if fresh.at.loss < best.at.loss else replace(best, status=fresh.status)
         return best
 
     def _has_even_stage(self, problem: _Problem) -> bool:
@@ -240,7 +243,7 @@ class ProjectionReconstructor(Reconstructor):
             return minimise(objective, z, self.solver, stop, monitor, phase)
         both_signs = objective.linear_rows == 0
 
-        def propose(at: Linearisation, count: int) -> Tensor:
+        def propose(at: Linearised, count: int) -> Tensor:
             weight = problem.map.weight
             new = problem.norm * spectral_directions(weight, at.residual, count + 3, generator)
             new = torch.cat([new, -new]) if both_signs else new
@@ -253,7 +256,7 @@ class ProjectionReconstructor(Reconstructor):
         self, problem: _Problem, monitor: Monitor, generator: torch.Generator
     ) -> Tensor:
         """(m, d) candidates from the even part of the activation, with their signs told."""
-        even = problem.activation.even_part
+        even = problem.even_part
         radius = problem.norm if even.homogeneous else problem.radius
         objective = ProjectionObjective(
             problem.map, even, problem.target, linear=True, radius=radius
@@ -277,13 +280,14 @@ class ProjectionReconstructor(Reconstructor):
             return torch.cat([_noise(problem, count, generator), linear])
         rest = problem.target - times_rows(linear, weight)
         blocks = _coarse_blocks(problem)
-        coarse = weight if blocks is None else blocks.restrict(weight)
-        dimensions = min(round(SUBSPACE * problem.m) + 1, coarse.shape[1])
-        basis = spectral_directions(coarse, rest, dimensions, generator)  # (r, q)
+        dimensions = min(round(SUBSPACE * problem.m) + 1, blocks.dimension)
+        basis = blocks.up(
+            spectral_directions(weight, rest, dimensions, generator, blocks.down, blocks.up)
+        )  # (r, d)
         rows = COARSE_ROWS * count * dimensions
         objective = ProjectionObjective(
-            LinearMap(times_rows(basis, coarse[:rows]).T.contiguous()),
-            problem.activation.even_part,
+            LinearMap(times_rows(basis, weight[:rows]).T.contiguous()),
+            problem.even_part,
             rest[:, :rows],
             linear=True,
             radius=problem.norm,
@@ -294,7 +298,6 @@ class ProjectionReconstructor(Reconstructor):
             z = torch.cat([z.to(weight.device), linear.new_zeros(len(linear), dimensions)])
             tries.append(minimise(objective, z, GaussNewton(), COARSE_TRIES, monitor, "coarse"))
         z = min(tries, key=lambda solution: float(solution.at.loss)).at.z @ basis
-        z = z if blocks is None else blocks.up(z)
         return torch.cat([z[:count], z[count:] + linear])
 
 
@@ -316,18 +319,18 @@ def _noise(problem: _Problem, count: int, generator: torch.Generator) -> Tensor:
     return noise.to(weight.device)
 
 
-def _coarse_blocks(problem: _Problem) -> BlockAverages | None:
-    """The finest block averages with COARSE_RATIO equations per unknown, None for no averaging."""
+def _coarse_blocks(problem: _Problem) -> BlockAverages:
+    """The finest block averages with COARSE_RATIO equations per unknown; single pixels at best."""
     if problem.pixels is None:
-        return None
+        return BlockAverages((1, 1, problem.map.d), 1)
     c, h, w = problem.pixels.shape
     factor = 1
     equations = problem.target.numel()
     while equations < COARSE_RATIO * problem.m * c * h * w / factor**2:
-        if h % (2 * factor) or w % (2 * factor) or min(h, w) // (2 * factor) < 4:
+        if h % (2 * factor) or w % (2 * factor) or min(h, w) // (2 * factor) < COARSEST:
             break
         factor *= 2
-    return BlockAverages(problem.pixels.shape, factor) if factor > 1 else None
+    return BlockAverages(problem.pixels.shape, factor)
 
 
 def _with_signs(problem: _Problem, candidates: Tensor) -> Tensor:
@@ -341,13 +344,13 @@ def _with_signs(problem: _Problem, candidates: Tensor) -> Tensor:
     return torch.where((weight[0] >= weight[1])[:, None], candidates, -candidates)
 
 
-def _all_certified(problem: _Problem):
+def _all_certified(problem: _Problem) -> Callable[[Linearised], bool] | None:
     """A stop test for images with a known pixel scale: every candidate has integer pixels."""
     pixels = problem.pixels
     if pixels is None:
         return None
 
-    def satisfied(at: Linearisation) -> bool:
+    def satisfied(at: Linearised) -> bool:
         if len(at.candidates) > problem.m or at.loss > CERTIFY_BELOW:
             return False
         return bool(certify(at.candidates.cpu(), pixels).accepted.all())
@@ -355,11 +358,13 @@ def _all_certified(problem: _Problem):
     return satisfied
 
 
-def _on_pixels(candidates: Tensor, certificates: Certificates, problem: _Problem) -> Tensor:
+def _on_pixels(
+    candidates: Tensor, certificates: Certificates, pixels: PixelScale, radius: float | None
+) -> Tensor:
     """Candidates with the certified ones put onto the integer pixels that they certify."""
-    exact = inputs_from_images(certificates.images, problem.pixels).flatten(1).to(candidates)
-    if problem.radius is not None:
-        exact = exact * (problem.radius / torch.linalg.vector_norm(exact, dim=1, keepdim=True))
+    exact = inputs_from_images(certificates.images, pixels).to(candidates)
+    if radius is not None:
+        exact = exact * (radius / torch.linalg.vector_norm(exact, dim=1, keepdim=True))
     accepted = certificates.accepted.to(candidates.device)[:, None]
     return torch.where(accepted, exact, candidates)
 

@@ -137,7 +137,6 @@ class Linearisation:
         return explained / new.square().sum(1) / self.objective.energy
 
 
-
 class ProjectionObjective:
     """The projection loss of a target over features s(V x).
 

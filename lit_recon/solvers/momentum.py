@@ -40,7 +40,9 @@ class MomentumDescent(Solver):
         if not 0 <= self.momentum < 1:
             raise InputError("--recon.solver.momentum", self.momentum, "give 0 up to below 1")
         if not (isfinite(self.surrogate_slope) and self.surrogate_slope >= 0):
-            raise InputError("--recon.solver.surrogate_slope", self.surrogate_slope, "give 0 or more")
+            raise InputError(
+                "--recon.solver.surrogate_slope", self.surrogate_slope, "give 0 or more"
+            )
 
     def start(self, objective: Objective, z: Tensor) -> MovingState:
         return MovingState(objective.linearise(z))

@@ -59,9 +59,7 @@ class Search:
         failures = 0
         while True:
             wide = minimise(objective, z, solver, brisk, monitor, phase)
-            narrow = minimise(
-                objective, keep(wide.at, self.m), solver, brisk, monitor, phase
-            )
+            narrow = minimise(objective, keep(wide.at, self.m), solver, brisk, monitor, phase)
             if best is None or narrow.at.loss < 0.9 * best.at.loss:
                 best, failures = narrow, 0
             else:
