@@ -303,7 +303,8 @@ class ProjectionReconstructor(Reconstructor):
 
 def _refusal(problem: _Problem) -> Status | None:
     """Why there is nothing to attack, None where there is."""
-    if not (torch.isfinite(problem.target).all() and torch.isfinite(problem.map.weight).all()):
+    # The norm of V is finite if V is; isfinite(V) would make a copy of it.
+    if not (torch.isfinite(problem.target).all() and isfinite(problem.map.mean_square)):
         return Status.NONFINITE
     if not problem.target.any():
         return Status.NO_SIGNAL
