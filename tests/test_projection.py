@@ -129,6 +129,13 @@ def test_what_cannot_be_attacked_has_a_status():
         assert math.isnan(outcome.projection_loss)
 
 
+def test_a_loss_at_its_floor_below_the_threshold_is_no_success():
+    x = sphere(6, 24, 0)
+    outcome = attack(knowledge(trained(x, 80), 6, radius=24**0.5))
+    assert outcome.status is Status.UNDERDETERMINED
+    assert score(x, outcome.candidates).metrics.recovered_fraction < 0.5
+
+
 def test_the_papers_solver_recovers_an_easy_problem():
     x = sphere(2, 20, 0)
     outcome = attack(

@@ -150,6 +150,8 @@ class ProjectionReconstructor(Reconstructor):
             solution = self._attack(problem, monitor, generator)
             candidates, loss = solution.at.candidates, float(solution.at.loss)
             status = solution.status
+            if status is Status.CONVERGED and problem.target.numel() < problem.m * problem.map.d:
+                status = Status.UNDERDETERMINED
         else:
             candidates = _noise(problem, problem.m, generator)
             loss, status = nan, refusal

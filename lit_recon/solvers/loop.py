@@ -26,6 +26,7 @@ class Status(str, Enum):
     NONFINITE = "nonfinite"
     NO_SIGNAL = "no_signal"
     NOT_IDENTIFIABLE = "not_identifiable"
+    UNDERDETERMINED = "underdetermined"
 
     @property
     def sentence(self) -> str:
@@ -40,6 +41,8 @@ _SENTENCES = {
     Status.OUT_OF_TIME: "the time budget ran out; these are the best candidates so far",
     Status.NONFINITE: "the weights or the loss are not finite",
     Status.NO_SIGNAL: "the readout has not moved from its start, so the weights tell nothing",
+    Status.UNDERDETERMINED: "the loss reached its numerical floor, but with p below d n wrong inputs"
+    " reach it too",
     Status.NOT_IDENTIFIABLE: "there are fewer features than candidates: any inputs fit the readout",
 }
 
