@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import shutil
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-    from lightning import Trainer
+    from jsonargparse import Namespace
+    from lightning import Callback, Trainer
+    from lightning.pytorch.loggers import WandbLogger
 
     from callbacks import ReconstructionCallback
-    from datamodules.base import ReconDataModule
+    from datamodules import ReconDataModule
+    from lit_recon.flags import CommandLine, Group, Source
     from lit_recon.modules import Regression
     from lit_recon.records.directory import RunDirectory
+    from lit_recon.records.tracking import Mode
 
-# torch and lightning are imported inside the functions: --help and a mistyped command answer at once.
+# torch and lightning are imported inside the functions, so that --help answers at once.
 
 HELP = """\
 usage: python train.py [fit] [--config FILE] [--flag value ...]
@@ -35,11 +43,12 @@ groups of flags
   --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
   --model        RandomFeatures; --model.p or --model.p_over_dn, --model.activation
   --optim        LeastSquares, SGD, Adam or LBFGS; --optim.lr, ...
-  --trainer.*    every argument of Lightning's Trainer
-  --checkpoint.* when checkpoints are saved: every_n_steps, at_steps, keep
   --recon        ProjectionReconstructor; --recon.solver, --recon.max_seconds, --recon.seed, ...
+  --checkpoint.* when checkpoints are saved: every_n_steps, at_steps, keep
+  --trainer.*    the arguments of Lightning's Trainer
   --wandb.*      mode auto, online, offline or disabled; project, entity, group, tags
   --run.*        name, dir, seed, resume, overwrite
+  --config FILE  flags from YAML, also several times: a later file wins, a flag wins over all files
   --print_config print the whole configuration as YAML and stop
 
 examples
@@ -48,12 +57,24 @@ examples
   python train.py --config configs/rf_cifar10.yaml
   python train.py --data ImageFolderSubset --data.root FOLDER --data.classes '[cat, dog]'
   python train.py --data Sphere --data.n 10 --data.d 100 --model.p 2000
+  python train.py --run.name NAME --run.resume true
 """
 
 
 RUN_PATH = "LIT_RECON_RUN_PATH"  # tells the run directory to the ranks that Lightning starts
-TRAINING_NUMBERS = ["train/loss", "train/acc", "val/loss", "val/acc"]
-HIDDEN_TRAINER_FLAGS = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones"}
+TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
+# What this file gives to the trainer itself, or what is an object and cannot be typed.
+TAKEN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones", "plugins"}
+EPOCHS = 1000  # of an iterative optimiser, where no flag says when to stop
+LOGGED_ROWS = 1000  # of training in metrics.jsonl, about
+NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
+    "max_steps",
+    "max_epochs",
+    "limit_train_batches",
+    "accumulate_grad_batches",
+    "check_val_every_n_epoch",
+)
+PLACES = {"data.root", "data.url", "data.download"}  # where data are; the rest says which
 
 
 @dataclass
@@ -72,7 +93,7 @@ class WandbFlags:
     project: str = "lit_recon"
     entity: str | None = None
     group: str | None = None
-    tags: list[str] = field(default_factory=list)
+    tags: Sequence[str] = ()
 
 
 @dataclass
@@ -83,7 +104,8 @@ class RunFlags:
         name: name of the run; null makes one from model, data and time.
         dir: folder of the run directories.
         seed: seed of training, and of --data, --model and --recon where they have none; 0 or more.
-        resume: go on with the run of that name from its last checkpoint.
+        resume: go on with the run of that name from its last checkpoint. Its own configuration
+            holds where no flag or file says otherwise; data, model and optimiser stay.
         overwrite: replace the run of that name.
     """
 
@@ -105,157 +127,108 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = argv[0] if argv and not argv[0].startswith("-") else "fit"
         if command != "fit":
-            raise InputError("command", repr(command), "give fit; python train.py --help tells more")
+            raise InputError(
+                "command", repr(command), "give fit; python train.py --help tells more"
+            )
         fit(argv[1:] if argv[:1] == ["fit"] else argv)
     except InputError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+        return _say(str(error), 2)
     except RunError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train.py: interrupted; finished steps are on disk", file=sys.stderr)
-        return 130
+        return _say(str(error), 1)
+    except KeyboardInterrupt as interruption:
+        return _say(f"interrupted{interruption}", 130)
     return 0
 
 
+def _say(line: str, status: int) -> int:
+    print("train.py:", " ".join(line.split()), file=sys.stderr)
+    return status
+
+
 def fit(argv: list[str]) -> None:
-    """Train, save checkpoints, reconstruct at each, score and log."""
-    from lightning import seed_everything
+    """Train, save checkpoints, reconstruct at each, score and log; or tell about the flags."""
+    from callbacks import only_our_lines
+    from lit_recon.flags import describe
 
-    parser = fit_parser()
-    config = parser.parse_args(argv)
-    settle(config, argv)
-    seed_everything(config.run.seed, workers=True, verbose=False)
-    data = build(config.data)
-    data.setup()
-    module = build_module(config, data)
-    directory = open_directory(config)
-    trainer, reconstruction = build_trainer(parser, config, directory, module)
-    last = last_checkpoint(directory) if config.run.resume else None
-    trainer.fit(module, data, ckpt_path=last, weights_only=True if last else None)
-    if trainer.is_global_zero:
-        conclude(directory, reconstruction, trainer)
+    if {"-h", "--help"} & set(argv):
+        print(describe(groups()), end="")
+        return
+    command = command_line()
+    if "--print_config" in argv:
+        sources = command.read([flag for flag in argv if flag != "--print_config"])
+        print(command.dump(command.parse(sources)), end="")
+        return
+    with only_our_lines():
+        sources, earlier = read_sources(command, argv)
+        config = command.parse(sources)
+        settle_seeds(config)
+        settle_size(config, sources)
+        data = build(config.data)
+        settle_length(config, given={flag for source in sources for flag, _ in source.values})
+        leader = check_trainer(config)
+        module = load(config, data)
+        for change in resumed_changes(command.values(config), earlier):
+            if leader:
+                print(change)
+        run(command, config, data, module, leader=leader)
 
 
-# Parsing
+# Flags
 
 
-def fit_parser() -> ArgumentParser:
+def groups() -> list[Group]:
     """Every flag of `fit`, taken from the constructors that receive them."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
     from lightning import Trainer
 
-    from callbacks import StepCheckpoint
-    from datamodules.base import ReconDataModule
-    from lit_recon.methods import Reconstructor
-    from lit_recon.models import ReadoutModel
-    from lit_recon.modules import Optim
-
-    class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise _input_error(message, self)
-
-    # A class named in a YAML file is imported and called: only this project's own are open.
-    set_parsing_settings(
-        import_path_denylist=["*"], import_path_allowlist=["lit_recon", "datamodules"]
-    )
-    parser = Parser(prog="train.py fit", description="Train, and reconstruct at every checkpoint.")
-    parser.add_argument("--config", action="config", help="a YAML file; may be given repeatedly")
-    defaults: dict[str, tuple[type, str, set[str]]] = {
-        "data": (ReconDataModule, "datamodules.Photos", set()),
-        "model": (ReadoutModel, "lit_recon.models.RandomFeatures", {"d", "k", "n"}),
-        "optim": (Optim, "lit_recon.modules.LeastSquares", set()),
-        "recon": (Reconstructor, "lit_recon.methods.ProjectionReconstructor", set()),
-    }
-    for group, (base, default, derived) in defaults.items():
-        choice = {"class_path": default}
-        parser.add_subclass_arguments(base, group, skip=derived, default=choice)
-    parser.add_class_arguments(StepCheckpoint, "checkpoint", skip={"dirpath"})
-    parser.add_class_arguments(Trainer, "trainer", skip=HIDDEN_TRAINER_FLAGS)
-    parser.add_class_arguments(WandbFlags, "wandb")
-    parser.add_class_arguments(RunFlags, "run")
-    parser.set_defaults({"trainer.enable_model_summary": False, "trainer.num_sanity_val_steps": 0})
-    return parser
-
-
-def _input_error(message: str, parser: ArgumentParser) -> Exception:
-    """One line from what jsonargparse says in many: the flag, what was given, what would do."""
-    from lit_recon.errors import InputError
-
-    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", message)
-    if unknown:
-        return _unknown_flag(unknown[1].partition("=")[0], _known_flags(parser))
-    flag = "--" + ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    option = re.search(r"Option '([^']+)' is not accepted", message)
-    if option:
-        owner = re.findall(r"class_path '([^']+)'", message)[-1]
-        return _unknown_flag(f"{flag}.{option[1]}", _flags_of(owner, flag), owner)
-    wrong_class = re.search(r"Expected a path but (\S+) either not accessible", message)
-    if wrong_class:
-        return InputError(flag, wrong_class[1], "give " + ", ".join(_class_names(flag)))
-    wrong_type = re.search(r"Expected an? (.+)\. Got value: (.*)", message)
-    if wrong_type:
-        wanted = re.sub(r"<class '(\w+)'>|typing\.", r"\1", wrong_type[1])
-        return InputError(flag, wrong_type[2], f"give {wanted}")
-    line = re.sub(r"\s*\n\s*(- )?", "; ", message.strip())
-    return InputError(flag if len(flag) > 2 else "flags", "", line)
-
-
-def _unknown_flag(flag: str, known: Sequence[str], owner: str = "") -> Exception:
-    from lit_recon.errors import InputError
-
-    close = get_close_matches(flag, known, n=3)
-    where = f" of {owner.rpartition('.')[2]}" if owner else ""
-    remedy = f"no such flag{where}; "
-    if close:
-        remedy += "did you mean " + " or ".join(close) + "?"
-    elif owner:
-        remedy += "there are " + ", ".join(known) if known else "it has none"
-    else:
-        remedy += "python train.py fit --help lists them"
-    return InputError(flag, "", remedy)
-
-
-def _choices(flag: str) -> list[type]:
-    """The classes that a flag can name."""
     import datamodules
+    from callbacks import StepCheckpoint
     from lit_recon import methods, models, modules, solvers
+    from lit_recon.flags import Group, choices
 
-    rooms: dict[str, Any] = {
-        "--data": (datamodules, datamodules.__all__),
-        "--model": (models, ["RandomFeatures"]),
-        "--optim": (modules, ["LeastSquares", "SGD", "Adam", "LBFGS"]),
-        "--recon": (methods, ["ProjectionReconstructor"]),
-        "--recon.solver": (solvers, ["GaussNewton", "MomentumDescent"]),
-    }
-    room, names = rooms.get(flag, (None, []))
-    return [getattr(room, name) for name in names]
-
-
-def _class_names(flag: str) -> list[str]:
-    return [choice.__name__ for choice in _choices(flag)]
-
-
-def _flags_of(class_path: str, flag: str) -> list[str]:
-    """The flags of one class, from its constructor."""
-    from inspect import signature
-
-    owner = next(c for c in _choices(flag) if c.__name__ == class_path.rpartition(".")[2])
-    derived = {"d", "k", "n"} if flag == "--model" else set()
-    return [f"{flag}.{name}" for name in signature(owner).parameters if name not in derived]
+    # A summary of one layer and a test of the validation say little.
+    quiet = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+    data = choices(datamodules, datamodules.ReconDataModule, datamodules.Photos)
+    model = choices(models, models.ReadoutModel, models.RandomFeatures)
+    optim = choices(modules, modules.Optim, modules.LeastSquares)
+    recon = choices(methods, methods.Reconstructor, methods.ProjectionReconstructor)
+    solver = choices(solvers, solvers.Solver, solvers.GaussNewton)
+    return [
+        Group("data", data, datamodules.ReconDataModule),
+        Group("model", model, models.ReadoutModel, hidden={"d", "k", "n"}),
+        Group("optim", optim, modules.Optim),
+        Group("recon", recon, methods.Reconstructor),
+        Group("recon.solver", solver, solvers.Solver),
+        Group("checkpoint", (StepCheckpoint,)),
+        Group("trainer", (Trainer,), hidden=TAKEN, defaults=quiet),
+        Group("wandb", (WandbFlags,)),
+        Group("run", (RunFlags,)),
+    ]
 
 
-def _known_flags(parser: ArgumentParser) -> list[str]:
-    known = [option for action in parser._actions for option in action.option_strings]
-    for flag in ("--data", "--model", "--optim", "--recon", "--recon.solver"):
-        for choice in _choices(flag):
-            known += _flags_of(choice.__name__, flag)
-    return known
+def command_line() -> CommandLine:
+    """The parser of `fit`."""
+    from lit_recon.flags import CommandLine
+
+    return CommandLine("python train.py fit", groups(), ["lit_recon", "datamodules"])
 
 
-def settle(config: Namespace, argv: list[str]) -> None:
-    """Fill in what follows from other flags, in place."""
+def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], Mapping[str, Any]]:
+    """Files and flags, and under them all, for a run that goes on, its own configuration.
+
+    Returns:
+        The sources, weakest first, and the values of the run that goes on; none for a new one.
+    """
+    sources = command.read(argv)
+    flags = command.parse(sources).run
+    file = os.path.join(flags.dir, flags.name or "", "config.yaml")
+    if not (flags.resume and flags.name and os.path.exists(file)):
+        return sources, {}
+    earlier = command.read([f"--config={file}"])[0]
+    return [earlier, *sources], dict(earlier.values)
+
+
+def settle_seeds(config: Namespace) -> None:
+    """Give --run.seed to every part that has no seed of its own."""
     from lit_recon.errors import InputError
 
     if config.run.seed < 0:
@@ -263,15 +236,103 @@ def settle(config: Namespace, argv: list[str]) -> None:
     for part in (config.data, config.model, config.recon):
         if part.init_args.seed is None:
             part.init_args.seed = config.run.seed
-    # Of the two ways to say the number of features, the command line beats the config file.
-    given = {flag.partition("=")[0] for flag in argv}
-    sizes = {"p", "p_over_dn"}
-    for name in sizes:
-        if f"--model.{name}" in given and not any(f"--model.{o}" in given for o in sizes - {name}):
-            for other in sizes - {name}:
-                config.model.init_args[other] = None
-    if config.optim.class_path.endswith("LeastSquares") and config.trainer.max_steps == -1:
-        config.trainer.max_steps = 1
+
+
+def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
+    """Let the last source that gives the number of features in either way overrule the others."""
+    for source in reversed(sources):
+        given = {flag for flag, value in source.values if value not in (None, "null")}
+        said = {"p", "p_over_dn"} & {flag.removeprefix("model.") for flag in given}
+        if said:
+            for unsaid in {"p", "p_over_dn"} - said:
+                config.model.init_args[unsaid] = None
+            return
+
+
+def settle_length(config: Namespace, given: set[str]) -> None:
+    """Say when training stops, and how often it is logged and validated."""
+    from lit_recon.errors import InputError
+
+    flags, data = config.trainer, config.data.init_args
+    closed_form = config.optim.class_path.endswith(".LeastSquares")
+    if closed_form and data.batch_size is not None and data.batch_size < data.n:
+        remedy = "LeastSquares fits all samples at once; leave it out, or give --optim SGD"
+        raise InputError("--data.batch_size", data.batch_size, remedy)
+    if flags.max_steps == -1 and closed_form:
+        flags.max_steps = 1
+    elif flags.max_steps == -1 and flags.max_epochs is None and flags.max_time is None:
+        flags.max_epochs = EPOCHS
+    batches = math.ceil(data.n / (data.batch_size or data.n))
+    steps = flags.max_steps if flags.max_steps != -1 else (flags.max_epochs or 0) * batches
+    if flags.log_every_n_steps is None:
+        flags.log_every_n_steps = max(1, steps // LOGGED_ROWS)
+    if not given & {"trainer.check_val_every_n_epoch", "trainer.val_check_interval"}:
+        flags.check_val_every_n_epoch = max(1, flags.log_every_n_steps // batches)
+
+
+def check_trainer(config: Namespace) -> bool:
+    """Refuse what no trainer takes, before anything is written.
+
+    Returns:
+        Whether this process is rank 0.
+    """
+    from lightning import Trainer
+
+    from lit_recon.errors import InputError
+
+    for name in NEVER_ZERO:
+        if config.trainer[name] == 0:
+            raise InputError(f"--trainer.{name}", 0, "give more than 0")
+    try:
+        trainer = Trainer(**trainer_settings(config), logger=False, enable_checkpointing=False)
+    except Exception as error:  # of many kinds; all that has run is Lightning on its own flags
+        raise trainer_error(error, config) from error
+    n, ranks = config.data.init_args.n, trainer.world_size
+    if n % ranks:
+        remedy = f"does not divide among {ranks} processes; give a multiple, or --trainer.devices 1"
+        raise InputError("--data.n", n, remedy)
+    return trainer.is_global_zero
+
+
+def trainer_settings(config: Namespace) -> dict[str, Any]:
+    settings = config.trainer.as_dict()
+    if settings["enable_progress_bar"] is None:
+        settings["enable_progress_bar"] = sys.stdout.isatty()
+    return settings
+
+
+def trainer_error(error: Exception, config: Namespace) -> Exception:
+    """One line from what Lightning says about a flag, with the flag that it seems to be about."""
+    from lit_recon.errors import InputError
+
+    message = str(error) or type(error).__name__
+    settings = config.trainer.as_dict()
+    named = [word for word in re.findall(r"\w+", message) if word in settings]
+    for name, value in settings.items():
+        if isinstance(value, str) and value != "auto" and value.lower() in message.lower():
+            named.append(name)
+    if not named:
+        return InputError("--trainer.*", "as given", message)
+    return InputError(f"--trainer.{named[0]}", settings[named[0]], message)
+
+
+def resumed_changes(values: Mapping[str, Any], earlier: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each flag with another value than in the run that goes on.
+
+    Raises:
+        InputError: it would go on with other data, another model or another optimiser.
+    """
+    from lit_recon.errors import InputError
+
+    for flag, before in earlier.items():
+        now = values.get(flag)
+        group = flag.partition(".")[0]
+        if now == before or group in ("run", "wandb"):
+            continue
+        if group in ("data", "model", "optim") and flag not in PLACES:
+            remedy = f"the run to go on with has {before}; give that, or another --run.name"
+            raise InputError(f"--{flag}", now, remedy)
+        yield f"resumed with --{flag} {now} instead of {before}"
 
 
 # Assembling
@@ -279,33 +340,83 @@ def settle(config: Namespace, argv: list[str]) -> None:
 
 def build(spec: Namespace, **derived: Any) -> Any:
     """An object from its class path and constructor arguments, nested ones included."""
-    from importlib import import_module
-
-    module, _, name = spec.class_path.rpartition(".")
-    arguments = dict(spec.get("init_args") or {})
-    for key, value in arguments.items():
-        if hasattr(value, "class_path"):
-            arguments[key] = build(value)
-    return getattr(import_module(module), name)(**arguments, **derived)
+    arguments = vars(spec.init_args) if "init_args" in spec else {}
+    built = {k: build(v) if hasattr(v, "class_path") else v for k, v in arguments.items()}
+    return named_class(spec.class_path)(**built, **derived)
 
 
-def build_module(config: Namespace, data: ReconDataModule) -> Regression:
-    """The model in its LightningModule, sized by the data; the config gets the resolved size."""
+def named_class(path: str) -> Any:
+    """The class of a path that the parser has let through."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def load(config: Namespace, data: ReconDataModule) -> Regression:
+    """The data, and sized by them the model in its LightningModule; the config gets the size."""
+    from lightning import seed_everything
+
     from lit_recon.modules import Regression
 
+    seed_everything(config.run.seed, workers=True, verbose=False)
+    data.setup()
     optim = build(config.optim)
     model = build(config.model, d=data.d, k=data.k, n=data.n)
     config.model.init_args.p, config.model.init_args.p_over_dn = model.p, None
     return Regression(model, optim)
 
 
-def open_directory(config: Namespace) -> RunDirectory:
+def run(
+    command: CommandLine,
+    config: Namespace,
+    data: ReconDataModule,
+    module: Regression,
+    *,
+    leader: bool,
+) -> None:
+    """Everything that leaves files; bad flags are found before, as far as they can be."""
+    from callbacks import ReconstructionCallback, StepCheckpoint, saved_checkpoints
+    from lit_recon.errors import InputError
+    from lit_recon.records.tracking import choose_wandb_mode
+
+    reconstructor = build(config.recon)
+    checkpoint = StepCheckpoint(**config.checkpoint.as_dict())
+    mode, reason = choose_wandb_mode(config.wandb.mode)
+    directory = open_directory(config, leader)
+    record = configuration(command, config)
+    if leader:
+        print(reason)
+        directory.write_text("config.yaml", record)
+    reconstruction = ReconstructionCallback(reconstructor, checkpoint, directory)
+    callbacks = [checkpoint, reconstruction] if reconstructor.enabled else [checkpoint]
+    try:
+        with wandb_run(config, record, directory, mode) as logger:
+            trainer = build_trainer(config, directory, callbacks, logger)
+            train(trainer, module, data, directory, config)
+    except InputError:
+        if leader and not saved_checkpoints(directory.path):
+            shutil.rmtree(directory.path, ignore_errors=True)  # nothing was trained
+        raise
+    if leader:
+        conclude(directory, reconstruction, trainer)
+
+
+def configuration(command: CommandLine, config: Namespace) -> str:
+    """config.yaml: everything that the run computes from, and not where it does.
+
+    Given with --config it starts a run of its own, and never replaces the one that it is from.
+    """
+    config = config.clone()
+    config.run.name, config.run.resume, config.run.overwrite = None, False, False
+    return command.dump(config)
+
+
+def open_directory(config: Namespace, leader: bool) -> RunDirectory:
     """The run directory; ranks that Lightning starts get it from rank 0's environment."""
     from lit_recon.errors import InputError
     from lit_recon.records.directory import RunDirectory
 
     flags = config.run
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if leader:
         names = (config.model.class_path, config.data.class_path)
         stem = "-".join(name.rpartition(".")[2].lower() for name in names)
         directory = RunDirectory.create(
@@ -320,57 +431,19 @@ def open_directory(config: Namespace) -> RunDirectory:
     return RunDirectory(os.path.join(flags.dir, flags.name))
 
 
-def build_trainer(
-    parser: ArgumentParser, config: Namespace, directory: RunDirectory, module: Regression
-) -> tuple[Trainer, ReconstructionCallback]:
-    """The trainer with its loggers and callbacks; writes config.yaml and provenance.json."""
-    from lightning import Trainer
-
-    from callbacks import ReconstructionCallback, StepCheckpoint
-    from lit_recon.records.jsonl import JsonlLogger
-    from lit_recon.records.provenance import provenance
-
-    settings = dict(config.trainer)
-    if settings["log_every_n_steps"] is None:
-        settings["log_every_n_steps"] = max(1, settings["max_steps"] // 1000)
-    if settings["enable_progress_bar"] is None:
-        settings["enable_progress_bar"] = sys.stdout.isatty()
-    checkpoint = StepCheckpoint(directory.checkpoints, **dict(config.checkpoint))
-    reconstruction = ReconstructionCallback(build(config.recon), checkpoint, directory)
-    loggers: list[Any] = [JsonlLogger(directory)]
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        directory.write_text("config.yaml", parser.dump(config))
-    wandb_logger = start_wandb(parser, config, directory)
-    trainer = Trainer(
-        **settings,
-        logger=[*loggers, wandb_logger] if wandb_logger else loggers,
-        callbacks=[checkpoint, reconstruction],
-        default_root_dir=directory.path,
-    )
-    if trainer.is_global_zero:
-        facts = provenance(sys.argv, config.run.seed, trainer.strategy.root_device)
-        directory.write_json("provenance.json", facts)
-    return trainer, reconstruction
-
-
-def last_checkpoint(directory: RunDirectory) -> str | None:
-    """The newest checkpoint of an earlier run in this directory, None where there is none."""
-    saved = sorted(directory.checkpoints.glob("step=*.ckpt"))
-    return str(saved[-1]) if saved else None
-
-
-def start_wandb(parser: ArgumentParser, config: Namespace, directory: RunDirectory) -> Any:
-    """The W&B logger, None where W&B is disabled or cannot start."""
+@contextmanager
+def wandb_run(
+    config: Namespace, record: str, directory: RunDirectory, mode: Mode
+) -> Iterator[WandbLogger | None]:
+    """The W&B run as a logger, ended with what becomes of the training; None without W&B."""
     import yaml
 
     from callbacks.reconstruction import NUMBERS
-    from lit_recon.records.tracking import choose_wandb_mode, make_wandb_logger
+    from lit_recon.records.tracking import make_wandb_logger
 
-    mode, reason = choose_wandb_mode(config.wandb.mode)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(reason)
     flags = config.wandb
-    return make_wandb_logger(
+    method = named_class(config.recon.class_path).name
+    logger = make_wandb_logger(
         directory.path,
         mode,
         project=flags.project,
@@ -378,9 +451,79 @@ def start_wandb(parser: ArgumentParser, config: Namespace, directory: RunDirecto
         entity=flags.entity,
         group=flags.group,
         tags=flags.tags,
-        config=yaml.safe_load(parser.dump(config)),
-        metrics=[f"recon/projection/{name}" for name in NUMBERS] + TRAINING_NUMBERS,
+        config=yaml.safe_load(record),
+        metrics=[f"recon/{method}/{name}" for name in NUMBERS] + TRAINING_NUMBERS,
     )
+    status = 1
+    try:
+        yield logger
+        status = 0
+    finally:
+        if logger is not None:
+            logger.experiment.finish(exit_code=status)
+
+
+def build_trainer(
+    config: Namespace,
+    directory: RunDirectory,
+    callbacks: Sequence[Callback],
+    wandb_logger: WandbLogger | None,
+) -> Trainer:
+    """The trainer with its loggers and a progress bar; writes provenance.json."""
+    from lightning import Trainer
+
+    from callbacks import StepProgressBar, WholeCheckpoints
+    from lit_recon.records.jsonl import JsonlLogger
+    from lit_recon.records.provenance import provenance
+
+    settings = trainer_settings(config)
+    bars = [StepProgressBar()] if settings["enable_progress_bar"] else []
+    trainer = Trainer(
+        **settings,
+        logger=[logger for logger in (JsonlLogger(directory), wandb_logger) if logger],
+        callbacks=[*callbacks, *bars],
+        plugins=[WholeCheckpoints()],
+        default_root_dir=directory.path,
+    )
+    if trainer.is_global_zero:
+        facts = provenance(sys.argv, config.run.seed, trainer.strategy.root_device)
+        directory.write_json("provenance.json", facts)
+    return trainer
+
+
+def train(
+    trainer: Trainer,
+    module: Regression,
+    data: ReconDataModule,
+    directory: RunDirectory,
+    config: Namespace,
+) -> None:
+    """Fit, from the last checkpoint in the directory where there is one."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    from callbacks import saved_checkpoints, step_of
+    from lit_recon.records.jsonl import rewind
+
+    saved = saved_checkpoints(directory.path)
+    if saved and trainer.is_global_zero:
+        rewind(directory, step_of(saved[-1]))
+    last = saved[-1] if saved else None
+    try:
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    except SystemExit:  # Lightning's answer to an interruption, after which it is deaf to a second
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        path = directory.path
+        again = f"python train.py --run.dir {path.parent} --run.name {path.name} --run.resume true"
+        raise KeyboardInterrupt(f"; what is finished is in {path}; {again} goes on") from None
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        if saved_checkpoints(directory.path) or not raised_by_lightning(error):
+            raise
+        raise trainer_error(error, config) from error
+
+
+def raised_by_lightning(error: Exception) -> bool:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.sep}lightning{os.sep}" in frame.filename
 
 
 def conclude(
@@ -391,10 +534,10 @@ def conclude(
     from lit_recon.records.tracking import view_command
 
     step = trainer.global_step
-    numbers = reconstruction.results.get(step)
+    results = reconstruction.results.get(step)
     print()
-    if numbers:
-        print(tally(numbers))
+    if results:
+        print(tally(results))
         print(f"picture        {directory.step_path(step) / 'grid.png'}")
     print(f"run directory  {directory.path}")
     command = view_command(directory.path)

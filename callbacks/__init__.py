@@ -1,6 +1,15 @@
 """When a reconstruction runs, and where its numbers go."""
 
-from callbacks.checkpoints import StepCheckpoint
+from callbacks.checkpoints import StepCheckpoint, WholeCheckpoints, saved_checkpoints, step_of
 from callbacks.reconstruction import ReconstructionCallback
+from callbacks.terminal import StepProgressBar, only_our_lines
 
-__all__ = ["ReconstructionCallback", "StepCheckpoint"]
+__all__ = [
+    "ReconstructionCallback",
+    "StepCheckpoint",
+    "StepProgressBar",
+    "WholeCheckpoints",
+    "only_our_lines",
+    "saved_checkpoints",
+    "step_of",
+]

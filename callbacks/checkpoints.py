@@ -1,24 +1,28 @@
-"""When checkpoints are saved: at step 0, at chosen steps, and at the end."""
+"""When checkpoints are saved: at step 0, at chosen steps, and at the end; and how: whole."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_recon.errors import InputError
+from lit_recon.errors import InputError, RunError
+from lit_recon.records.directory import RunDirectory
 
 
 class StepCheckpoint(ModelCheckpoint):
     """Saves ``step=00000100.ckpt`` at step 0, every n steps, at listed steps, and at the end.
 
-    The initial weights are the checkpoint at step 0, which is never deleted.
+    The initial weights are the checkpoint at step 0, which is never deleted. The folder is that of
+    the run directory, the trainer's ``default_root_dir``.
 
     Args:
-        dirpath: the folder of the checkpoints.
         every_n_steps: save every so many steps, at least 1; null saves at listed steps only.
         at_steps: further steps at which to save, for example 1, 10, 100, 1000.
         keep: how many checkpoints to keep beside that of step 0, at least 1; null keeps all.
@@ -26,7 +30,6 @@ class StepCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        dirpath: Path,
         every_n_steps: int | None = None,
         at_steps: Sequence[int] = (),
         keep: int | None = None,
@@ -38,8 +41,6 @@ class StepCheckpoint(ModelCheckpoint):
         if keep is not None and keep < 1:
             raise InputError("--checkpoint.keep", keep, "give at least 1")
         super().__init__(
-            dirpath=dirpath,
-            filename="{step:08d}",
             save_top_k=-1,
             save_on_train_epoch_end=False,
             enable_version_counter=False,
@@ -48,11 +49,22 @@ class StepCheckpoint(ModelCheckpoint):
         self._steps = frozenset(at_steps)
         self._keep = keep
         self._saved: list[str] = []
+        self.last_saved_step = -1
+        """The step of the newest checkpoint, also of the one resumed from; -1 before the first."""
+        self.last_saved_epoch = 0
+        """The epoch of that checkpoint."""
 
-    @property
-    def last_saved_step(self) -> int:
-        """The step of the newest checkpoint of this process; below 0 before the first."""
-        return self._last_global_step_saved if self._saved else -1
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = str(RunDirectory(trainer.default_root_dir).checkpoints)
+        super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Know the checkpoints of the run that is resumed, to delete them in their turn."""
+        self.last_saved_step = int(checkpoint["global_step"])
+        self.last_saved_epoch = int(checkpoint["epoch"])
+        self._saved = [str(path) for path in saved_checkpoints(trainer.default_root_dir)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -73,13 +85,52 @@ class StepCheckpoint(ModelCheckpoint):
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if self._saved and self._last_global_step_saved == trainer.global_step:
+        if trainer.global_step == self.last_saved_step:
             return
-        path = self.format_checkpoint_name({"step": trainer.global_step})
-        self._save_checkpoint(trainer, path)
+        path = str(Path(self.dirpath or "", f"step={trainer.global_step:08d}.ckpt"))
+        trainer.save_checkpoint(path, weights_only=False)
+        self.last_saved_step = trainer.global_step
+        self.last_saved_epoch = trainer.current_epoch
         self._saved.append(path)
         if self._keep is not None:
-            later = [p for p in self._saved if not p.endswith(f"step={0:08d}.ckpt")]
+            later = [path for path in self._saved if step_of(path) > 0]
             for old in later[: -self._keep]:
                 trainer.strategy.remove_checkpoint(old)
                 self._saved.remove(old)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it into it.
+
+    Lightning writes to the system's temporary directory, from where it copies if that is another
+    disk: a run that is killed meanwhile leaves half a checkpoint, which a resumed run would take.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        path = Path(path)
+        draft = path.with_name(f".{path.name}.tmp-{os.getpid():08x}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except (OSError, RuntimeError) as error:  # torch makes the second of the first
+            cause = error if isinstance(error, OSError) else error.__context__
+            reason = getattr(cause, "strerror", None) or error
+            raise RunError(f"{path} could not be written: {reason}") from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def saved_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints in a run directory, by step."""
+    return sorted(RunDirectory(directory).checkpoints.glob("step=*.ckpt"), key=step_of)
+
+
+def step_of(checkpoint: str | os.PathLike[str]) -> int:
+    """The step that a checkpoint's name tells."""
+    return int(Path(checkpoint).stem.removeprefix("step="))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import csv
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
@@ -20,16 +19,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from callbacks.checkpoints import StepCheckpoint
+from callbacks.terminal import StepProgressBar
 from lit_recon.knowledge import Knowledge, PixelScale
 from lit_recon.methods import Reconstruction, Reconstructor
 from lit_recon.metrics.scores import Scores, score
+from lit_recon.models import ReadoutModel
 from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.media import log_curve, log_image, log_image_table
 from lit_recon.report.grid import figure_to_uint8, overlay_figure, reconstruction_grid, save_png
 from lit_recon.solvers import Row
-
 
 NUMBERS = (
     "projection_loss",
@@ -49,15 +49,25 @@ NUMBERS = (
     "restarts",
     "seconds",
 )
+"""The numbers of a reconstruction that are logged; beside them stands ``status``."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The training data, as far as scoring needs them; no method ever sees it."""
+    """The training data, as far as scoring needs them; no method ever sees it.
+
+    Copies: what happens to the data module later is no part of the attack or of its score.
+    """
 
     x: Tensor  # (n, d)
     held_out: Tensor  # (v, d)
     images: Tensor | None  # (n, c, h, w) uint8
+
+    @classmethod
+    def of(cls, data: Any) -> Truth:
+        """What a data module holds."""
+        images = None if data.images is None else data.images.clone()
+        return cls(data.x.flatten(1).clone(), data.val_x.flatten(1).clone(), images)
 
 
 class ReconstructionCallback(Checkpoint):
@@ -95,10 +105,11 @@ class ReconstructionCallback(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._n, self._pixels, self._radius = data.n, data.pixels, data.radius
-        # A copy: what happens to the data module afterwards is no part of the attack or its score.
-        self._truth = Truth(data.x.flatten(1).clone(), data.val_x.flatten(1), data.images)
+        self._truth = Truth.of(data)
         if self._initial_readout is None:
-            self._initial_readout = pl_module.model.readout.weight.detach().cpu().clone()
+            self._initial_readout = model_of(pl_module).readout.weight.detach().cpu().clone()
+        # The checkpoint that is resumed from: the run may have ended before its reconstruction did.
+        self._reconstruct_if_saved(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reconstruct_if_saved(trainer, pl_module)
@@ -112,29 +123,30 @@ class ReconstructionCallback(Checkpoint):
         self._reconstruct_if_saved(trainer, pl_module)
 
     def _reconstruct_if_saved(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        if self.checkpoint.last_saved_step != step or step in self.results:
+        step = self.checkpoint.last_saved_step
+        if step < 0 or step in self.results:
             return
         # Rank 0's disk decides: all ranks must take part in a reconstruction or none.
         if trainer.strategy.broadcast(self.directory.has_step(step)):
-            file = self.directory.step_path(step) / "metrics.json"
-            self.results[step] = json.loads(file.read_text()) if file.exists() else {}
+            self.results[step] = read_results(self.directory, step)
             return
         with _progress(trainer, step) as on_step:
             outcome = self._attack(pl_module, on_step)
-        truth = self._truth
-        assert truth is not None
-        scores = score_reconstruction(outcome, truth, self._pixels)
-        numbers = numbers_of(outcome, scores, truth)
-        self.results[step] = numbers
+        assert self._truth is not None
+        scores = score_reconstruction(outcome, self._truth, self._pixels)
+        numbers = cast(dict[str, Any], plain(numbers_of(outcome, scores, self._truth)))
+        self.results[step] = {
+            **numbers,
+            "reason": outcome.status.sentence,
+            "n": self._n,
+            "images": [asdict(row) for row in scores.rows],
+        }
         if trainer.is_global_zero:
             self._write(trainer, step, outcome, scores, numbers)
 
-    def _attack(
-        self, pl_module: LightningModule, on_step: Callable[[Row], None]
-    ) -> Reconstruction:
-        """The attack on a copy of the model; buffers, which training does not change, are shared."""
-        live = pl_module.model
+    def _attack(self, pl_module: LightningModule, on_step: Callable[[Row], None]) -> Reconstruction:
+        """The attack on a copy of the model; only buffers, which training leaves, are shared."""
+        live = model_of(pl_module)
         model = copy.deepcopy(live, memo={id(b): b for b in live.buffers()}).eval()
         assert self._initial_readout is not None
         readout = model.readout.weight.detach()
@@ -158,27 +170,49 @@ class ReconstructionCallback(Checkpoint):
         numbers: dict[str, Any],
     ) -> None:
         assert self._truth is not None
-        rows = [asdict(row) for row in scores.rows]
-        figure = picture(outcome, scores, self._truth, title=sentence(step, numbers))
+        results = self.results[step]
+        line = sentence(step, results)
+        figure = picture(outcome, scores, self._truth, title=line)
+        prefix = f"recon/{self.reconstructor.name}"
+        named = {f"{prefix}/{key}": value for key, value in numbers.items()}
         with self.directory.step_directory(step) as folder:
-            RunDirectory(folder).write_json("metrics.json", {**numbers, "images": rows})
+            RunDirectory(folder).write_json("metrics.json", results)
             save_file(tensors(outcome), folder / "candidates.safetensors")
             save_png(figure, folder / "grid.png")
             write_curve(outcome.rows, folder / "curve.csv")
-        print(sentence(step, numbers), flush=True)
-        prefix = f"recon/{self.reconstructor.name}"
-        named = {f"{prefix}/{key}": value for key, value in plain(numbers).items()}
+            # A row without results is dropped when the run is resumed; results without their row
+            # would stay without it.
+            epoch = self.checkpoint.last_saved_epoch
+            row = {"epoch": epoch, **named, f"{prefix}/reason": results["reason"]}
+            for logger in trainer.loggers:
+                if isinstance(logger, JsonlLogger):
+                    logger.log_metrics(row, step=step)
+        print(line, flush=True)
         for logger in trainer.loggers:
-            if isinstance(logger, JsonlLogger):
-                logger.log_metrics(named, step=step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_metrics({k: v for k, v in named.items() if v is not None}, step=step)
-                log_image(logger, f"{prefix}/grid", figure_to_uint8(figure), step)
-                log_image_table(logger, f"{prefix}/images", rows, step)
-                curve = [asdict(row) for row in outcome.rows]
-                log_curve(
-                    logger, f"{prefix}/curve", curve, step, x="applications", y="loss", stroke="phase"
-                )
+            if isinstance(logger, WandbLogger):
+                self._log_to_wandb(logger, prefix, step, named, figure, outcome)
+
+    def _log_to_wandb(
+        self,
+        logger: WandbLogger,
+        prefix: str,
+        step: int,
+        named: dict[str, Any],
+        figure: Any,
+        outcome: Reconstruction,
+    ) -> None:
+        logger.log_metrics({k: v for k, v in named.items() if v is not None}, step=step)
+        logger.experiment.summary[f"{prefix}/reason"] = outcome.status.sentence
+        log_image(logger, f"{prefix}/grid", figure_to_uint8(figure), step)
+        log_image_table(logger, f"{prefix}/images", self.results[step]["images"], step)
+        curve = [asdict(row) for row in outcome.rows]
+        axes = {"x": "applications", "y": "loss", "stroke": "phase"}
+        log_curve(logger, f"{prefix}/curve", curve, step, **axes)
+
+
+def model_of(pl_module: LightningModule) -> ReadoutModel:
+    """The network that is trained and attacked."""
+    return cast(ReadoutModel, pl_module.model)
 
 
 def score_reconstruction(
@@ -206,32 +240,35 @@ def numbers_of(outcome: Reconstruction, scores: Scores, truth: Truth) -> dict[st
         **asdict(scores.metrics),
         "p_over_dn": outcome.p_over_dn,
         "status": outcome.status.value,
-        "reason": outcome.status.sentence,
         "steps": outcome.steps,
         "applications": outcome.applications,
         "restarts": outcome.restarts,
         "seconds": outcome.seconds,
-        "n": len(truth.x),
     }
 
 
-def tally(numbers: dict[str, Any]) -> str:
+def read_results(directory: RunDirectory, step: int) -> dict[str, Any]:
+    """What a finished step has in its metrics.json; empty on a machine without that disk."""
+    file = directory.step_path(step) / "metrics.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def tally(results: dict[str, Any]) -> str:
     """How much came back: ``10 of 10 images recovered, 10 exact to the pixel``."""
-    n = numbers["n"]
-    what = "samples" if numbers["exact_fraction"] is None else "images"
-    line = f"{round(numbers['recovered_fraction'] * n)} of {n} {what} recovered"
-    if numbers["exact_fraction"] is not None:
-        line += f", {round(numbers['exact_fraction'] * n)} exact to the pixel"
+    n = results["n"]
+    what = "samples" if results["exact_fraction"] is None else "images"
+    line = f"{round(results['recovered_fraction'] * n)} of {n} {what} recovered"
+    if results["exact_fraction"] is not None:
+        line += f", {round(results['exact_fraction'] * n)} exact to the pixel"
     return line
 
 
-def sentence(step: int, numbers: dict[str, Any]) -> str:
+def sentence(step: int, results: dict[str, Any]) -> str:
     """One line for people: what came back at this step, how exactly, and how the attack ended."""
-    return (
-        f"step {step}: {tally(numbers)} (direction error {numbers['direction_error']:.1e},"
-        f" loss {numbers['projection_loss']:.1e}, {numbers['seconds']:.0f} s;"
-        f" {numbers['reason']})"
-    )
+    numbers = {"direction error": results["direction_error"], "loss": results["projection_loss"]}
+    told = [f"{name} {value:.1e}" for name, value in numbers.items() if isfinite(value or nan)]
+    told.append(f"{results['seconds']:.0f} s")
+    return f"step {step}: {tally(results)} ({', '.join(told)}; {results['reason']})"
 
 
 def tensors(outcome: Reconstruction) -> dict[str, Tensor]:
@@ -261,19 +298,11 @@ def picture(outcome: Reconstruction, scores: Scores, truth: Truth, title: str) -
 
 
 @contextmanager
-def _progress(trainer: Trainer, step: int):
-    """An inner bar under the training bar, where there is a terminal with a rich progress bar."""
-    bar = getattr(trainer.progress_bar_callback, "progress", None)
-    if bar is None or not sys.stdout.isatty():
+def _progress(trainer: Trainer, step: int) -> Iterator[Callable[[Row], None]]:
+    """What the solver calls with every row: an inner bar where there is a training bar."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, StepProgressBar):
+        with bar.inner(f"reconstruct at step {step}") as show:
+            yield show
+    else:
         yield lambda row: None
-        return
-    task = bar.add_task(f"reconstruct at step {step}", total=None)
-
-    def on_step(row: Row) -> None:
-        text = f"reconstruct at step {step}: {row.phase}, loss {row.loss:.1e}"
-        bar.update(task, completed=row.step, description=text)
-
-    try:
-        yield on_step
-    finally:
-        bar.remove_task(task)

@@ -16,7 +16,7 @@ LEVELS = (
     ("linalg", "distributed", "knowledge"),
     ("models", "features"),
     ("objectives", "solvers", "metrics"),
-    ("methods", "modules", "report", "records"),
+    ("methods", "modules", "report", "records", "flags"),
     ("datamodules", "callbacks"),
     ("train",),
 )

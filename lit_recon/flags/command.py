@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_parsing_settings
 from yaml import YAMLError
 
 from lit_recon.errors import InputError
-from lit_recon.flags.options import Group, Option, summary
-
-WIDTH = 100
+from lit_recon.flags.options import Group, Option, Parser, class_path, listed
 
 
 @dataclass(frozen=True)
@@ -39,20 +36,22 @@ class Source:
 class CommandLine:
     """The flags of one command.
 
-    jsonargparse turns values into what their annotations say and combines the sources. What is
-    wrong with a flag is found before, flag by flag: a message of its own then says more in one
-    line than jsonargparse's in many, and no class is imported because a file names it.
+    jsonargparse turns values into what annotations say and fills in defaults. Which flags there
+    are, and which source has the last word, is settled before, flag by flag: a message of its own
+    says more in one line than jsonargparse's in many, and no class is imported because a file
+    names it.
 
     Args:
+        command: how the command is typed, for messages.
         groups: all groups; one that lies inside another comes after it.
         packages: where the classes of the groups are. Nothing else can be named in a file.
     """
 
-    def __init__(self, groups: Sequence[Group], packages: Sequence[str]) -> None:
+    def __init__(self, command: str, groups: Sequence[Group], packages: Sequence[str]) -> None:
+        self.command = command
         self.groups = {group.name: group for group in groups}
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(packages))
-        self._parser = _Parser(allow_abbrev=False, add_help=False)
-        self._parser.add_argument("--config", action="config")
+        self._parser = Parser(allow_abbrev=False, add_help=False)
         for group in groups:
             self._add(group)
 
@@ -62,67 +61,76 @@ class CommandLine:
         Raises:
             InputError: a flag without its value, a value without its flag, or an unreadable file.
         """
-        pairs = list(_pairs(argv))
-        files = [read_file(value) for flag, value in pairs if flag == "config"]
-        flags = [(flag, value) for flag, value in pairs if flag != "config"]
-        # A class before its arguments, which then need not be typed in this order.
-        flags.sort(key=lambda pair: (pair[0] not in self.groups, pair[0].count(".")))
+        files, flags = [], []
+        for flag, value in _pairs(argv):
+            if value is None:
+                self._refuse_without_value(flag)
+            elif flag == "config":
+                files.append(Source(value, list(self._leaves(read_yaml(value)))))
+            else:
+                flags.append((flag, value))
         return [*files, Source(None, flags)]
 
     def parse(self, sources: Sequence[Source]) -> Namespace:
         """The configuration, every flag with its value or default.
 
+        A value that was given for one class holds for another one that is chosen later, if that has
+        the flag; a default of the first does not.
+
+        Args:
+            sources: the weakest first.
+
         Raises:
             InputError: a flag that is not there or a value that does not fit.
         """
-        chosen = self._check(sources)
-        argv = []
+        chosen, given = self._merge(sources)
+        arguments: dict[str, dict[str, Any]] = {"": {}}
         for group in self._active(chosen):
-            if "." in group.name:  # an inner class has no default for the parser to start from
-                argv.append(f"--{group.name}={group.classes[0].__name__}")
-        argv += [f"--config={source.file}" for source in sources if source.file and source.values]
-        argv += [f"--{flag}={value}" for s in sources if s.file is None for flag, value in s.values]
-        return self._parser.parse_args(argv)
+            cls = chosen[group.name]
+            flags = [flag for flag in group.options(cls) if flag in given]
+            own = {flag.rpartition(".")[2]: given[flag] for flag in flags}
+            arguments[group.name] = own
+            outer, _, name = group.name.rpartition(".")
+            spec = {"class_path": class_path(cls), "init_args": own}
+            arguments[outer][name] = spec if group.base else own
+        return self._parser.parse_object(arguments[""])
 
     def dump(self, config: Namespace) -> str:
         """The configuration as YAML that can be given with ``--config``."""
         return self._parser.dump(config, skip_unset=False)
 
-    def help(self) -> str:
-        """Every flag of every class."""
-        return "\n".join(line for group in self.groups.values() for line in _describe(group))
+    def values(self, config: Namespace) -> dict[str, Any]:
+        """The configuration as flags, in the form in which `read` gives a file."""
+        return dict(self._leaves(get_loader("yaml")(self.dump(config))))
 
     def _add(self, group: Group) -> None:
-        if "." in group.name:
-            return  # comes with the constructor that it belongs to
+        hidden = set(group.hidden)
         if group.base is None:
-            self._parser.add_class_arguments(
-                group.classes[0], group.name, skip=set(group.hidden)
-            )
+            self._parser.add_class_arguments(group.classes[0], group.name, skip=hidden)
             named = {f"{group.name}.{name}": value for name, value in group.defaults.items()}
             self._parser.set_defaults(named)
-        else:
-            first = group.classes[0]
-            default = {"class_path": f"{first.__module__}.{first.__name__}"}
-            self._parser.add_subclass_arguments(
-                group.base, group.name, skip=set(group.hidden), default=default
-            )
+        elif "." not in group.name:  # others come with the constructor that they belong to
+            self._parser.add_subclass_arguments(group.base, group.name, skip=hidden)
 
-    def _check(self, sources: Sequence[Source]) -> dict[str, type]:
-        """Refuse the first flag that is wrong; returns the class chosen in every group."""
+    def _merge(self, sources: Sequence[Source]) -> tuple[dict[str, type], dict[str, Any]]:
+        """The class of every group and the values of all flags given; refuses what is wrong."""
         chosen = {group.name: group.classes[0] for group in self.groups.values()}
+        given: dict[str, Any] = {}
         for source in sources:
-            for flag, value in source.values:
+            for flag, value in sorted(source.values, key=self._turn):
                 group = self.groups.get(flag)
+                option = self._options(chosen).get(flag)
                 if group is not None and group.base is not None:
                     chosen[flag] = _named(group, value, source)
-                    continue
-                option = self._options(chosen).get(flag)
-                if option is None:
+                elif option is None:
                     self._refuse(flag, value, source, chosen)
-                if not option.takes(value, typed=source.file is not None):
-                    raise InputError(f"--{flag}", source.given(value), f"give {option.wanted}")
-        return chosen
+                else:
+                    given[flag] = _read(flag, option, value, source)
+        return chosen, given
+
+    def _turn(self, pair: tuple[str, Any]) -> tuple[bool, int]:
+        """A class comes before its arguments, in whatever order they were given."""
+        return pair[0] not in self.groups, pair[0].count(".")
 
     def _active(self, chosen: Mapping[str, type]) -> Iterator[Group]:
         """The groups that there are: a group inside another is there if a class takes it."""
@@ -142,27 +150,52 @@ class CommandLine:
     ) -> NoReturn:
         """Say that there is no such flag, and what may have been meant."""
         group = self.groups.get(flag.rpartition(".")[0])
-        known = [f"--{name}" for name in [*self._options(chosen), *self.groups]]
-        owners = [
-            cls.__name__
-            for group in self.groups.values()
-            for cls in group.classes
-            if flag in group.options(cls)
-        ]
         remedy = "no such flag"
         if group is not None and group.base is not None:
             remedy += f" of {chosen[group.name].__name__}"
+        owners = self._owners(flag)
         if owners:
-            remedy += f"; {_and(owners)} {'have' if len(owners) > 1 else 'has'} it"
-        elif close := get_close_matches(f"--{flag}", known, n=2, cutoff=0.7):
-            remedy += f"; did you mean {' or '.join(close)}?"
+            remedy += f"; {listed(owners, 'and')} {'have' if len(owners) > 1 else 'has'} it"
         else:
-            remedy += "; python train.py fit --help lists them"
+            remedy += f"; {self._meant(flag, self._options(chosen))}"
         raise InputError(f"--{flag}", source.given(value), remedy)
 
+    def _refuse_without_value(self, flag: str) -> NoReturn:
+        if flag in (*self.groups, "config") or self._owners(flag):
+            raise InputError(f"--{flag}", "without a value", "flags look like --data.n 10")
+        every = [name for g in self.groups.values() for cls in g.classes for name in g.options(cls)]
+        remedy = f"no such flag; {self._meant(flag, every)}"
+        raise InputError(f"--{flag}", "without a value", remedy)
 
-def read_file(path: str) -> Source:
-    """A YAML file as flags.
+    def _owners(self, flag: str) -> list[str]:
+        """The classes that have a flag."""
+        pairs = [(group, cls) for group in self.groups.values() for cls in group.classes]
+        return [cls.__name__ for group, cls in pairs if flag in group.options(cls)]
+
+    def _meant(self, flag: str, known: Iterable[str]) -> str:
+        """What to do about a flag that no class has."""
+        choosing = [group.name for group in self.groups.values() if group.base is not None]
+        close = get_close_matches(flag, known if "." in flag else choosing, n=2, cutoff=0.7)
+        if close:
+            return f"did you mean {listed([f'--{name}' for name in close], 'or')}?"
+        return f"{self.command} --help lists them"
+
+    def _leaves(self, tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+        """Flags and values of a file; ``class_path`` and ``init_args`` are in no flag's name."""
+        group = self.groups.get(above)
+        choosing = group is not None and group.base is not None
+        for key, value in tree.items():
+            flag = f"{above}.{key}" if above else str(key)
+            if choosing and key == "class_path":
+                yield above, value
+            elif not isinstance(value, Mapping):
+                yield flag, value
+            else:
+                yield from self._leaves(value, above if choosing and key == "init_args" else flag)
+
+
+def read_yaml(path: str) -> Mapping[Any, Any]:
+    """The content of a YAML file that holds a mapping or nothing.
 
     Raises:
         InputError: it cannot be read, or is no YAML mapping.
@@ -171,7 +204,8 @@ def read_file(path: str) -> Source:
         tree = get_loader("yaml")(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise InputError("--config", path, f"cannot be read ({reason}); give a YAML file") from error
+        remedy = f"cannot be read ({reason}); give a YAML file"
+        raise InputError("--config", path, remedy) from error
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -181,87 +215,34 @@ def read_file(path: str) -> Source:
         tree = {}
     if not isinstance(tree, Mapping):
         raise InputError("--config", path, "has no groups; write data:, model: and so on")
-    return Source(path, list(_leaves(tree)))
+    return tree
 
 
-def _leaves(tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Flags and values; ``class_path`` and ``init_args`` are no part of a flag's name."""
-    for key, value in tree.items():
-        flag = f"{above}.{key}" if above else str(key)
-        if above and key == "class_path":
-            yield above, value
-        elif not isinstance(value, Mapping):
-            yield flag, value
-        else:
-            yield from _leaves(value, above if above and key == "init_args" else flag)
-
-
-def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Flags and values from ``--flag value`` and ``--flag=value``."""
+def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Flags and values from ``--flag value`` and ``--flag=value``; None where there is no value."""
     rest = list(argv)
     while rest:
-        flag, equals, value = rest.pop(0).partition("=")
+        flag, equals, given = rest.pop(0).partition("=")
+        value: str | None = given
         if not flag.startswith("--") or len(flag) < 3:
-            raise InputError(flag, "", "not a flag; flags look like --data.n 10")
+            raise InputError(flag, "is no flag", "flags look like --data.n 10")
         if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise InputError(flag, "", "needs a value; flags look like --data.n 10")
-            value = rest.pop(0)
+            value = None if not rest or rest[0].startswith("--") else rest.pop(0)
         yield flag[2:], value
+
+
+def _read(flag: str, option: Option, value: Any, source: Source) -> Any:
+    try:
+        return option.read(value, typed=source.file is not None)
+    except ValueError as error:
+        remedy = f"give {option.wanted}"
+        raise InputError(f"--{flag}", source.given(value), remedy) from error
 
 
 def _named(group: Group, value: Any, source: Source) -> type:
     """The class of a group that was named: by its name or by the path that a config file has."""
     for cls in group.classes:
-        package = cls.__module__
-        while package:
-            if value in (cls.__name__, f"{package}.{cls.__name__}"):
-                return cls
-            package = package.rpartition(".")[0]
-    names = " or ".join(group.class_names)
+        if value in (cls.__name__, class_path(cls)):
+            return cls
+    names = listed(group.class_names, "or")
     raise InputError(f"--{group.name}", source.given(value), f"give {names}")
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _describe(group: Group) -> Iterator[str]:
-    """The lines of one group; what an earlier class has in the same words is only named."""
-    if group.base is not None:
-        yield f"--{group.name} {' | '.join(group.class_names)}"
-        yield f"    (default: {group.class_names[0]})"
-    told: dict[str, tuple[Option, str]] = {}
-    for cls in group.classes:
-        if group.base is not None:
-            yield f"\n  --{group.name} {cls.__name__}: {summary(cls)}"
-        else:
-            yield f"--{group.name}.*: {summary(cls)}"
-        same: dict[str, list[str]] = {}
-        for flag, option in group.options(cls).items():
-            if flag in told and told[flag][0] == option:
-                same.setdefault(told[flag][1], []).append(f"--{flag}")
-            else:
-                told[flag] = option, cls.__name__
-                yield from _describe_flag(flag, option)
-        for earlier, flags in same.items():
-            yield from _wrapped(f"and as {earlier}: {', '.join(flags)}", indent=4)
-    yield ""
-
-
-def _describe_flag(flag: str, option: Option) -> Iterator[str]:
-    yield f"    --{flag}"
-    default = "null" if option.default is None else option.default
-    text = f"{option.text.rstrip('.')} ({option.wanted}; default {default})"
-    yield from _wrapped(text.strip(), indent=8)
-
-
-def _wrapped(text: str, indent: int) -> list[str]:
-    space = " " * indent
-    return textwrap.wrap(text, WIDTH, initial_indent=space, subsequent_indent=space)
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """What the checks before have missed."""
-        raise InputError("flags", "", " ".join(message.split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
@@ -11,6 +12,8 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
+
+from lit_recon.errors import InputError
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -32,27 +35,28 @@ class Option:
     @property
     def wanted(self) -> str:
         """What can be given, in words."""
-        return " or ".join(dict.fromkeys(_words(self.type)))
+        return listed(list(dict.fromkeys(_words(self.type))), "or")
 
-    def takes(self, value: Any, *, typed: bool) -> bool:
-        """Whether a value fits the annotation; the constructor may still find fault with it.
+    def read(self, value: Any, *, typed: bool) -> Any:
+        """A value as the annotation says; the constructor may still find fault with it.
 
         Args:
             value: what was given.
             typed: it is an object from a YAML file; otherwise what somebody typed in a shell.
+
+        Raises:
+            ValueError: it does not fit.
         """
-        parser = _Parser(exit_on_error=False)
+        parser = Parser(exit_on_error=False)
         parser.add_argument("--value", type=self.type)
-        try:
-            if typed:
-                found = parser.parse_object({"value": value}).value
-            else:
-                found = parser.parse_args([f"--value={value}"]).value
-        except ValueError:
-            return False
-        if found is None:  # which a parser takes from a file for every type
-            return NoneType in _members(self.type)
-        return not hasattr(found, "class_path")  # Trainer arguments may be objects, flags may not
+        if typed:
+            found = parser.parse_object({"value": value}).value
+        else:
+            found = parser.parse_args([f"--value={value}"]).value
+        # A parser takes null from a file for every type, and objects for arguments of the trainer.
+        if (found is None and NoneType not in _members(self.type)) or hasattr(found, "class_path"):
+            raise ValueError(value)
+        return found
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,9 @@ def choices(room: ModuleType, base: type, first: type) -> tuple[type, ...]:
 @cache
 def constructor_options(cls: type) -> dict[str, Option]:
     """The arguments of a constructor, described in the docstring of the class or of `__init__`."""
-    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
-    documented = [*_descriptions(cls.__init__), *_descriptions(cls)]
+    constructor = vars(cls)["__init__"]
+    hints = get_type_hints(cls if is_dataclass(cls) else constructor)
+    documented = [*_descriptions(constructor), *_descriptions(cls)]
     texts = {name: text for name, text in documented if text}
     return {
         name: Option(hints.get(name, Any), parameter.default, texts.get(name, ""))
@@ -114,14 +119,24 @@ def constructor_options(cls: type) -> dict[str, Option]:
     }
 
 
-def summary(cls: type) -> str:
-    """The first line of a docstring."""
-    return (inspect.getdoc(cls) or "").partition("\n")[0]
+def class_path(cls: type) -> str:
+    """The shortest path from which a class can be imported."""
+    *parts, _ = cls.__module__.split(".")
+    while parts and getattr(sys.modules[".".join(parts)], cls.__name__, None) is not cls:
+        parts.pop()
+    return f"{'.'.join(parts) or cls.__module__}.{cls.__name__}"
 
 
-class _Parser(ArgumentParser):
+def listed(words: Sequence[str], joint: str) -> str:
+    """``a, b or c``."""
+    return f" {joint} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+class Parser(ArgumentParser):
+    """A parser that raises where jsonargparse prints a usage and exits."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ValueError(message)
+        raise InputError("flags", "", " ".join(message.split()))
 
 
 def _descriptions(documented: object) -> list[tuple[str, str]]:

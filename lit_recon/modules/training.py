@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics.functional import accuracy
 
 from lit_recon.errors import RunError
+from lit_recon.models import ReadoutModel
 from lit_recon.modules.optimisers import Optim
 
 
@@ -22,11 +25,12 @@ class Regression(LightningModule):
         optim: how it is trained.
     """
 
-    def __init__(self, model: nn.Module, optim: Optim) -> None:
+    def __init__(self, model: ReadoutModel, optim: Optim) -> None:
         super().__init__()
-        self.model = model
+        self.model: ReadoutModel = model
         self.optim = optim
         self._batch: tuple[Tensor, Tensor] | None = None
+        self._logged_step = -1
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, *input shape) to (n, k)."""
@@ -40,34 +44,54 @@ class Regression(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         self._batch = batch
-        return self._loss("train", batch)
+        x, y = batch
+        values = _values(self(x), y)
+        # Means over ranks, whose shares are equal. All see the failure of one: none waits for it.
+        means = {name: self._gathered(value.detach()).mean() for name, value in values.items()}
+        if not bool(torch.isfinite(means["train/loss"])):
+            raise RunError(self._broken("the training loss is"))
+        self.log_dict(means, prog_bar=True, logger=False)
+        self._log_in_turn(means)
+        return values["train/loss"]
 
-    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, and end the run before weights that are no numbers are saved."""
+        super().optimizer_step(*args, **kwargs)
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise RunError(self._broken("the weights are"))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._loss("val", batch)
-
-    def on_train_end(self) -> None:
-        """Log the loss of the final weights: training_step sees the weights before its step."""
-        if self._batch is None:
-            return
-        x, y = self._batch
-        with torch.no_grad():
-            values = _values("train", self(x), y)
-        for logger in self.loggers:
-            logger.log_metrics({k: float(v) for k, v in values.items()}, step=self.global_step)
-        self.trainer.callback_metrics.update(values)
-
-    def _loss(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
-        values = _values(stage, self(x), y)
-        loss = values[f"{stage}/loss"]
-        if stage == "train" and not torch.isfinite(loss):
-            raise RunError(self._broken("the training loss is"))
-        self.log_dict(values, prog_bar=True, batch_size=len(x), sync_dist=True)
-        return loss
+        values = _accuracy("val", self(x), y)
+        self.log_dict(values, prog_bar=True, logger=False, batch_size=len(x), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = self.trainer.callback_metrics
+        self._log_now({name: value for name, value in metrics.items() if name == "val/acc"})
+
+    def on_fit_end(self) -> None:
+        """Log the loss of the final weights: training_step sees the weights before its step."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        weight = self.model.readout.weight
+        with torch.no_grad():
+            output = self(data.x.to(weight))
+        self._log_now(_values(output, data.y.to(weight)))
+
+    def _log_in_turn(self, values: dict[str, Tensor]) -> None:
+        """Log every few steps, and once where a step takes several batches or evaluations."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        step = self.global_step
+        if every and step % every == 0 and step != self._logged_step:
+            self._logged_step = step
+            self._log_now(values)
+
+    def _log_now(self, values: dict[str, Tensor]) -> None:
+        """Log at the step of these weights; Lightning's own count is off by one in places."""
+        if not values:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **numbers}, step=self.global_step)
 
     def _broken(self, what: str) -> str:
         return (
@@ -81,16 +105,29 @@ class Regression(LightningModule):
         x, y = self._batch
         phi = self.model.features(x)
         if self.trainer.world_size > 1:
-            phi, y = self.all_gather(phi).flatten(0, 1), self.all_gather(y).flatten(0, 1)
+            phi, y = self._gathered(phi).flatten(0, 1), self._gathered(y).flatten(0, 1)
         return phi, y
 
+    def _gathered(self, values: Tensor) -> Tensor:
+        """The values of all ranks, (ranks, *shape) where there are several."""
+        gathered = self.all_gather(values)
+        assert isinstance(gathered, Tensor)
+        return gathered
 
-def _values(stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Loss, and accuracy where the targets are classes."""
-    values = {f"{stage}/loss": F.mse_loss(output, y)}
+
+def _values(output: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Training loss, and accuracy where the targets are classes."""
+    return {"train/loss": F.mse_loss(output, y), **_accuracy("train", output, y)}
+
+
+def _accuracy(stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Accuracy where the targets are classes, one-hot or -1 and 1; nothing for other targets."""
+    name = f"{stage}/acc"
     if y.shape[1] > 1:
-        hits = accuracy(output.argmax(1), y.argmax(1), task="multiclass", num_classes=y.shape[1])
-        values[f"{stage}/acc"] = hits
-    elif bool((y.abs() == 1).all()):
-        values[f"{stage}/acc"] = accuracy(output[:, 0] > 0, y[:, 0] > 0, task="binary")
-    return values
+        classes = y.shape[1]
+        return {
+            name: accuracy(output.argmax(1), y.argmax(1), task="multiclass", num_classes=classes)
+        }
+    if bool((y.abs() == 1).all()):
+        return {name: accuracy(output[:, 0] > 0, y[:, 0] > 0, task="binary")}
+    return {}

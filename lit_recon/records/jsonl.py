@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_recon.records.directory import RunDirectory
+
+FILE = "metrics.jsonl"
 
 
 class JsonlLogger(Logger):
@@ -37,8 +40,29 @@ class JsonlLogger(Logger):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         metrics = dict(metrics)
         row = {"step": step, "epoch": metrics.pop("epoch", None), **metrics}
-        self._directory.append_jsonl("metrics.jsonl", row)
+        self._directory.append_jsonl(FILE, row)
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
+
+
+def rewind(directory: RunDirectory, step: int) -> None:
+    """Drop the rows that a run resumed at `step` writes again.
+
+    Those are the rows of training from that step on, of validation beyond it, and of
+    reconstructions without results.
+    """
+    path = directory.path / FILE
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if _stays(json.loads(line), directory, step)]
+    directory.write_text(FILE, "".join(kept))
+
+
+def _stays(row: dict[str, Any], directory: RunDirectory, step: int) -> bool:
+    if any(name.startswith("recon/") for name in row):
+        return directory.has_step(row["step"])
+    return row["step"] < step or (row["step"] == step and "val/acc" in row)

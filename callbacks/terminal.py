@@ -1,0 +1,122 @@
+"""What the terminal shows while a run goes on: our lines, the training bar, and an inner bar."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lit_recon.solvers import Row
+
+SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
+
+# Warnings that are no news here: a handful of samples in memory needs no workers and may have none
+# held out, a resumed run writes into its own directory, the others are Lightning's about itself.
+NO_NEWS = (
+    ".*does not have many workers",
+    ".*Total length of .* across ranks is zero",
+    ".*Checkpoint directory .* exists and is not empty",
+    ".*isinstance\\(treespec, LeafSpec\\)",
+    ".*torch.distributed.nn.functional.all_gather is deprecated",
+)
+CHATTER = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed")
+
+
+@contextmanager
+def only_our_lines() -> Iterator[None]:
+    """Keep Lightning's chatter off the terminal, and every other warning to one line."""
+    loggers = [logging.getLogger(name) for name in CHATTER]
+    form = warnings.formatwarning
+    with warnings.catch_warnings():
+        for message in NO_NEWS:
+            warnings.filterwarnings("ignore", message)
+        levels = [log.level for log in loggers]
+        for log in loggers:
+            log.setLevel(logging.WARNING)
+        warnings.formatwarning = lambda message, *_, **__: f"train.py: warning: {message}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = form
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)
+
+
+class StepProgressBar(ProgressBar):
+    """One bar over the steps of the whole run, gone when it ends.
+
+    Lightning's bars run over one epoch each, which here is often a single step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            transient=True,
+        )
+        self._task = self._progress.add_task("train", total=None, visible=False, numbers="")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._progress.start()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = trainer.estimated_stepping_batches
+        total = steps if isfinite(steps) else None
+        self._progress.update(self._task, total=total, completed=trainer.global_step, visible=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        self._progress.update(self._task, completed=trainer.global_step)
+        if self._turn():
+            values = trainer.progress_bar_metrics.items()
+            numbers = ", ".join(f"{name} {value:.3g}" for name, value in values)
+            self._progress.update(self._task, numbers=numbers)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._progress.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def inner(self, description: str) -> Iterator[Callable[[Row], None]]:
+        """A bar under the training bar, there for as long as the block runs.
+
+        Gives a function that shows a row of a solver's curve.
+        """
+        task = self._progress.add_task(description, total=None, numbers="")
+
+        def show(row: Row) -> None:
+            if self._turn():
+                numbers = f"{row.phase}, loss {row.loss:.1e}"
+                self._progress.update(task, completed=row.step, numbers=numbers)
+
+        try:
+            yield show
+        finally:
+            self._progress.remove_task(task)
+
+    def _turn(self) -> bool:
+        """Whether it is time to look again."""
+        now = time.monotonic()
+        if now - self._looked < SECONDS:
+            return False
+        self._looked = now
+        return True

@@ -1,0 +1,67 @@
+"""The text of ``--help``: every flag of every class, from the constructors."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+
+from lit_recon.flags.options import Group, Option
+
+WIDTH = 100
+
+
+def describe(groups: Sequence[Group]) -> str:
+    """All flags, group by group, with description, what can be given, and default."""
+    inner = {group.name for group in groups}
+    return "\n".join(line for group in groups for line in _group(group, inner))
+
+
+def _group(group: Group, elsewhere: Collection[str]) -> Iterator[str]:
+    """The lines of one group; what an earlier class has in the same words is only named."""
+    if group.base is not None:
+        yield f"--{group.name} {' | '.join(group.class_names)}"
+    told: list[tuple[str, Option, str]] = []
+    for cls in group.classes:
+        yield from _heading(group, cls)
+        same: dict[str, list[str]] = {}
+        for flag, option in group.options(cls).items():
+            earlier = [name for *known, name in told if known == [flag, option]]
+            if earlier:
+                same.setdefault(earlier[0], []).append(f"--{flag}")
+            elif flag not in elsewhere:
+                told.append((flag, option, cls.__name__))
+                yield from _flag(flag, option)
+        for name, flags in same.items():
+            yield from _wrapped(f"and, as {name}: {', '.join(flags)}", indent=4)
+    yield ""
+
+
+def _heading(group: Group, cls: type) -> Iterator[str]:
+    text = inspect.getdoc(cls) or inspect.getdoc(vars(cls)["__init__"]) or ""
+    summary = text.partition("\n")[0]
+    if group.base is None:
+        yield f"--{group.name}.*  {summary}"
+        return
+    default = " (default)" if cls is group.classes[0] else ""
+    yield ""
+    yield from _wrapped(f"--{group.name} {cls.__name__}{default}: {summary}", indent=2)
+
+
+def _flag(flag: str, option: Option) -> Iterator[str]:
+    # Lightning's descriptions end in its own defaults, which are not always those here.
+    text = option.text.partition("Default: ")[0].rstrip(". ")
+    yield f"    --{flag}"
+    yield from _wrapped(f"{text} ({option.wanted}; default {_yaml(option.default)})", indent=8)
+
+
+def _yaml(value: object) -> str:
+    """A value as it is typed."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    return f"'[{', '.join(map(str, value))}]'" if isinstance(value, list | tuple) else str(value)
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    space = " " * indent
+    return textwrap.wrap(text, WIDTH, initial_indent=space, subsequent_indent=space)
