@@ -480,7 +480,7 @@ def build_trainer(
     bars = [StepProgressBar()] if settings["enable_progress_bar"] else []
     trainer = Trainer(
         **settings,
-        logger=[logger for logger in (JsonlLogger(directory), wandb_logger) if logger],
+        logger=[logger for logger in (JsonlLogger(directory), wandb_logger) if logger is not None],
         callbacks=[*callbacks, *bars],
         plugins=[WholeCheckpoints()],
         default_root_dir=directory.path,

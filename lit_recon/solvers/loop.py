@@ -41,7 +41,7 @@ _SENTENCES = {
     Status.OUT_OF_TIME: "the time budget ran out; these are the best candidates so far",
     Status.NONFINITE: "the weights or the loss are not finite",
     Status.NO_SIGNAL: "the readout has not moved from its start, so the weights tell nothing",
-    Status.UNDERDETERMINED: "the loss reached its floor, but with p below d n wrong inputs do so too",
+    Status.UNDERDETERMINED: "the loss reached its floor, but wrong inputs do so too below d n",
     Status.NOT_IDENTIFIABLE: "there are fewer features than candidates: any inputs fit the readout",
 }
 

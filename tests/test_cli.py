@@ -1,0 +1,655 @@
+"""The command line as people use it: what is typed, what is answered, and what is left on disk."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning import Trainer
+from PIL import Image
+from safetensors.torch import load_file
+
+import datamodules
+import train
+from callbacks import StepCheckpoint
+from callbacks.reconstruction import NUMBERS
+from lit_recon import methods, models, modules, solvers
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "100"]
+PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
+SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
+QUIET = ["--wandb.mode", "disabled"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    """Types a command in an empty folder; gives the exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(train.RUN_PATH, raising=False)
+    handler = signal.getsignal(signal.SIGINT)
+
+    def type_(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = train.main([*argv, *QUIET])
+        return status, *capsys.readouterr()
+
+    yield type_
+    signal.signal(signal.SIGINT, handler)  # an interrupted trainer changes it
+
+
+def configured(*argv: str) -> dict[str, Any]:
+    """The flags that a command comes to, before data are loaded."""
+    command = train.command_line()
+    sources, _ = train.read_sources(command, list(argv))
+    config = command.parse(sources)
+    train.settle_seeds(config)
+    train.settle_size(config, sources)
+    train.settle_length(config, given=set())
+    return command.values(config)
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(directory: Path, step: int) -> torch.Tensor:
+    file = directory / "checkpoints" / f"step={step:08d}.ckpt"
+    return torch.load(file, weights_only=True)["state_dict"]["model.readout.weight"]
+
+
+def candidates(directory: Path, step: int) -> torch.Tensor:
+    return load_file(directory / "recon" / f"step={step:08d}" / "candidates.safetensors")[
+        "candidates"
+    ]
+
+
+def shell(*argv: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Types a command in a shell of its own, that knows nothing of this user's W&B."""
+    environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *argv],
+        cwd=home,
+        env=environment | {"HOME": str(home), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+# --- help
+
+
+def test_help_answers_in_under_a_second(tmp_path: Path) -> None:
+    started = time.monotonic()
+    ended = shell("--help", home=tmp_path)
+    assert time.monotonic() - started < 1
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, train.HELP, "")
+
+
+CHOICES: dict[str, tuple[list[type], set[str]]] = {
+    "data": ([getattr(datamodules, name) for name in ("Photos", "CIFAR10Subset")], set()),
+    "data ": ([getattr(datamodules, name) for name in ("ImageFolderSubset", "Sphere")], set()),
+    "model": ([models.RandomFeatures], {"d", "k", "n"}),
+    "optim": ([modules.LeastSquares, modules.SGD, modules.Adam, modules.LBFGS], set()),
+    "recon": ([methods.ProjectionReconstructor], {"solver"}),
+    "recon.solver": ([solvers.GaussNewton, solvers.MomentumDescent], set()),
+    "checkpoint": ([StepCheckpoint], set()),
+    "trainer": ([Trainer], train.TAKEN),
+    "wandb": ([train.WandbFlags], set()),
+    "run": ([train.RunFlags], set()),
+}
+
+
+def test_fit_help_lists_every_flag_of_every_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["fit", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 110
+    for group, (classes, hidden) in CHOICES.items():
+        for cls in classes:
+            assert cls in (Trainer, StepCheckpoint) or cls.__name__ in text or "Flags" in str(cls)
+            for name in set(inspect.signature(cls).parameters) - hidden:
+                assert re.search(rf"--{group.strip()}\.{name}\b", text), (cls, name)
+    assert "number of training images over all classes" in text
+    assert "LeastSquares" in text
+    assert "<" not in text.replace("<=", "")  # no repr of a type or a default
+
+
+# --- configuration
+
+
+def test_no_flag_is_the_demo() -> None:
+    config = str(ROOT / "configs" / "rf_photos.yaml")
+    bare, demo = configured(), configured("--config", config)
+    assert bare.pop("model.p_over_dn") is None
+    ratio = demo.pop("model.p_over_dn")
+    assert bare == demo
+    sizes = [models.RandomFeatures(d=8, k=1, n=2, p_over_dn=given).p for given in (None, ratio)]
+    assert sizes[0] == sizes[1]
+
+
+def test_print_config_can_be_given_back(run: Run, tmp_path: Path) -> None:
+    flags = ["--data", "Sphere", "--optim", "SGD", "--optim.lr", "1e-7", "--recon.solver.damping"]
+    status, printed, _ = run(*flags, "0.5", "--checkpoint.at_steps", "[1, 5]", "--print_config")
+    assert status == 0
+    (tmp_path / "given.yaml").write_text(printed)
+    assert run("--config", "given.yaml", "--print_config") == (0, printed, "")
+    settings = yaml.safe_load(printed)
+    assert settings["optim"]["init_args"]["lr"] == 1e-7
+    assert settings["recon"]["init_args"]["solver"]["init_args"]["damping"] == 0.5
+    assert settings["checkpoint"]["at_steps"] == [1, 5]
+
+
+def test_a_flag_wins_wherever_it_stands_and_a_later_file_over_an_earlier(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("data:\n  class_path: Sphere\n  init_args: {n: 3, d: 5}\nrun: {seed: 7}\n")
+    second.write_text("data: {init_args: {d: 6}}\n")
+    flags = configured("--data.n", "9", "--config", str(first), "--config", str(second))
+    assert (flags["data.n"], flags["data.d"], flags["run.seed"]) == (9, 6, 7)
+    assert flags["data.seed"] == flags["model.seed"] == flags["recon.seed"] == 7
+
+
+def test_what_was_given_for_a_class_holds_for_the_next_and_its_defaults_do_not() -> None:
+    cifar = str(ROOT / "configs" / "rf_cifar10.yaml")
+    folder = configured("--config", cifar, "--data", "ImageFolderSubset", "--data.root", "x")
+    assert folder["data.classes"] == ["frog", "truck"]
+    assert configured("--data.root", "x", "--data", "ImageFolderSubset")["data.image_size"] is None
+    assert configured("--data", "CIFAR10Subset")["data.classes"] == ["frog", "truck"]
+    assert configured("--optim.lr", "0.1", "--optim", "SGD")["optim.lr"] == 0.1
+
+
+def test_a_preset_on_top_of_a_configuration() -> None:
+    files = [ROOT / "configs" / "rf_cifar10.yaml", ROOT / "configs" / "presets" / "iurada2025.yaml"]
+    flags = configured(*[f"--config={file}" for file in files], "--recon.solver.lr", "20")
+    assert flags["data"].endswith("CIFAR10Subset")
+    assert flags["model.p"] == 100_000
+    assert flags["recon.solver"].endswith("MomentumDescent")
+    assert (flags["recon.solver.lr"], flags["recon.solver.surrogate_slope"]) == (20, 0.02)
+    assert configured()["recon.solver"] == "lit_recon.solvers.GaussNewton"
+
+
+@pytest.mark.parametrize(
+    ("flags", "p", "ratio"),
+    [
+        (["--config=rf_photos.yaml", "--model.p", "30"], 30, None),
+        (["--config=rf_sphere.yaml", "--model.p_over_dn", "4"], None, 4),
+        (["--config=rf_sphere.yaml", "--config=rf_photos.yaml"], None, 3),
+        (["--config=rf_photos.yaml", "--config=rf_sphere.yaml"], 2000, None),
+    ],
+)
+def test_the_last_word_on_the_number_of_features(
+    flags: list[str], p: int | None, ratio: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT / "configs")
+    found = configured(*flags)
+    assert (found["model.p"], found["model.p_over_dn"]) == (p, ratio)
+
+
+def test_training_stops_and_is_logged_in_reasonable_numbers() -> None:
+    closed = configured()
+    assert (closed["trainer.max_steps"], closed["trainer.max_epochs"]) == (1, None)
+    assert configured("--optim", "SGD")["trainer.max_epochs"] == train.EPOCHS
+    long = configured("--optim", "SGD", "--trainer.max_steps", "100000", "--data.batch_size", "5")
+    assert long["trainer.log_every_n_steps"] == 100
+    assert long["trainer.check_val_every_n_epoch"] == 50
+
+
+# --- bad input
+
+
+def refused(answer: tuple[int, str, str]) -> str:
+    """The one line of a refusal, which leaves no run directory."""
+    status, _, error = answer
+    assert status == 2, error
+    (line,) = error.splitlines()
+    assert line.startswith("train.py: ")
+    assert not Path("runs").exists()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        # flags and values
+        ("--data.nn 3", "--data.nn 3 no such flag of Photos did you mean --data.n"),
+        ("--trainer.max_step 3", "--trainer.max_step 3 did you mean --trainer.max_steps"),
+        ("--frob 1", "--frob 1 no such flag --help"),
+        ("--data.root x", "--data.root x of Photos CIFAR10Subset and ImageFolderSubset have it"),
+        ("--optim.lr 0.1", "--optim.lr 0.1 of LeastSquares LBFGS, SGD and Adam have it"),
+        ("--recon.solver.lr 20", "--recon.solver.lr GaussNewton MomentumDescent has it"),
+        ("--model.d 4", "--model.d 4 no such flag of RandomFeatures"),
+        ("--data.n ten", "--data.n ten give a whole number"),
+        ("--data.n 1.5", "--data.n 1.5 give a whole number"),
+        ("--data.n null", "--data.n null give a whole number"),
+        ("--data.selection last", "--data.selection last give first or random"),
+        ("--wandb.mode ofline", "--wandb.mode auto, online, offline or disabled"),
+        ("--model.activation relu6", "--model.activation relu6 relu, relu+tanh, tanh or elu"),
+        ("--data.classes foo", "--data.classes foo a list such as '[a, b]' or null"),
+        ("--checkpoint.at_steps 1,2", "--checkpoint.at_steps 1,2 a list such as '[1, 10]'"),
+        ("--run.resume maybe", "--run.resume maybe true or false"),
+        ("--data Foto", "--data Foto Photos, CIFAR10Subset, ImageFolderSubset or Sphere"),
+        ("--data ReconDataModule", "--data ReconDataModule give Photos"),
+        ("--model OneHiddenLayer", "--model OneHiddenLayer give RandomFeatures"),
+        ("--recon.solver Newton", "--recon.solver Newton GaussNewton or MomentumDescent"),
+        ("--data.n", "--data.n without a value"),
+        ("--data.n 4 5", "5 is no flag"),
+        ("sweeep", "sweeep give fit"),
+        # what constructors refuse
+        ("--data.n 0", "--data.n 0 at least 1"),
+        ("--data.n 5", "--data.n 5 2 classes 4 or 6"),
+        ("--data.n 1000", "--data.n 1000 class china holds 143"),
+        ("--data.classes [frog]", "--data.classes frog china, flower"),
+        ("--data.image_size 7", "--data.image_size 7 one of 32, 16, 8"),
+        ("--data.seed -1", "--data.seed -1 at least 0"),
+        ("--data ImageFolderSubset", "--data.root null needs it"),
+        ("--data ImageFolderSubset --data.root nowhere", "--data.root nowhere no such folder"),
+        ("--data ImageFolderSubset --data.root empty", "--data.root empty no class folder"),
+        ("--model.p 0", "--model.p 0 at least 1"),
+        ("--model.p_over_dn -1", "--model.p_over_dn -1.0 above 0"),
+        ("--model.p 3 --model.p_over_dn 2", "--model.p_over_dn either this or --model.p"),
+        ("--optim SGD --optim.lr -1", "--optim.lr -1.0 finite number, 0 or more"),
+        ("--optim SGD --optim.lr .nan", "--optim.lr nan finite number, 0 or more"),
+        ("--data.batch_size 2", "--data.batch_size 2 LeastSquares --optim SGD"),
+        ("--checkpoint.keep 0", "--checkpoint.keep 0 at least 1"),
+        ("--recon.max_seconds 0", "--recon.max_seconds 0.0 above 0"),
+        ("--run.seed -1", "--run.seed -1 0 or more"),
+        ("--run.name a/b", "--run.name 'a/b' letters, digits"),
+        ("--run.resume true", "--run.resume true needs --run.name"),
+        # what Lightning refuses
+        ("--trainer.accelerator foo", "--trainer.accelerator foo cpu"),
+        ("--trainer.devices 0", "--trainer.devices 0"),
+        ("--trainer.strategy foo", "--trainer.strategy foo ddp"),
+        ("--trainer.max_steps -5", "--trainer.max_steps -5"),
+        ("--trainer.max_steps 0", "--trainer.max_steps 0 more than 0"),
+        ("--trainer.profiler foo", "--trainer.profiler foo simple"),
+        ("--trainer.max_time soon", "--trainer.max_time soon DD:HH:MM:SS"),
+        ("--trainer.val_check_interval 9", "--trainer.val_check_interval 9"),
+        (
+            "--trainer.devices 3 --trainer.accelerator cpu --trainer.strategy ddp",
+            "--data.n 10 3 processes --trainer.devices 1",
+        ),
+        # configuration files
+        ("--config nowhere.yaml", "--config nowhere.yaml cannot be read No such file"),
+        ("--config broken.yaml", "--config broken.yaml is no YAML at line 2"),
+        ("--config list.yaml", "--config list.yaml no groups"),
+        ("--config keys.yaml", "--frob 1 in keys.yaml no such flag"),
+        ("--config deep.yaml", "--recon.solver.dampin 3 in deep.yaml --recon.solver.damping"),
+        ("--config value.yaml", "--data.n None in value.yaml a whole number"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    argv: str, words: str, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, text in {
+        "broken": "data: [1,\n",
+        "list": "- 1\n",
+        "keys": "frob: 1\n",
+        "deep": "recon: {init_args: {solver: {init_args: {dampin: 3}}}}\n",
+        "value": "data: {init_args: {n: null}}\n",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    line = refused(run(*argv.split()))
+    at = -1
+    for word in words.split():
+        at = line.find(word, at + 1)
+        assert at >= 0, (word, line)
+
+
+def test_cifar10_without_a_network_names_the_remedies(run: Run) -> None:
+    line = refused(run("--data", "CIFAR10Subset", "--data.url", "http://127.0.0.1:9/cifar"))
+    for remedy in ("archive", "--data.url MIRROR", "ImageFolderSubset", "--data Photos"):
+        assert remedy in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {class_path: evil.Photos}",
+        "model: {class_path: evil.RandomFeatures}",
+        "recon: {init_args: {solver: {class_path: evil.GaussNewton}}}",
+        "recon: {init_args: {solver: evil.GaussNewton}}",
+        "trainer: {profiler: {class_path: evil.Profiler}}",
+        "trainer: {strategy: {class_path: evil.Strategy, init_args: {a: 1}}}",
+        "trainer: {plugins: [{class_path: evil.Plugin}]}",
+        "trainer: {callbacks: [{class_path: evil.Callback}]}",
+        "trainer: {devices: [{class_path: evil.Device}]}",
+        "class_path: evil.Main",
+        "run: {name: !!python/object/apply:evil.run []}",
+    ],
+)
+def test_a_file_cannot_name_other_peoples_code(
+    text: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text("open('imported', 'w').close()\n")
+    (tmp_path / "given.yaml").write_text(text + "\n")
+    refused(run("--config", "given.yaml"))
+    assert not (tmp_path / "imported").exists()
+
+
+def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    named = [*SPHERE, "--run.name", "one", "--recon.enabled", "false"]
+    assert run(*named)[0] == 0
+    before = (tmp_path / "runs" / "one" / "config.yaml").stat()
+    status, _, error = run(*named)
+    assert status == 2
+    assert "--run.resume true" in error
+    assert "--run.overwrite true" in error
+    # What is refused for another reason does not cost the run that would have been replaced.
+    assert run(*named, "--run.overwrite", "true", "--trainer.accelerator", "foo")[0] == 2
+    assert (tmp_path / "runs" / "one" / "config.yaml").stat() == before
+    assert run(*named, "--run.overwrite", "true")[0] == 0
+    (tmp_path / "file").touch()
+    status, _, error = run(*named, "--run.dir", "file/runs")
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith("train.py: --run.dir file/runs: cannot be written")
+
+
+# --- runs
+
+
+def folder_of_images(root: Path) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("frog", "truck"):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
+    given = yaml.safe_load(file.read_text())
+    shrunk = ["--recon.max_seconds", "1", "--data.n", "4", "--run.name", "r"]
+    source = given.get("data", {}).get("class_path", "Photos")
+    if source == "CIFAR10Subset":
+        folder = folder_of_images(tmp_path / "images")
+        shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder)]
+    shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
+    shrunk += ["--model.p", "400"]
+    status, _, error = run("fit", "--config", str(file), *shrunk)
+    assert (status, error) == (0, "")
+    assert [row["step"] for row in rows(tmp_path / "runs" / "r") if "train/loss" in row] == [0, 1]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run of photographs in a process of its own, offline: its directory, and what it printed."""
+    home = tmp_path_factory.mktemp("real")
+    ended = shell(*PHOTOS, "--run.name", "one", "--wandb.tags", "[a, b]", home=home)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return home / "runs" / "one", ended.stdout.splitlines()
+
+
+def test_a_run_prints_our_lines_and_no_others(real: tuple[Path, list[str]]) -> None:
+    patterns = [
+        "W&B: offline, because there is no API key; .*wandb sync.*",
+        r"step 0: 0 of 4 images recovered, 0 exact to the pixel \(.*the weights tell nothing\)",
+        r"step 1: 4 of 4 images recovered, 4 exact to the pixel \(direction error .*loss .* s; .*\)",
+        "",
+        "4 of 4 images recovered, 4 exact to the pixel",
+        "picture +runs/one/recon/step=00000001/grid.png",
+        "run directory +runs/one",
+        "W&B +.*wandb leet runs/one/wandb/offline-run-.*",
+    ]
+    lines = real[1]
+    assert len(lines) == len(patterns)
+    for pattern, line in zip(patterns, lines, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[str]]) -> None:
+    directory = real[0]
+    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    ours = {path for path in found if not path.startswith("wandb/")}
+    steps = ("00000000", "00000001")
+    parts = ("metrics.json", "candidates.safetensors", "grid.png", "curve.csv")
+    assert ours == {
+        "config.yaml",
+        "provenance.json",
+        "metrics.jsonl",
+        *(f"checkpoints/step={step}.ckpt" for step in steps),
+        *(f"recon/step={step}/{part}" for step in steps for part in parts),
+    }
+    assert not [path for path in found if "tmp-" in path and "artifacts" not in path]
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    """All records of the one offline segment of a run, as W&B's own reader prints them."""
+    (segment,) = directory.glob("wandb/offline-run-*")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    text = subprocess.check_output([*command, str(segment)], text=True, timeout=60)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_same_numbers_are_in_every_place(real: tuple[Path, list[str]]) -> None:
+    directory = real[0]
+    files = {step: directory / "recon" / f"step={step:08d}" / "metrics.json" for step in (0, 1)}
+    named = {f"recon/projection/{name}" for name in NUMBERS}
+    texts = {"recon/projection/status", "recon/projection/reason"}
+    history = [row["history"]["item"] for row in records(directory) if "history" in row]
+    logged = [row for row in rows(directory) if texts & row.keys()]
+    assert [(row["step"], row["epoch"]) for row in logged] == [(0, 0), (1, 1)]
+    for row in logged:
+        step = row["step"]
+        numbers = json.loads(files[step].read_text())
+        assert row.keys() == {"step", "epoch"} | named | texts
+        for name in named | texts:
+            assert row[name] == numbers[name.rpartition("/")[2]]
+        sent: dict[str, Any] = {}
+        for item in history:
+            if item["trainer/global_step"] == step:
+                sent |= {k: v for k, v in item.items() if k in named | texts}
+        expected = {k: v for k, v in row.items() if k in named and v is not None}
+        assert sent == {**expected, "recon/projection/status": row["recon/projection/status"]}
+    summary: dict[str, Any] = {}
+    for record in records(directory):
+        summary |= record.get("summary", {}).get("update", {})
+    assert summary["recon/projection/exact_fraction"] == 1
+    assert summary["recon/projection/reason"] == logged[-1]["recon/projection/reason"]
+    assert summary["train/loss"] == rows(directory)[-1]["train/loss"]
+
+
+def test_training_is_logged_at_the_step_of_its_weights(real: tuple[Path, list[str]]) -> None:
+    directory = real[0]
+    logged = [row for row in rows(directory) if "recon/projection/status" not in row]
+    assert [sorted(row.keys() - {"epoch"}) for row in logged] == [
+        ["step", "train/acc", "train/loss"],
+        ["step", "val/acc"],
+        ["step", "train/acc", "train/loss"],
+    ]
+    assert [row["step"] for row in logged] == [0, 1, 1]
+    assert (logged[0]["train/loss"], logged[2]["train/acc"]) == (1.0, 1.0)
+    assert logged[2]["train/loss"] < 1e-9
+    history = [row["history"]["item"] for row in records(directory) if "history" in row]
+    sent = [
+        (item["trainer/global_step"], item["train/loss"])
+        for item in history
+        if "train/loss" in item
+    ]
+    assert sent == [(row["step"], row["train/loss"]) for row in logged if "train/loss" in row]
+
+
+def test_every_number_is_drawn_over_the_training_step(real: tuple[Path, list[str]]) -> None:
+    axes = {
+        record["metric"]["name"]: record["metric"].get("step_metric")
+        for record in records(real[0])
+        if "metric" in record
+    }
+    assert axes.pop("trainer/global_step") is None
+    assert set(axes.values()) == {"trainer/global_step"}
+    assert set(axes) == {f"recon/projection/{name}" for name in NUMBERS} | set(
+        train.TRAINING_NUMBERS
+    )
+
+
+def test_the_picture_in_wandb_is_the_one_on_disk(real: tuple[Path, list[str]]) -> None:
+    directory = real[0]
+    media = directory.glob("wandb/offline-run-*/files/media/images/recon/projection/grid*.png")
+    sent = {np.asarray(Image.open(path).convert("RGB")).tobytes() for path in media}
+    disk = [np.asarray(Image.open(path).convert("RGB")) for path in directory.glob("recon/*/*.png")]
+    assert sent == {pixels.tobytes() for pixels in disk}
+    for pixels in disk:
+        assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_a_finished_run_can_be_run_again_from_its_own_configuration(
+    real: tuple[Path, list[str]], run: Run, tmp_path: Path
+) -> None:
+    directory = real[0]
+    settings = yaml.safe_load((directory / "config.yaml").read_text())
+    assert settings["model"]["init_args"] == {
+        "p": 4 * 4 * 192,
+        "p_over_dn": None,
+        "activation": "relu",
+        "seed": 0,
+    }
+    assert settings["data"]["init_args"]["seed"] == settings["recon"]["init_args"]["seed"] == 0
+    assert settings["run"]["name"] is None
+    sent = next(record["run"] for record in records(directory) if "run" in record)
+    assert sent["tags"] == ["a", "b"]
+    assert sent["config"]["update"]["model"] == settings["model"]
+    status, _, error = run("--config", str(directory / "config.yaml"), "--run.name", "again")
+    assert (status, error) == (0, "")
+    again = tmp_path / "runs" / "again"
+    assert torch.equal(weights(again, 1), weights(directory, 1))
+    assert torch.allclose(candidates(again, 1), candidates(directory, 1))
+
+
+def test_fewer_features_than_samples_is_no_error(run: Run, tmp_path: Path) -> None:
+    status, _, error = run(*SPHERE, "--model.p", "3", "--run.name", "r")
+    assert (status, error) == (0, "")
+    last = rows(tmp_path / "runs" / "r")[-2]
+    assert last["recon/projection/status"] == "not_identifiable"
+    assert last["recon/projection/projection_loss"] is None
+
+
+def test_without_reconstruction(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run(*SPHERE, "--recon.enabled", "false", "--run.name", "r")
+    assert status == 0
+    assert out.splitlines()[1:] == ["", "run directory  runs/r"]
+    assert len(list((tmp_path / "runs" / "r" / "checkpoints").iterdir())) == 2
+    assert not (tmp_path / "runs" / "r" / "recon").exists()
+
+
+def test_adam_is_warned_about_and_runs(run: Run) -> None:
+    with pytest.warns(UserWarning, match="leaves the span"):
+        status = run(*SPHERE, "--optim", "Adam", "--trainer.max_steps", "2", *SHORT)[0]
+    assert status == 0
+
+
+SHORT = ["--recon.max_seconds", "0.2"]
+
+
+def test_nan_in_training_ends_the_run_and_keeps_the_files(tmp_path: Path) -> None:
+    flags = ["--optim", "SGD", "--optim.lr", "1e30", "--trainer.max_steps", "50"]
+    ended = shell(*SPHERE, *flags, "--run.name", "r", "--wandb.mode", "offline", home=tmp_path)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("train.py: the training loss is not finite at step 1 with SGD(lr=1e+30")
+    directory = tmp_path / "runs" / "r"
+    assert (directory / "checkpoints" / "step=00000000.ckpt").exists()
+    assert (directory / "recon" / "step=00000000" / "metrics.json").exists()
+    assert [row["step"] for row in rows(directory)] == [0, 0]
+    assert records(directory)[-1]["exit"]["exit_code"] == 1
+
+
+def comparable(directory: Path) -> dict[str, Any]:
+    """What two runs of one configuration share: everything but times."""
+    found: dict[str, Any] = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.suffix in (".json", ".jsonl") and path.name != "provenance.json":
+            found[name] = re.sub(r'seconds": [0-9.e-]+', "", path.read_text())
+        elif path.suffix == ".safetensors":
+            found[name] = path.read_bytes()
+        elif path.suffix == ".ckpt":
+            found[name] = weights(directory, int(path.stem[5:])).numpy().tobytes()
+        elif path.is_file():
+            found[name] = None
+    return found
+
+
+@pytest.mark.parametrize("stop", [0, 2, 4])
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    stop: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*SPHERE, *SGD, "--trainer.max_steps", "4", "--checkpoint.at_steps", "[2]"]
+    assert run(*flags, "--run.name", "whole")[0] == 0
+    reconstruct = methods.ProjectionReconstructor.reconstruct
+    done: list[int] = []
+
+    def interrupted(self: Any, knowledge: Any, random: Any, on_step: Any) -> Any:
+        done.append(len(done) * 2)
+        if done[-1] != stop:
+            return reconstruct(self, knowledge, random, on_step)
+
+        def interrupt(row: Any) -> None:
+            raise KeyboardInterrupt
+
+        reconstruct(self, knowledge, random, interrupt)
+        raise KeyboardInterrupt  # where there is nothing to attack there is no step
+
+    monkeypatch.setattr(methods.ProjectionReconstructor, "reconstruct", interrupted)
+    status, _, error = run(*flags, "--run.name", "cut")
+    assert status == 130
+    assert error.count("\n") == 1
+    assert "--run.name cut --run.resume true" in error
+    cut = tmp_path / "runs" / "cut"
+    kept = {path: path.stat() for path in cut.glob("recon/*/*")}
+    assert len(kept) == 4 * stop // 2
+    assert weights(cut, stop) is not None
+
+    monkeypatch.setattr(methods.ProjectionReconstructor, "reconstruct", reconstruct)
+    status, out, error = run("--run.name", "cut", "--run.resume", "true")
+    assert (status, error) == (0, "")
+    assert "of 4 samples recovered" in out
+    assert {path: path.stat() for path in kept} == kept  # not done again
+    assert comparable(cut) == comparable(tmp_path / "runs" / "whole")
+
+
+def test_what_may_change_when_a_run_goes_on(run: Run) -> None:
+    assert run(*SPHERE, *SGD, "--trainer.max_steps", "2", "--run.name", "r", *SHORT)[0] == 0
+    again = ["--run.name", "r", "--run.resume", "true"]
+    status, _, error = run(*again, "--optim.lr", "0.5")
+    assert status == 2
+    assert "--optim.lr 0.5: the run to go on with has 0.001" in error
+    status, out, _ = run(*again, "--trainer.max_steps", "3")
+    assert status == 0
+    assert "resumed with --trainer.max_steps 3 instead of 2" in out
+    assert "step 3: " in out
+    assert "step 2: " not in out
+
+
+def test_two_processes_end_as_one(run: Run, tmp_path: Path) -> None:
+    ddp = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+    ended = shell(*SPHERE, *ddp, "--run.name", "two", "--wandb.mode", "offline", home=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(re.findall(r"^step ", ended.stdout, re.MULTILINE)) == 2
+    two = tmp_path / "runs" / "two"
+    assert [path.name for path in two.parent.iterdir()] == ["two"]
+    assert len(list(two.glob("wandb/offline-run-*"))) == 1
+    assert run(*SPHERE, "--run.name", "one")[0] == 0
+    one = tmp_path / "runs" / "one"
+    assert torch.allclose(weights(two, 1), weights(one, 1))
+    assert torch.allclose(candidates(two, 1), candidates(one, 1), atol=1e-4)
+    assert [row["step"] for row in rows(two)] == [row["step"] for row in rows(one)]
