@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lightning import Callback, Trainer
     from lightning.pytorch.loggers import WandbLogger
 
-    from callbacks import ReconstructionCallback
     from datamodules import ReconDataModule
     from lit_recon.flags import CommandLine, Group, Source
     from lit_recon.modules import Regression
@@ -166,11 +165,12 @@ def fit(argv: list[str]) -> None:
         data = build(config.data)
         settle_length(config, given={flag for source in sources for flag, _ in source.values})
         leader = check_trainer(config)
+        callbacks = build_callbacks(config)
         module = load(config, data)
         for change in resumed_changes(command.values(config), earlier):
             if leader:
                 print(change)
-        run(command, config, data, module, leader=leader)
+        run(command, config, data, module, callbacks, leader=leader)
 
 
 # Flags
@@ -219,7 +219,8 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
         The sources, weakest first, and the values of the run that goes on; none for a new one.
     """
     sources = command.read(argv)
-    flags = command.parse(sources).run
+    # Alone: the other flags may belong to classes that only the earlier configuration names.
+    flags = command.parse([source.only("run") for source in sources]).run
     file = os.path.join(flags.dir, flags.name or "", "config.yaml")
     if not (flags.resume and flags.name and os.path.exists(file)):
         return sources, {}
@@ -351,6 +352,21 @@ def named_class(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def build_callbacks(config: Namespace) -> Callable[[RunDirectory], list[Callback]]:
+    """When checkpoints are saved and what is done at each, once there is a run directory."""
+    from callbacks import ReconstructionCallback, StepCheckpoint
+
+    reconstructor = build(config.recon)
+    checkpoint = StepCheckpoint(**config.checkpoint.as_dict())
+
+    def callbacks(directory: RunDirectory) -> list[Callback]:
+        if not reconstructor.enabled:
+            return [checkpoint]
+        return [checkpoint, ReconstructionCallback(reconstructor, checkpoint, directory)]
+
+    return callbacks
+
+
 def load(config: Namespace, data: ReconDataModule) -> Regression:
     """The data, and sized by them the model in its LightningModule; the config gets the size."""
     from lightning import seed_everything
@@ -370,34 +386,31 @@ def run(
     config: Namespace,
     data: ReconDataModule,
     module: Regression,
+    callbacks: Callable[[RunDirectory], list[Callback]],
     *,
     leader: bool,
 ) -> None:
     """Everything that leaves files; bad flags are found before, as far as they can be."""
-    from callbacks import ReconstructionCallback, StepCheckpoint, saved_checkpoints
+    from callbacks import saved_checkpoints
     from lit_recon.errors import InputError
     from lit_recon.records.tracking import choose_wandb_mode
 
-    reconstructor = build(config.recon)
-    checkpoint = StepCheckpoint(**config.checkpoint.as_dict())
     mode, reason = choose_wandb_mode(config.wandb.mode)
     directory = open_directory(config, leader)
     record = configuration(command, config)
     if leader:
         print(reason)
         directory.write_text("config.yaml", record)
-    reconstruction = ReconstructionCallback(reconstructor, checkpoint, directory)
-    callbacks = [checkpoint, reconstruction] if reconstructor.enabled else [checkpoint]
     try:
         with wandb_run(config, record, directory, mode) as logger:
-            trainer = build_trainer(config, directory, callbacks, logger)
+            trainer = build_trainer(config, directory, callbacks(directory), logger)
             train(trainer, module, data, directory, config)
     except InputError:
         if leader and not saved_checkpoints(directory.path):
             shutil.rmtree(directory.path, ignore_errors=True)  # nothing was trained
         raise
     if leader:
-        conclude(directory, reconstruction, trainer)
+        conclude(directory, trainer.global_step)
 
 
 def configuration(command: CommandLine, config: Namespace) -> str:
@@ -526,15 +539,12 @@ def raised_by_lightning(error: Exception) -> bool:
     return f"{os.sep}lightning{os.sep}" in frame.filename
 
 
-def conclude(
-    directory: RunDirectory, reconstruction: ReconstructionCallback, trainer: Trainer
-) -> None:
-    """The last lines: what came back, and where to look at it."""
-    from callbacks.reconstruction import tally
+def conclude(directory: RunDirectory, step: int) -> None:
+    """The last lines: what came back at the last step, and where to look at it."""
+    from callbacks.reconstruction import read_results, tally
     from lit_recon.records.tracking import view_command
 
-    step = trainer.global_step
-    results = reconstruction.results.get(step)
+    results = read_results(directory, step)
     print()
     if results:
         print(tally(results))

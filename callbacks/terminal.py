@@ -12,16 +12,19 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lit_recon.solvers import Row
 
 SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
 
-# Warnings that are no news here: a handful of samples in memory needs no workers and may have none
-# held out, a resumed run writes into its own directory, the others are Lightning's about itself.
+# Warnings that are no news here: a handful of samples in memory needs no workers, is one batch, and
+# may have none held out; a resumed run writes into its own directory; the others are Lightning's
+# about itself.
 NO_NEWS = (
     ".*does not have many workers",
+    ".*is smaller than the logging interval",
     ".*Total length of .* across ranks is zero",
     ".*Checkpoint directory .* exists and is not empty",
     ".*isinstance\\(treespec, LeafSpec\\)",
@@ -54,9 +57,12 @@ class StepProgressBar(ProgressBar):
     """One bar over the steps of the whole run, gone when it ends.
 
     Lightning's bars run over one epoch each, which here is often a single step.
+
+    Args:
+        console: where to; None: the terminal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__()
         self._looked = 0.0
         self._progress = Progress(
@@ -65,6 +71,7 @@ class StepProgressBar(ProgressBar):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[numbers]}"),
+            console=console,
             transient=True,
         )
         self._task = self._progress.add_task("train", total=None, visible=False, numbers="")
@@ -106,7 +113,7 @@ class StepProgressBar(ProgressBar):
         def show(row: Row) -> None:
             if self._turn():
                 numbers = f"{row.phase}, loss {row.loss:.1e}"
-                self._progress.update(task, completed=row.step, numbers=numbers)
+                self._progress.update(task, completed=row.step, numbers=numbers, refresh=True)
 
         try:
             yield show

@@ -13,7 +13,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, flag: str, given: object, remedy: str) -> None:
-        super().__init__(f"{flag} {given}: {remedy}")
+        super().__init__(f"{flag} {given}".rstrip() + f": {remedy}")
         self.flag = flag
 
 

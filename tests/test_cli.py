@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "100"]
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
-QUIET = ["--wandb.mode", "disabled"]
+SHORT = ["--recon.max_seconds", "0.2"]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -44,11 +43,12 @@ def run(
     """Types a command in an empty folder; gives the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(train.RUN_PATH, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     handler = signal.getsignal(signal.SIGINT)
 
     def type_(*argv: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        status = train.main([*argv, *QUIET])
+        status = train.main(list(argv))
         return status, *capsys.readouterr()
 
     yield type_
@@ -81,27 +81,45 @@ def candidates(directory: Path, step: int) -> torch.Tensor:
     ]
 
 
-def shell(*argv: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """Types a command in a shell of its own, that knows nothing of this user's W&B."""
+def shell(*argv: str, home: Path) -> subprocess.Popen[str]:
+    """Starts a command in a shell of its own, that knows nothing of this user's W&B."""
     environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *argv],
         cwd=home,
         env=environment | {"HOME": str(home), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
     )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr, once it has ended."""
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    """A run in two processes, which goes on beside the tests, and the folder of its runs."""
+    home = tmp_path_factory.mktemp("two")
+    ddp = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+    process = shell(*SPHERE, *ddp, "--run.name", "two", "--wandb.mode", "offline", home=home)
+    yield home / "runs", process
+    process.kill()
+    process.wait()
 
 
 # --- help
 
 
-def test_help_answers_in_under_a_second(tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_help_needs_nothing_slow(tmp_path: Path) -> None:
     ended = shell("--help", home=tmp_path)
-    assert time.monotonic() - started < 1
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, train.HELP, "")
+    script = "import sys, train; train.main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 
 
 CHOICES: dict[str, tuple[list[type], set[str]]] = {
@@ -220,7 +238,7 @@ def refused(answer: tuple[int, str, str]) -> str:
     assert status == 2, error
     (line,) = error.splitlines()
     assert line.startswith("train.py: ")
-    assert not Path("runs").exists()
+    assert not list(Path().glob("runs/*"))
     return line
 
 
@@ -270,8 +288,8 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--checkpoint.keep 0", "--checkpoint.keep 0 at least 1"),
         ("--recon.max_seconds 0", "--recon.max_seconds 0.0 above 0"),
         ("--run.seed -1", "--run.seed -1 0 or more"),
-        ("--run.name a/b", "--run.name 'a/b' letters, digits"),
-        ("--run.resume true", "--run.resume true needs --run.name"),
+        ("--model.p 9 --run.name a/b", "--run.name 'a/b' letters, digits"),
+        ("--model.p 9 --run.resume true", "--run.resume true needs --run.name"),
         # what Lightning refuses
         ("--trainer.accelerator foo", "--trainer.accelerator foo cpu"),
         ("--trainer.devices 0", "--trainer.devices 0"),
@@ -280,7 +298,7 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--trainer.max_steps 0", "--trainer.max_steps 0 more than 0"),
         ("--trainer.profiler foo", "--trainer.profiler foo simple"),
         ("--trainer.max_time soon", "--trainer.max_time soon DD:HH:MM:SS"),
-        ("--trainer.val_check_interval 9", "--trainer.val_check_interval 9"),
+        ("--model.p 9 --trainer.val_check_interval 9", "--trainer.val_check_interval 9"),
         (
             "--trainer.devices 3 --trainer.accelerator cpu --trainer.strategy ddp",
             "--data.n 10 3 processes --trainer.devices 1",
@@ -379,7 +397,7 @@ def folder_of_images(root: Path) -> Path:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
     given = yaml.safe_load(file.read_text())
-    shrunk = ["--recon.max_seconds", "1", "--data.n", "4", "--run.name", "r"]
+    shrunk = [*SHORT, "--data.n", "4", "--run.name", "r"]
     source = given.get("data", {}).get("class_path", "Photos")
     if source == "CIFAR10Subset":
         folder = folder_of_images(tmp_path / "images")
@@ -395,16 +413,17 @@ def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) 
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A run of photographs in a process of its own, offline: its directory, and what it printed."""
     home = tmp_path_factory.mktemp("real")
-    ended = shell(*PHOTOS, "--run.name", "one", "--wandb.tags", "[a, b]", home=home)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return home / "runs" / "one", ended.stdout.splitlines()
+    process = shell(*PHOTOS, "--run.name", "one", "--wandb.tags", "[a, b]", home=home)
+    status, out, error = ended(process)
+    assert (status, error) == (0, "")
+    return home / "runs" / "one", out.splitlines()
 
 
 def test_a_run_prints_our_lines_and_no_others(real: tuple[Path, list[str]]) -> None:
     patterns = [
         "W&B: offline, because there is no API key; .*wandb sync.*",
         r"step 0: 0 of 4 images recovered, 0 exact to the pixel \(.*the weights tell nothing\)",
-        r"step 1: 4 of 4 images recovered, 4 exact to the pixel \(direction error .*loss .* s; .*\)",
+        r"step 1: 4 of 4 images recovered, 4 exact to the pixel \(.*, loss .* s; .*\)",
         "",
         "4 of 4 images recovered, 4 exact to the pixel",
         "picture +runs/one/recon/step=00000001/grid.png",
@@ -480,12 +499,8 @@ def test_training_is_logged_at_the_step_of_its_weights(real: tuple[Path, list[st
     assert [row["step"] for row in logged] == [0, 1, 1]
     assert (logged[0]["train/loss"], logged[2]["train/acc"]) == (1.0, 1.0)
     assert logged[2]["train/loss"] < 1e-9
-    history = [row["history"]["item"] for row in records(directory) if "history" in row]
-    sent = [
-        (item["trainer/global_step"], item["train/loss"])
-        for item in history
-        if "train/loss" in item
-    ]
+    items = [row["history"]["item"] for row in records(directory) if "history" in row]
+    sent = [(i["trainer/global_step"], i["train/loss"]) for i in items if "train/loss" in i]
     assert sent == [(row["step"], row["train/loss"]) for row in logged if "train/loss" in row]
 
 
@@ -557,14 +572,11 @@ def test_adam_is_warned_about_and_runs(run: Run) -> None:
     assert status == 0
 
 
-SHORT = ["--recon.max_seconds", "0.2"]
-
-
-def test_nan_in_training_ends_the_run_and_keeps_the_files(tmp_path: Path) -> None:
+def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Path) -> None:
     flags = ["--optim", "SGD", "--optim.lr", "1e30", "--trainer.max_steps", "50"]
-    ended = shell(*SPHERE, *flags, "--run.name", "r", "--wandb.mode", "offline", home=tmp_path)
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+    status, _, error = run(*SPHERE, *flags, "--run.name", "r", "--wandb.mode", "offline")
+    assert status == 1
+    (line,) = error.splitlines()
     assert line.startswith("train.py: the training loss is not finite at step 1 with SGD(lr=1e+30")
     directory = tmp_path / "runs" / "r"
     assert (directory / "checkpoints" / "step=00000000.ckpt").exists()
@@ -589,7 +601,7 @@ def comparable(directory: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("stop", [0, 2, 4])
+@pytest.mark.parametrize("stop", [2, 4])
 def test_an_interrupted_run_goes_on_where_it_stopped(
     stop: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -615,7 +627,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert error.count("\n") == 1
     assert "--run.name cut --run.resume true" in error
     cut = tmp_path / "runs" / "cut"
-    kept = {path: path.stat() for path in cut.glob("recon/*/*")}
+    kept = {path: path.stat().st_ino for path in cut.glob("recon/*/*")}
     assert len(kept) == 4 * stop // 2
     assert weights(cut, stop) is not None
 
@@ -623,7 +635,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     status, out, error = run("--run.name", "cut", "--run.resume", "true")
     assert (status, error) == (0, "")
     assert "of 4 samples recovered" in out
-    assert {path: path.stat() for path in kept} == kept  # not done again
+    assert {path: path.stat().st_ino for path in kept} == kept  # not done again
     assert comparable(cut) == comparable(tmp_path / "runs" / "whole")
 
 
@@ -640,16 +652,15 @@ def test_what_may_change_when_a_run_goes_on(run: Run) -> None:
     assert "step 2: " not in out
 
 
-def test_two_processes_end_as_one(run: Run, tmp_path: Path) -> None:
-    ddp = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
-    ended = shell(*SPHERE, *ddp, "--run.name", "two", "--wandb.mode", "offline", home=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert len(re.findall(r"^step ", ended.stdout, re.MULTILINE)) == 2
-    two = tmp_path / "runs" / "two"
-    assert [path.name for path in two.parent.iterdir()] == ["two"]
-    assert len(list(two.glob("wandb/offline-run-*"))) == 1
+def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Path) -> None:
+    runs, process = two
+    status, out, error = ended(process)
+    assert (status, error) == (0, "")
+    assert len(re.findall(r"^step ", out, re.MULTILINE)) == 2
+    assert [path.name for path in runs.iterdir()] == ["two"]
+    assert len(list(runs.glob("two/wandb/offline-run-*"))) == 1
     assert run(*SPHERE, "--run.name", "one")[0] == 0
     one = tmp_path / "runs" / "one"
-    assert torch.allclose(weights(two, 1), weights(one, 1))
-    assert torch.allclose(candidates(two, 1), candidates(one, 1), atol=1e-4)
-    assert [row["step"] for row in rows(two)] == [row["step"] for row in rows(one)]
+    assert torch.allclose(weights(runs / "two", 1), weights(one, 1))
+    assert torch.allclose(candidates(runs / "two", 1), candidates(one, 1), atol=1e-4)
+    assert [row["step"] for row in rows(runs / "two")] == [row["step"] for row in rows(one)]

@@ -106,6 +106,14 @@ def test_a_reference_to_the_start_is_subtracted():
     assert direction_error(x, attack(shifted).candidates) < 1e-2
 
 
+def test_the_size_of_the_readout_does_not_matter():
+    x = sphere(4, 16, 0)
+    known = knowledge(trained(x, 300), 4, radius=4.0)
+    for scale in (1e-30, 1e36):
+        outcome = attack(replace(known, readout=known.readout * scale))
+        assert direction_error(x, outcome.candidates) < 1e-2
+
+
 def test_the_budget_returns_the_best_so_far_with_an_honest_status():
     x = sphere(20, 60, 0)
     outcome = attack(knowledge(trained(x, 1500), 20, radius=60**0.5), max_seconds=0.3)

@@ -28,6 +28,10 @@ class Source:
     file: str | None
     values: list[tuple[str, Any]]
 
+    def only(self, group: str) -> Source:
+        """The part that belongs to one group."""
+        return Source(self.file, [p for p in self.values if p[0].startswith(f"{group}.")])
+
     def given(self, value: Any) -> str:
         """How a message names a value."""
         return f"{value}" if self.file is None else f"{value} in {self.file}"

@@ -185,7 +185,7 @@ class ProjectionReconstructor(Reconstructor):
         return _Problem(
             map=map,
             activation=model.activation,
-            target=knowledge.target.detach().to(weight),
+            target=_unit(knowledge.target.detach()).to(weight),
             m=self.candidates or knowledge.n,
             pixels=knowledge.pixels,
             radius=radius,
@@ -301,6 +301,12 @@ class ProjectionReconstructor(Reconstructor):
             tries.append(minimise(objective, z, GaussNewton(), COARSE_TRIES, monitor, "coarse"))
         z = min(tries, key=lambda solution: float(solution.at.loss)).at.z @ basis
         return torch.cat([z[:count], z[count:] + linear])
+
+
+def _unit(target: Tensor) -> Tensor:
+    """The target (k, p) at norm 1, which the loss does not see, so that no square overflows."""
+    target = target.double()
+    return target / torch.linalg.vector_norm(target).clamp_min(torch.finfo(target.dtype).tiny)
 
 
 def _refusal(problem: _Problem) -> Status | None:
