@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -29,7 +30,7 @@ class LinearMap:
     def d(self) -> int:
         return self.weight.shape[1]
 
-    @property
+    @cached_property
     def mean_square(self) -> float:
         return float(torch.linalg.vector_norm(self.weight).square() / self.weight.numel())
 

@@ -128,11 +128,12 @@ def _orthonormal_rows(rows: Tensor) -> Tensor:
 
 def _moment(v: Tensor, weights: Tensor, down: Callable[[Tensor], Tensor]) -> Tensor:
     """(q, q) ``V^T diag(weights) V`` in the subspace, in float64, summed over blocks of rows."""
-    total = 0
+    q = down(v[:1]).shape[1]
+    total = torch.zeros(q, q, dtype=torch.float64, device=v.device)
     for rows, part in zip(v.split(BLOCK_ROWS), weights.split(BLOCK_ROWS), strict=True):
         coordinates = down(rows)
-        total = total + ((coordinates * part[:, None]).T @ coordinates).double()
-    return torch.as_tensor(total)
+        total += ((coordinates * part[:, None]).T @ coordinates).double()
+    return total
 
 
 def minimum_norm(phi: Tensor, y: Tensor) -> Tensor:

@@ -53,8 +53,15 @@ class _Problem:
     pixels: PixelScale | None
     radius: float | None
 
-    def objective(self) -> ProjectionObjective:
-        return ProjectionObjective(self.map, self.activation, self.target, radius=self.radius)
+    def objective(self, surrogate_slope: float = 0.0) -> ProjectionObjective:
+        """The plain loss."""
+        return ProjectionObjective(
+            self.map,
+            self.activation,
+            self.target,
+            radius=self.radius,
+            surrogate_slope=surrogate_slope,
+        )
 
     @property
     def even_part(self) -> Activation:
@@ -220,13 +227,7 @@ class ProjectionReconstructor(Reconstructor):
             start = self._even_stage(problem, monitor, generator)
         else:
             start = _noise(problem, problem.m + self.spare, generator)
-        objective = ProjectionObjective(
-            problem.map,
-            problem.activation,
-            problem.target,
-            radius=problem.radius,
-            surrogate_slope=self.solver.surrogate_slope,
-        )
+        objective = problem.objective(self.solver.surrogate_slope)
         stop = replace(self.stop, satisfied=_all_certified(problem))
         return self._minimise(objective, start, stop, problem, monitor, generator, "plain")
 

@@ -59,6 +59,8 @@ class Search:
         failures = 0
         while True:
             wide = minimise(objective, z, solver, brisk, monitor, phase)
+            if wide.status is Status.CERTIFIED:
+                return wide  # nothing to drop: only a complete set of candidates is certified
             narrow = minimise(objective, keep(wide.at, self.m), solver, brisk, monitor, phase)
             if best is None or narrow.at.loss < 0.9 * best.at.loss:
                 best, failures = narrow, 0
