@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
@@ -29,7 +29,7 @@ from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.media import log_curve, log_image, log_image_table
 from lit_recon.report.grid import figure_to_uint8, overlay_figure, reconstruction_grid, save_png
-from lit_recon.solvers import Row
+from lit_recon.solvers import OnStep, Row
 
 NUMBERS = (
     "projection_loss",
@@ -144,7 +144,7 @@ class ReconstructionCallback(Checkpoint):
         if trainer.is_global_zero:
             self._write(trainer, step, outcome, scores, numbers)
 
-    def _attack(self, pl_module: LightningModule, on_step: Callable[[Row], None]) -> Reconstruction:
+    def _attack(self, pl_module: LightningModule, on_step: OnStep) -> Reconstruction:
         """The attack on a copy of the model; only buffers, which training leaves, are shared."""
         live = model_of(pl_module)
         model = copy.deepcopy(live, memo={id(b): b for b in live.buffers()}).eval()
@@ -298,11 +298,11 @@ def picture(outcome: Reconstruction, scores: Scores, truth: Truth, title: str) -
 
 
 @contextmanager
-def _progress(trainer: Trainer, step: int) -> Iterator[Callable[[Row], None]]:
+def _progress(trainer: Trainer, step: int) -> Iterator[OnStep]:
     """What the solver calls with every row: an inner bar where there is a training bar."""
     bar = trainer.progress_bar_callback
     if isinstance(bar, StepProgressBar):
         with bar.inner(f"reconstruct at step {step}") as show:
-            yield show
+            yield lambda row, candidates: show(row)
     else:
-        yield lambda row: None
+        yield lambda row, candidates: None

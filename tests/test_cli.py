@@ -615,7 +615,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         if done[-1] != stop:
             return reconstruct(self, knowledge, random, on_step)
 
-        def interrupt(row: Any) -> None:
+        def interrupt(row: Any, candidates: Any) -> None:
             raise KeyboardInterrupt
 
         reconstruct(self, knowledge, random, interrupt)

@@ -122,7 +122,7 @@ def test_every_ending_has_its_status():
 def test_the_inner_curve_has_a_row_for_every_step_and_reports_it():
     x, problem = objective()
     seen: list[Row] = []
-    monitor = Monitor(on_step=seen.append)
+    monitor = Monitor(on_step=lambda row, candidates: seen.append(row))
     run(problem, x + 0.1, GaussNewton(), Stop(max_steps=3), monitor)
     assert seen == monitor.rows
     assert [row.step for row in seen] == list(range(len(seen)))

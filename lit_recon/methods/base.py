@@ -12,9 +12,7 @@ from torch import Tensor
 
 from lit_recon.knowledge import Knowledge
 from lit_recon.metrics.certificate import Certificates
-from lit_recon.solvers import Row, Status
-
-OnStep = Callable[[Row], None]
+from lit_recon.solvers import OnStep, Row, Status
 
 
 @dataclass(frozen=True)
@@ -67,5 +65,6 @@ class Reconstructor(ABC):
         Args:
             knowledge: the threat model.
             generator: the only source of randomness.
-            on_step: called with every row of the inner curve.
+            on_step: called with every row of the inner curve and its candidates (m, d), which
+                in a coarse phase are coordinates in its subspace.
         """

@@ -15,11 +15,11 @@ from lit_recon.errors import InputError
 from lit_recon.features import BlockAverages, LinearMap
 from lit_recon.knowledge import Knowledge, PixelScale
 from lit_recon.linalg import least_squares_rows, spectral_directions, times_rows
-from lit_recon.methods.base import OnStep, Reconstruction, Reconstructor
+from lit_recon.methods.base import Reconstruction, Reconstructor
 from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
 from lit_recon.models import OneHiddenLayer
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.solvers import GaussNewton, Monitor, Solution, Solver, Status, Stop, minimise
+from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solution, Solver, Status, Stop, minimise
 from lit_recon.solvers.loop import Linearised
 from lit_recon.solvers.search import Search
 

@@ -1,13 +1,14 @@
 """How an objective is minimised; knows neither networks nor images."""
 
 from lit_recon.solvers.gauss_newton import GaussNewton
-from lit_recon.solvers.loop import Monitor, Row, Solution, Solver, Status, Stop, minimise
+from lit_recon.solvers.loop import Monitor, OnStep, Row, Solution, Solver, Status, Stop, minimise
 from lit_recon.solvers.momentum import MomentumDescent
 
 __all__ = [
     "GaussNewton",
     "MomentumDescent",
     "Monitor",
+    "OnStep",
     "Row",
     "Solution",
     "Solver",

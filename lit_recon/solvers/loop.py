@@ -58,17 +58,20 @@ class Row:
     seconds: float
 
 
+OnStep = Callable[[Row, Tensor], None]
+
+
 @dataclass
 class Monitor:
     """What all phases of one reconstruction share: the clock, the counters and the inner curve.
 
     Args:
         max_seconds: time budget, counted from the making of the monitor.
-        on_step: called with every row, for a progress bar.
+        on_step: called with every row and its candidates (m, d), for a progress bar or a log.
     """
 
     max_seconds: float = inf
-    on_step: Callable[[Row], None] | None = None
+    on_step: OnStep | None = None
     rows: list[Row] = field(default_factory=list)
     applications: int = 0
     restarts: int = 0
@@ -82,11 +85,11 @@ class Monitor:
     def out_of_time(self) -> bool:
         return self.seconds >= self.max_seconds
 
-    def record(self, phase: str, loss: float, candidates: int) -> None:
-        row = Row(len(self.rows), phase, loss, candidates, self.applications, self.seconds)
+    def record(self, phase: str, loss: float, candidates: Tensor) -> None:
+        row = Row(len(self.rows), phase, loss, len(candidates), self.applications, self.seconds)
         self.rows.append(row)
         if self.on_step is not None:
-            self.on_step(row)
+            self.on_step(row, candidates)
 
 
 class Linearised(Protocol):
@@ -198,7 +201,7 @@ def minimise(
             return Solution(best, Status.OUT_OF_TIME)
         state = solver.step(objective, state, monitor)
         new = float(state.at.loss)
-        monitor.record(phase, new, len(state.at.candidates))
+        monitor.record(phase, new, state.at.candidates)
         if not isfinite(new):
             return Solution(best, Status.NONFINITE)
         slow = slow + 1 if loss - new < stop.min_decrease * loss else 0
