@@ -18,14 +18,14 @@ LEVELS = (
     ("objectives", "solvers", "metrics"),
     ("methods", "modules", "report", "records", "flags"),
     ("datamodules", "callbacks"),
-    ("train",),
+    ("train", "benchmarks"),
 )
-APPLICATION = ("datamodules", "callbacks", "train")  # rooms outside lit_recon/
+APPLICATION = ("datamodules", "callbacks", "train", "benchmarks")  # rooms outside lit_recon/
 NO_NAMES = {"utils", "common", "helpers"}
 
 ROOT = Path(__file__).parents[1]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-PACKAGES = ("lit_recon", "callbacks", "datamodules")
+PACKAGES = ("lit_recon", "callbacks", "datamodules", "benchmarks")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # Named here whether they are there or not: a missing one must fail and not pass unseen.
 QUICK = (ROOT / "lit_recon" / "__init__.py", ROOT / "train.py")

@@ -1,0 +1,119 @@
+"""Trained models to attack, and the two attacks that are compared: ours and the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+import datamodules
+from lit_recon.errors import InputError
+from lit_recon.knowledge import Knowledge
+from lit_recon.linalg import minimum_norm
+from lit_recon.methods import ProjectionReconstructor
+from lit_recon.models import RandomFeatures
+from lit_recon.solvers import MomentumDescent
+
+ROOT = Path(__file__).parents[1]
+PRESET = ROOT / "configs" / "presets" / "iurada2025.yaml"
+FROG_AND_TRUCK = ("frog", "truck")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data and a number of random features; the readout is fitted in closed form.
+
+    Attributes:
+        data: name of a data module. arguments: its constructor's, but for root and seed.
+        n: training samples. d: input dimension. p: features.
+    """
+
+    data: str
+    n: int
+    d: int
+    p: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_root(self) -> bool:
+        return self.data == "ImageFolderSubset"
+
+    @property
+    def first_layer_bytes(self) -> int:
+        """Size of V in float32."""
+        return 4 * self.p * self.d
+
+    @property
+    def size(self) -> dict[str, float]:
+        """What a row of results says about its problem."""
+        return {"n": self.n, "d": self.d, "p": self.p, "p_over_dn": self.p / (self.d * self.n)}
+
+    def settings(self, root: str | None) -> dict[str, Any]:
+        """Arguments of the data module, the folder included where it takes one."""
+        place = {"root": root} if self.needs_root else {}
+        return {"n": self.n, **self.arguments, **place}
+
+
+def sphere(n: int, d: int, p: int) -> Problem:
+    """The paper's synthetic regression."""
+    return Problem("Sphere", n, d, p, {"d": d})
+
+
+def pictures(n: int, size: int, p: int, classes: tuple[str, str] = FROG_AND_TRUCK) -> Problem:
+    """The first images of two classes of a folder such as CIFAR-10, in three colours."""
+    arguments = {"classes": list(classes), "image_size": size}
+    return Problem("ImageFolderSubset", n, 3 * size**2, p, arguments)
+
+
+def photos(n: int, size: int, p: int) -> Problem:
+    """Patches of the photographs that scikit-learn ships; needs no folder."""
+    return Problem("Photos", n, 3 * size**2, p, {"image_size": size})
+
+
+def runnable(chosen: dict[str, Problem], root: str | None) -> list[str]:
+    """Names of the problems whose data are at hand; one printed line for each of the others.
+
+    Raises:
+        InputError: the folder is not there.
+    """
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise InputError("--root", root, "there is no such folder; give one of class folders")
+    names = []
+    for name, problem in chosen.items():
+        if problem.needs_root and root is None:
+            print(f"{name}: skipped, its images need --root FOLDER (FOLDER/CLASS/IMAGE.png)")
+        else:
+            names.append(name)
+    return names
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model as the attacker knows it, and apart from it the truth for scoring."""
+
+    knowledge: Knowledge
+    x: Tensor  # (n, d)
+
+
+@torch.no_grad()
+def train(problem: Problem, root: str | None, seed: int) -> Trained:
+    """The model that train.py would train with ``--run.seed SEED``, without its run directory."""
+    data = getattr(datamodules, problem.data)(**problem.settings(root), seed=seed)
+    data.setup()
+    model = RandomFeatures(d=data.d, k=data.k, n=data.n, p=problem.p, seed=seed).eval()
+    model.readout.weight.copy_(minimum_norm(model.features(data.x), data.y))
+    readout = model.readout.weight.detach()
+    start = torch.zeros_like(readout)
+    knowledge = Knowledge(model, readout, start, data.n, data.pixels, data.radius)
+    return Trained(knowledge, data.x.flatten(1))
+
+
+def published(lr: float, max_seconds: float) -> ProjectionReconstructor:
+    """The attack as its authors published it, from the preset that train.py takes."""
+    settings = yaml.safe_load(PRESET.read_text(encoding="utf-8"))["recon"]["init_args"]
+    solver = MomentumDescent(**{**settings.pop("solver")["init_args"], "lr": lr})
+    return ProjectionReconstructor(solver, max_seconds, **settings)

@@ -1,0 +1,184 @@
+"""What the scripts share around their measurements: flags, one-line errors, tables, results."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from lit_recon.errors import InputError, RunError
+from lit_recon.records.directory import RunDirectory
+from lit_recon.records.provenance import provenance
+
+RESULTS = Path("benchmarks") / "results"
+PLACES = ("root", "out")  # folders of one machine, which say nothing about a number
+Main = Callable[..., int]  # of argv, which may be left out
+
+
+class Flags(argparse.ArgumentParser):
+    """The flags of one script, with those that all have.
+
+    Args:
+        name: of the script and of its results.
+        description: what it measures.
+        quick: values that ``--quick`` puts in the place of the defaults.
+    """
+
+    def __init__(self, name: str, description: str | None, quick: dict[str, Any]) -> None:
+        super().__init__(
+            f"python -m benchmarks.{name}",
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.name = name
+        self.quick = quick
+        add = self.add_argument
+        add("--quick", action="store_true", help="a tiny size, to see that the script works")
+        add("--threads", type=count, default=torch.get_num_threads(), help="CPU threads")
+        add(
+            "--out",
+            type=Path,
+            default=RESULTS,
+            metavar="FOLDER",
+            help="where results go; with --quick into quick/ there",
+        )
+
+    def read(self, argv: list[str] | None) -> argparse.Namespace:
+        """The flags, given or default; torch takes its threads from them."""
+        if self.parse_args(argv).quick:
+            self.set_defaults(**self.quick, out=RESULTS / "quick")
+        args = self.parse_args(argv)
+        torch.set_num_threads(args.threads)
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        """One line; argparse itself puts the usage before it."""
+        self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
+
+
+class Record:
+    """The results of one script as NAME.json; made before the work starts.
+
+    Args:
+        flags: of the script.
+        argv: what was given to it, None for the process's own.
+        args: the same, read.
+        seeds: all that are used.
+        device: that is measured.
+    """
+
+    def __init__(
+        self,
+        flags: Flags,
+        argv: list[str] | None,
+        args: argparse.Namespace,
+        *,
+        seeds: Sequence[int],
+        device: str = "cpu",
+    ) -> None:
+        given = sys.argv[1:] if argv is None else argv
+        command = ["python", "-m", f"benchmarks.{flags.name}", *without_places(given)]
+        self.facts: dict[str, Any] = provenance(command, seeds[0], device)
+        self.facts.update(seed=list(seeds), threads=args.threads)
+        if self.facts["git"] is not None:
+            self.facts["git"]["dirty"] = code_differs()
+        self.settings = {k: v for k, v in vars(args).items() if k not in PLACES}
+        self.folder: Path = args.out
+        self.name = flags.name
+
+    def write(self, results: Sequence[object]) -> None:
+        """Write the file, whole or not at all, and say where it is."""
+        content = {"provenance": self.facts, "settings": self.settings, "results": results}
+        print(RunDirectory(self.folder).write_json(f"{self.name}.json", content))
+
+
+def code_differs() -> bool:
+    """Whether a tracked file differs from the commit, results of earlier scripts left out."""
+    pathspec = [".", f":(exclude){RESULTS.as_posix()}"]
+    command = ["git", "status", "--porcelain", "--untracked-files=no", "--", *pathspec]
+    root = Path(__file__).parents[1]
+    return bool(subprocess.run(command, cwd=root, capture_output=True, check=True).stdout)
+
+
+def without_places(argv: Sequence[str]) -> list[str]:
+    """A command line with FOLDER for every folder in it."""
+    flags = {f"--{place}" for place in PLACES}
+    hidden, value_follows = [], False
+    for word in argv:
+        flag, equals, _ = word.partition("=")
+        hidden.append("FOLDER" if value_follows else word)
+        value_follows = word in flags
+        if equals and flag in flags:
+            hidden[-1] = f"{flag}=FOLDER"
+    return hidden
+
+
+def one_line_errors(main: Main) -> Main:
+    """Bad input and failed runs as one line on stderr, with exit status 2 and 1."""
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except (InputError, RunError) as error:
+            script = main.__module__.rpartition(".")[2]
+            print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2 if isinstance(error, InputError) else 1
+
+    return wrapped
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned columns, the first to the left and numbers to the right."""
+    cells = [list(header), *([text(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for first, *rest in cells:
+        aligned = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *aligned]))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def text(value: object) -> str:
+    """A cell: three digits of a number, a dash for what there is not."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def peak_bytes(usage: resource.struct_rusage) -> int:
+    """The largest resident memory of a process; Linux counts KiB and macOS bytes."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def count(word: str) -> int:
+    """A flag's whole number of at least 1."""
+    value = int(word)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{word} is below 1")
+    return value
+
+
+def seed(word: str) -> int:
+    """A flag's seed, at least 0."""
+    value = int(word)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{word} is below 0")
+    return value
+
+
+def positive(word: str) -> float:
+    """A flag's finite number above 0."""
+    value = float(word)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{word} is no finite number above 0")
+    return value
