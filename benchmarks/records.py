@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from matplotlib.figure import Figure
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.provenance import provenance
+from lit_recon.report.grid import save_png
 
 RESULTS = Path("benchmarks") / "results"
 PLACES = ("root", "out")  # folders of one machine, which say nothing about a number
@@ -87,18 +89,25 @@ class Record:
     ) -> None:
         given = sys.argv[1:] if argv is None else argv
         command = ["python", "-m", f"benchmarks.{flags.name}", *without_places(given)]
-        self.facts: dict[str, Any] = provenance(command, seeds[0], device)
-        self.facts.update(seed=list(seeds), threads=args.threads)
-        if self.facts["git"] is not None:
-            self.facts["git"]["dirty"] = code_differs()
+        facts = provenance(command, seeds[0], device)
+        self.facts = {**facts, "seed": list(seeds), "threads": args.threads}
+        git: Any = facts["git"]
+        if git is not None:
+            self.facts["git"] = {**git, "dirty": code_differs()}
         self.settings = {k: v for k, v in vars(args).items() if k not in PLACES}
         self.folder: Path = args.out
         self.name = flags.name
 
-    def write(self, results: Sequence[object]) -> None:
+    def write(self, results: Sequence[object], **more: object) -> None:
         """Write the file, whole or not at all, and say where it is."""
-        content = {"provenance": self.facts, "settings": self.settings, "results": results}
+        content = {"provenance": self.facts, "settings": self.settings, "results": results, **more}
         print(RunDirectory(self.folder).write_json(f"{self.name}.json", content))
+
+    def draw(self, figure: Figure) -> None:
+        """Write NAME.png beside the file."""
+        path = self.folder / f"{self.name}.png"
+        save_png(figure, path)
+        print(path)
 
 
 def code_differs() -> bool:
@@ -149,10 +158,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def text(value: object) -> str:
-    """A cell: three digits of a number, a dash for what there is not."""
+    """A cell: three digits of a fraction, a dash for what there is not."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def peak_bytes(usage: resource.struct_rusage) -> int:
