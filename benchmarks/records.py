@@ -131,19 +131,22 @@ def without_places(argv: Sequence[str]) -> list[str]:
     return hidden
 
 
-def one_line_errors(main: Main) -> Main:
-    """Bad input and failed runs as one line on stderr, with exit status 2 and 1."""
+def one_line_errors(name: str) -> Callable[[Main], Main]:
+    """Bad input and failed runs of a script as one line on stderr, exit status 2 and 1."""
 
-    @functools.wraps(main)
-    def wrapped(argv: list[str] | None = None) -> int:
-        try:
-            return main(argv)
-        except (InputError, RunError) as error:
-            script = main.__module__.rpartition(".")[2]
-            print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2 if isinstance(error, InputError) else 1
+    def wrap(main: Main) -> Main:
+        @functools.wraps(main)
+        def wrapped(argv: list[str] | None = None) -> int:
+            try:
+                return main(argv)
+            except (InputError, RunError) as error:
+                line = " ".join(str(error).split())
+                print(f"python -m benchmarks.{name}: {line}", file=sys.stderr)
+                return 2 if isinstance(error, InputError) else 1
 
-    return wrapped
+        return wrapped
+
+    return wrap
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -235,7 +235,7 @@ def show(
     print(table([*header, "times sooner"], lines), flush=True)
 
 
-@one_line_errors
+@one_line_errors("solver_comparison")
 def main(argv: list[str] | None = None) -> int:
     quick = {"problems": ["tiny"]}
     flags = Flags("solver_comparison", "Our attack against the paper's descent.", quick)

@@ -135,7 +135,7 @@ def figure(rows: list[dict[str, Any]], title: str) -> Figure:
     return picture
 
 
-@one_line_errors
+@one_line_errors("threshold")
 def main(argv: list[str] | None = None) -> int:
     quick = {"ratios": [3.0, 5.0], "seeds": [0], "n": 4, "d": 20, "lr": 4.0, "seconds": 2.0}
     flags = Flags("threshold", "The share of samples recovered over p / (d n).", quick)

@@ -1,0 +1,175 @@
+"""Every script of benchmarks/ at its quick size: what its results hold, and that ours succeeds.
+
+No time is asserted: the machine may be busy.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import attack, scaling, solver_comparison, threshold
+from benchmarks.problems import ROOT, published, sphere, train
+from benchmarks.records import table, without_places
+from benchmarks.solver_comparison import Point, Trace, times_sooner
+from lit_recon.solvers import Row
+
+SCRIPTS = {
+    "attack": attack,
+    "scaling": scaling,
+    "solver_comparison": solver_comparison,
+    "threshold": threshold,
+}
+FACTS = {"started_utc", "command", "seed", "device", "cpu", "threads", "versions", "git"}
+
+
+def results(name, folder, *flags):
+    """The content of NAME.json after a quick run."""
+    assert SCRIPTS[name].main(["--quick", "--threads", "1", "--out", str(folder), *flags]) == 0
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert set(content["provenance"]) >= FACTS
+    assert content["provenance"]["threads"] == 1
+    assert str(folder) not in (folder / f"{name}.json").read_text()
+    return content["results"]
+
+
+def test_every_script_is_tested():
+    shared = {"__init__", "problems", "records"}
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == shared | set(SCRIPTS)
+
+
+def test_comparison_of_solvers(tmp_path):
+    (row,) = results("solver_comparison", tmp_path)
+    ours = row["attacks"]["ours"]
+    assert ours["recovered"] == row["n"] and ours["error"] < 1e-4
+    assert ours["curve"][-1]["phase"] == "end"
+    reached = {level["level"]: level for level in row["levels"]}
+    assert reached["100% recovered"]["ours"]["recovered"] == 1
+    assert all(level["ours"] for level in row["levels"])
+
+
+def test_threshold(tmp_path):
+    rows = results("threshold", tmp_path)
+    assert {row["solver"] for row in rows} == {"ours", "descent"}
+    ours = [row for row in rows if row["solver"] == "ours"]
+    assert [row["recovered_fraction"] for row in ours] == [1, 1]
+    assert (tmp_path / "threshold.png").stat().st_size
+
+
+def test_threshold_by_two_processes_finds_the_same(tmp_path):
+    flags = ("--solvers", "ours", "--ratios", "5", "--seeds", "0", "1")
+    alone, shared = (
+        [row["direction_error"] for row in results("threshold", tmp_path, *flags, "--jobs", jobs)]
+        for jobs in ("1", "2")
+    )
+    assert shared == alone
+
+
+def test_scaling(tmp_path):
+    (row,) = results("scaling", tmp_path)
+    floors = row["reading_floor_seconds"], row["arithmetic_floor_seconds"]
+    assert 0 < row["share_of_floor"] and all(floor > 0 for floor in floors)
+    assert row["first_layer_bytes"] == 4 * row["p"] * row["d"]
+
+
+def test_whole_commands(tmp_path):
+    (row,) = results("attack", tmp_path)
+    assert row["recovered_fraction"] == row["exact_fraction"] == row["certified_fraction"] == 1
+    assert row["status"] == "certified"
+    assert row["peak_bytes"] > 1e8 and row["command_seconds"] > row["attack_seconds"]
+
+
+@pytest.mark.parametrize("name", ["attack", "solver_comparison"])
+def test_images_without_a_folder_are_skipped_in_one_line(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(attack, "run", lambda *args: {"peak_bytes": 0})
+    monkeypatch.setattr(attack, "show", lambda rows: None)
+    assert SCRIPTS[name].main(["--problems", "cifar", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("cifar: skipped, its images need --root FOLDER")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_lists_the_flags(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        SCRIPTS[name].main(["--help"])
+    assert ended.value.code == 0
+    assert {"--quick", "--out"} <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "said"),
+    [
+        ("attack", ["--root", "/nowhere"], "no such folder"),
+        ("attack", ["--seeds", "-1"], "below 0"),
+        ("scaling", ["--p", "0"], "below 1"),
+        ("scaling", ["--p", "many"], "many"),
+        ("solver_comparison", ["--problems", "mnist"], "mnist"),
+        ("threshold", ["--ratios", "nan"], "nan"),
+        ("threshold", ["--ratio", "2"], "--ratio"),
+    ],
+)
+def test_bad_input_is_answered_with_one_line(name, flags, said):
+    """In a process of its own, as argparse leaves by itself."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *flags]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2 and not answer.stdout
+    assert len(answer.stderr.splitlines()) == 1 and said in answer.stderr
+
+
+def test_a_device_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert scaling.main(["--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_command_that_fails_is_told_in_its_own_words(tmp_path, capsys):
+    flags = ["--problems", "cifar8", "--root", str(tmp_path), "--out", str(tmp_path)]
+    assert attack.main(flags) == 2
+    assert "no class folder" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_published_attack_is_the_preset():
+    attack = published(lr=20.0, max_seconds=5.0)
+    assert (attack.spare, attack.restarts, attack.even_stage) == (0, 0, "never")
+    assert attack.stop.loss == 1e-7 and attack.max_seconds == 5.0
+    assert vars(attack.solver) == {"lr": 20.0, "momentum": 0.9, "surrogate_slope": 0.02}
+
+
+def test_the_problem_is_the_one_that_the_command_line_trains():
+    trained = train(sphere(4, 10, 60), None, seed=3)
+    assert trained.knowledge.radius == 10**0.5 and trained.x.shape == (4, 10)
+    assert trained.knowledge.readout.shape == (1, 60)
+
+
+def test_a_trace_scores_inputs_only_and_its_clock_stands_still_meanwhile():
+    x = torch.eye(3)
+    trace = Trace(x)
+    trace(Row(0, "coarse", 1.0, 3, 5, 0.0), x)
+    assert not trace.points
+    trace(Row(1, "even", 1.0, 4, 7, 0.0), torch.cat([-x[:1], x]))
+    trace(Row(2, "plain", 1.0, 3, 9, 0.0), -x)
+    found, negated = trace.points
+    assert (found.recovered, found.error, found.candidates) == (1, 0, 4)
+    assert (negated.recovered, negated.applications) == (0, 9)
+    assert found.seconds <= negated.seconds <= trace.seconds
+    assert trace.reaching(recovered=0.5) is found and trace.reaching(error=-1) is None
+    assert trace.curve() == [found, negated]
+
+
+def test_times_sooner_needs_both():
+    early, late = (Point(seconds, 1, "end", 1, 1.0, 0.0) for seconds in (2.0, 6.0))
+    assert times_sooner(early, late) == 3
+    assert times_sooner(None, late) is None and times_sooner(early, None) is None
+
+
+def test_recorded_commands_name_no_folder():
+    given = ["--root", "/data/x", "--out=/tmp/y", "--seeds", "1"]
+    assert without_places(given) == ["--root", "FOLDER", "--out=FOLDER", "--seeds", "1"]
+
+
+def test_tables_are_aligned():
+    lines = table(["name", "s"], [["a", 1.23456], ["long name", None], ["b", 12345.6]]).splitlines()
+    assert lines[2:] == ["a           1.23", "long name      -", "b          12346"]
+    assert len({len(line) for line in lines}) == 1
