@@ -146,7 +146,7 @@ def test_the_published_attack_is_the_preset():
     assert vars(attack.solver) == {"lr": 20.0, "momentum": 0.9, "surrogate_slope": 0.02}
 
 
-def test_the_problem_is_the_one_that_the_command_line_trains():
+def test_a_trained_problem_has_what_the_attacker_knows():
     trained = train(sphere(4, 10, 60), None, seed=3)
     assert trained.knowledge.radius == 10**0.5 and trained.x.shape == (4, 10)
     assert trained.knowledge.readout.shape == (1, 60)
