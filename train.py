@@ -73,7 +73,8 @@ NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "accumulate_grad_batches",
     "check_val_every_n_epoch",
 )
-PLACES = {"data.root", "data.url", "data.download"}  # where data are; the rest says which
+# Where data are, and what is stored of V; the rest says which.
+PLACES = {"data.root", "data.url", "data.download", "model.stored_rows"}
 
 
 @dataclass

@@ -537,6 +537,7 @@ def test_a_finished_run_can_be_run_again_from_its_own_configuration(
         "p_over_dn": None,
         "activation": "relu",
         "seed": 0,
+        "stored_rows": None,
     }
     assert settings["data"]["init_args"]["seed"] == settings["recon"]["init_args"]["seed"] == 0
     assert settings["run"]["name"] is None
