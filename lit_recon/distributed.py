@@ -76,8 +76,18 @@ def ranks() -> Ranks:
 def _together() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # what every backend raises when it cannot reach a rank
-        raise RunError(
-            f"another process of this run has ended ({str(error).splitlines()[0]})."
-            " The files written so far are kept."
-        ) from error
+    except RuntimeError as error:
+        raise lost(error) from error
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether this is what a backend raises when it cannot reach a rank."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def lost(error: Exception) -> RunError:
+    """The same in one line."""
+    reason = str(error).partition(". ")[0].rpartition("] ")[2]  # without the line in its source
+    return RunError(
+        f"another process of this run has ended ({reason}); what is written so far is kept"
+    )
