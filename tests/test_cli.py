@@ -282,6 +282,7 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--data ImageFolderSubset --data.root nowhere", "--data.root nowhere no such folder"),
         ("--data ImageFolderSubset --data.root empty", "--data.root empty no class folder"),
         ("--model.p 0", "--model.p 0 at least 1"),
+        ("--model.stored_rows -1", "--model.stored_rows -1 0 or more"),
         ("--model.p_over_dn -1", "--model.p_over_dn -1.0 above 0"),
         ("--model.p 3 --model.p_over_dn 2", "--model.p_over_dn either this or --model.p"),
         ("--optim SGD --optim.lr -1", "--optim.lr -1.0 finite number, 0 or more"),
@@ -648,9 +649,10 @@ def test_what_may_change_when_a_run_goes_on(run: Run) -> None:
     status, _, error = run(*again, "--optim.lr", "0.5")
     assert status == 2
     assert "--optim.lr 0.5: the run to go on with has 0.001" in error
-    status, out, _ = run(*again, "--trainer.max_steps", "3")
+    status, out, _ = run(*again, "--trainer.max_steps", "3", "--model.stored_rows", "10")
     assert status == 0
     assert "resumed with --trainer.max_steps 3 instead of 2" in out
+    assert "resumed with --model.stored_rows 10 instead of None" in out
     assert "step 3: " in out
     assert "step 2: " not in out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.distributed import Ranks, ranks
 from lit_recon.features import LinearMap
-from lit_recon.linalg import least_squares_rows, spectral_directions
+from lit_recon.linalg import least_squares_rows, spectral_directions, times_rows
 from lit_recon.methods import ProjectionReconstructor
 from lit_recon.models import RandomFeatures
 from lit_recon.objectives.projection import ProjectionObjective
@@ -56,6 +57,26 @@ def test_rows_are_the_same_to_the_bit_stored_or_drawn(stored: range, threads: in
         assert torch.equal(torch.cat(list(rows.head(2))), torch.cat(parts)[:2])
         doubles = list(Rows(matrix, share, torch.empty(0, dtype=torch.float64)))
         assert torch.equal(torch.cat(doubles), torch.cat(parts).double())
+
+
+def test_a_trained_layer_is_read_in_place_and_gets_its_gradient() -> None:
+    weight = torch.nn.Parameter(torch.randn(7, 3))
+    rows = Rows(weight, Ranks(1, 2).share(7), weight)
+    (part,) = rows
+    assert part.data_ptr() == weight[3].data_ptr() and part.shape == (4, 3)
+    times_rows(torch.ones(1, 3), rows).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.sum(1).tolist() == [0, 0, 0, 3, 3, 3, 3]
+
+
+def test_a_copy_of_a_model_shares_its_rows() -> None:
+    model = RandomFeatures(d=D, k=1, n=3, p=50)
+    x = sphere(2, D, 0)
+    twin = copy.deepcopy(model)
+    phi = twin.features(x)
+    assert torch.equal(phi, model.features(x))
+    assert twin.first_layer is model.first_layer
+    assert model.first_layer.stored.shape == (50, D)
 
 
 # --- operators
