@@ -2,7 +2,7 @@
 
 Products with V are written so that the long side stays outermost: on CPU ``(V @ x.T).T`` is about
 twice as fast as ``x @ V.T`` for ten rows of x. Where V is shared among ranks, what has length p is
-this rank's share of it, and all else is the same on all ranks.
+here this rank's share of it, and all else is the same on all ranks.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_recon.randomness import generator
 
 BLOCK_ROWS = 4096
-MAX_THREADS = 8  # that draw blocks; each holds one
+MAX_THREADS = 8  # that draw ahead, one block of BLOCK_ROWS x d numbers each
 
 
 def gaussian_rows(seed: int, p: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
