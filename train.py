@@ -73,7 +73,8 @@ NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "accumulate_grad_batches",
     "check_val_every_n_epoch",
 )
-PLACES = {"data.root", "data.url", "data.download"}  # where data are; the rest says which
+# Where data are, and what is stored of V; the rest says which.
+PLACES = {"data.root", "data.url", "data.download", "model.stored_rows"}
 
 
 @dataclass
@@ -515,6 +516,7 @@ def train(
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from callbacks import saved_checkpoints, step_of
+    from lit_recon.distributed import is_lost, lost
     from lit_recon.records.jsonl import rewind
 
     saved = saved_checkpoints(directory.path)
@@ -523,6 +525,13 @@ def train(
     last = saved[-1] if saved else None
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    except RuntimeError as error:
+        # The other ranks end as well. Lightning watches them, and kills rank 0 seconds after the
+        # first one, in the middle of its last words.
+        getattr(trainer.strategy.launcher, "procs", []).clear()
+        if is_lost(error):
+            raise lost(error) from error
+        raise
     except SystemExit:  # Lightning's answer to an interruption, after which it is deaf to a second
         signal.signal(signal.SIGINT, signal.default_int_handler)
         path = directory.path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -10,37 +10,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_recon.distributed import Ranks
 from lit_recon.linalg import times_rows, weigh_rows
+from lit_recon.rows import Rows
 
 
 @dataclass(frozen=True)
 class LinearMap:
-    """z = V x for a stored V (p, d): the part of a feature map that costs time.
+    """z = V x for V (p, d): the part of a feature map that costs time.
 
-    ``mean_square`` is the mean of V's squared entries, the scale of the preconditioner.
+    The rows of V are shared among ranks: `apply` gives this rank's columns, without an exchange;
+    `transpose` takes them, and all ranks get the sum. ``p`` and ``mean_square`` are of the whole V.
+
+    Attributes:
+        rows: this rank's rows of V.
+        ranks: who holds the others.
     """
 
-    weight: Tensor
-
-    @property
-    def p(self) -> int:
-        return self.weight.shape[0]
+    rows: Rows
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def d(self) -> int:
-        return self.weight.shape[1]
+        return self.rows.d
+
+    @cached_property
+    def p(self) -> int:
+        return int(self.ranks.total(torch.tensor(len(self.rows), device=self.rows.like.device)))
 
     @cached_property
     def mean_square(self) -> float:
-        return float(torch.linalg.vector_norm(self.weight).square() / self.weight.numel())
+        """The mean of V's squared entries, the scale of the preconditioner."""
+        squares = sum(torch.linalg.vector_norm(part).square() for part in self.rows)
+        assert isinstance(squares, Tensor)
+        return float(self.ranks.total(squares) / (self.p * self.d))
+
+    def head(self, count: int) -> LinearMap:
+        """The map of every rank's first so many rows."""
+        return LinearMap(self.rows.head(count), self.ranks)
 
     def apply(self, x: Tensor) -> Tensor:
-        """(m, d) inputs to (m, p) preactivations."""
-        return times_rows(x, self.weight)
+        """(m, d) inputs to (m, r), this rank's columns of the preactivations."""
+        return times_rows(x, self.rows)
 
     def transpose(self, w: Tensor) -> Tensor:
-        """(m, p) weights to (m, d)."""
-        return weigh_rows(w, self.weight)
+        """(m, r), this rank's columns of weights, to (m, d), the sum over all."""
+        return self.ranks.total(weigh_rows(w, self.rows))
 
 
 @dataclass(frozen=True)

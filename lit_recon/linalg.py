@@ -1,69 +1,75 @@
 """Linear algebra on tall matrices V (p, d) that are read but never copied.
 
 Products with V are written so that the long side stays outermost: on CPU ``(V @ x.T).T`` is about
-twice as fast as ``x @ V.T`` for ten rows of x.
+twice as fast as ``x @ V.T`` for ten rows of x. Where V is shared among ranks, what has length p is
+here this rank's share of it, and all else is the same on all ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lit_recon.randomness import generator
+from lit_recon.distributed import Ranks
+from lit_recon.rows import BLOCK_ROWS, Rows
 
-BLOCK_ROWS = 4096
 EXPLICIT_DIMENSIONS = 1024
 SUBSPACE_ITERATIONS = 4
 
 
-def gaussian_rows(seed: int, p: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(p, d) matrix of independent N(0, 1 / d) entries, block by block from (seed, block index).
+class Map(Protocol):
+    """z = V x, with the rows of V shared among ranks."""
 
-    Row j depends on the seed and on j alone, so a part of the matrix can be made without the rest,
-    on any device and by any number of processes.
-    """
-    rows = torch.empty(p, d, dtype=dtype)
-    for block, start in enumerate(range(0, p, BLOCK_ROWS)):
-        part = rows[start : start + BLOCK_ROWS]
-        # A shorter draw has other numbers at its end, so the last block is drawn whole and cut.
-        whole = part if len(part) == BLOCK_ROWS else rows.new_empty(BLOCK_ROWS, d)
-        whole.normal_(0, d**-0.5, generator=generator(seed, "first layer", block))
-        part.copy_(whole[: len(part)])
-    return rows
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def ranks(self) -> Ranks: ...
+    @property
+    def p(self) -> int: ...
+    def apply(self, x: Tensor) -> Tensor: ...
+    def transpose(self, w: Tensor) -> Tensor: ...
 
 
-def times_rows(x: Tensor, v: Tensor) -> Tensor:
-    """``x V^T``: (m, d) and (p, d) to (m, p)."""
-    return (v @ x.T).T
+def times_rows(x: Tensor, rows: Rows) -> Tensor:
+    """``x V^T``: (m, d) and rows (r, d) to (m, r)."""
+    products = [part @ x.T for part in rows]
+    return (products[0] if len(products) == 1 else torch.cat(products)).T
 
 
-def weigh_rows(w: Tensor, v: Tensor) -> Tensor:
-    """``w V``: (m, p) and (p, d) to (m, d)."""
-    return w.contiguous() @ v
+def weigh_rows(w: Tensor, rows: Rows) -> Tensor:
+    """``w V``: (m, r) and rows (r, d) to (m, d)."""
+    total, start = None, 0
+    for part in rows:
+        product = w[:, start : start + len(part)].contiguous() @ part
+        total = product if total is None else total.add_(product)
+        start += len(part)
+    assert total is not None
+    return total
 
 
-def least_squares_rows(v: Tensor, target: Tensor, tolerance: float = 1e-5) -> Tensor:
+def least_squares_rows(map: Map, target: Tensor, tolerance: float = 1e-5) -> Tensor:
     """(k, d) rows w that minimise ``||target - w V^T||``, by conjugate gradients for all k at once.
 
     A Gaussian V has a condition number below 10 for p > 2 d, so a few passes are enough.
 
     Args:
-        v: (p, d).
+        map: V.
         target: (k, p).
         tolerance: relative size of the gradient at which to stop.
     """
-    w = target.new_zeros(len(target), v.shape[1])
-    r = weigh_rows(target, v)
+    r = map.transpose(target)
+    w = torch.zeros_like(r)
     direction, rr = r, (r * r).sum(1, keepdim=True)
     enough = tolerance**2 * rr.clamp_min(torch.finfo(rr.dtype).tiny)
     for _ in range(100):
-        q = weigh_rows(times_rows(direction, v), v)
+        q = map.transpose(map.apply(direction))
         step = rr / (direction * q).sum(1, keepdim=True).clamp_min(torch.finfo(rr.dtype).tiny)
         w, r = w + step * direction, r - step * q
         new = (r * r).sum(1, keepdim=True)
-        if bool((new <= enough).all()):
+        if map.ranks.agreed(bool((new <= enough).all())):
             break
         direction, rr = r + new / rr.clamp_min(torch.finfo(rr.dtype).tiny) * direction, new
     return w
@@ -74,7 +80,7 @@ def _identity(x: Tensor) -> Tensor:
 
 
 def spectral_directions(
-    v: Tensor,
+    map: Map,
     weights: Tensor,
     count: int,
     random: torch.Generator,
@@ -88,25 +94,26 @@ def spectral_directions(
     Anandkumar 2015, arXiv 1506.08473; Lu and Li 2017, arXiv 1702.06435).
 
     Args:
-        v: (p, d).
+        map: V.
         weights: (k, p), one weight per row of V and output.
         count: number of directions, at most q.
         random: for the start of the subspace iteration.
         down: rows (r, d) to their coordinates (r, q) in a subspace with an orthonormal basis.
         up: coordinates (r, q) to rows (r, d).
     """
-    weights = weights - weights.mean(1, keepdim=True)
-    q = down(v[:1]).shape[1]
+    weights = weights - map.ranks.total(weights.sum(1, keepdim=True)) / map.p
+    q = down(weights.new_zeros(1, map.rows.d)).shape[1]
     if q <= EXPLICIT_DIMENSIONS:
-        square = _sum_of_squares([_moment(v, row, down) for row in weights])
-        return torch.linalg.eigh(square).eigenvectors[:, -count:].flip(1).T.to(v.dtype)
+        square = _sum_of_squares(list(map.ranks.total(_moments(map.rows, weights, q, down))))
+        leading = torch.linalg.eigh(square).eigenvectors[:, -count:].flip(1).T
+        return map.ranks.first(leading.to(weights.dtype))
 
     def moments(rows: Tensor, weights: Tensor) -> Tensor:
         """(l, r, q) ``rows M_l`` for coordinates rows (r, q) and weights (l, p)."""
-        h = times_rows(up(rows), v)
-        return torch.stack([down(weigh_rows(h * row, v)) for row in weights])
+        h = map.apply(up(rows))
+        return torch.stack([down(map.transpose(h * row)) for row in weights])
 
-    rows = torch.randn(min(count + 4, q), q, generator=random, dtype=v.dtype).to(v.device)
+    rows = torch.randn(min(count + 4, q), q, generator=random, dtype=weights.dtype).to(weights)
     for _ in range(SUBSPACE_ITERATIONS):
         once = moments(_orthonormal_rows(rows), weights)
         twice = [moments(y, w[None])[0] for y, w in zip(once, weights, strict=True)]
@@ -114,7 +121,7 @@ def spectral_directions(
     rows = _orthonormal_rows(rows)
     small = _sum_of_squares(list(moments(rows, weights).double()))
     turn = torch.linalg.eigh(small).eigenvectors.flip(1)
-    return (turn.T.to(rows) @ rows)[:count]
+    return map.ranks.first((turn.T.to(rows) @ rows)[:count])
 
 
 def _sum_of_squares(rows: list[Tensor]) -> Tensor:
@@ -126,13 +133,18 @@ def _orthonormal_rows(rows: Tensor) -> Tensor:
     return torch.linalg.qr(rows.T).Q.T
 
 
-def _moment(v: Tensor, weights: Tensor, down: Callable[[Tensor], Tensor]) -> Tensor:
-    """(q, q) ``V^T diag(weights) V`` in the subspace, in float64, summed over blocks of rows."""
-    q = down(v[:1]).shape[1]
-    total = torch.zeros(q, q, dtype=torch.float64, device=v.device)
-    for rows, part in zip(v.split(BLOCK_ROWS), weights.split(BLOCK_ROWS), strict=True):
-        coordinates = down(rows)
-        total += ((coordinates * part[:, None]).T @ coordinates).double()
+def _moments(rows: Rows, weights: Tensor, q: int, down: Callable[[Tensor], Tensor]) -> Tensor:
+    """(k, q, q) this rank's part of every ``V^T diag(weights) V`` in the subspace, in float64.
+
+    One pass over V, block by block, for all weights (k, r).
+    """
+    total = torch.zeros(len(weights), q, q, dtype=torch.float64, device=weights.device)
+    start = 0
+    for block in (block for part in rows for block in part.split(BLOCK_ROWS)):
+        coordinates = down(block)
+        for moment, row in zip(total, weights[:, start : start + len(block)], strict=True):
+            moment += ((coordinates * row[:, None]).T @ coordinates).double()
+        start += len(block)
     return total
 
 

@@ -27,10 +27,12 @@ def images(n: int, size: int, seed: int) -> tuple[Tensor, PixelScale]:
     return u, PixelScale((3, size, size), float(unit.mean()), float(unit.std()))
 
 
-def trained(x: Tensor, p: int, *, k: int = 1, seed: int = 0, activation="relu") -> RandomFeatures:
+def trained(
+    x: Tensor, p: int, *, k: int = 1, seed: int = 0, activation="relu", stored: int | None = None
+) -> RandomFeatures:
     """A random-features model that interpolates random targets on x (n, d)."""
     n, d = x.shape
-    model = RandomFeatures(d=d, k=k, n=n, p=p, seed=seed, activation=activation)
+    model = RandomFeatures(d=d, k=k, n=n, p=p, seed=seed, activation=activation, stored_rows=stored)
     y = torch.randn(n, k, generator=torch.Generator().manual_seed(seed + 1)).sign()
     with torch.no_grad():
         model.readout.weight.copy_(minimum_norm(model.features(x), y))

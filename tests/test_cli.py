@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "100"]
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
+TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
 SHORT = ["--recon.max_seconds", "0.2"]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -105,8 +107,8 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
     """A run in two processes, which goes on beside the tests, and the folder of its runs."""
     home = tmp_path_factory.mktemp("two")
-    ddp = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
-    process = shell(*SPHERE, *ddp, "--run.name", "two", "--wandb.mode", "offline", home=home)
+    flags = [*PHOTOS, *TWO, "--model.stored_rows", "1000"]
+    process = shell(*flags, "--run.name", "two", "--wandb.mode", "offline", home=home)
     yield home / "runs", process
     process.kill()
     process.wait()
@@ -280,6 +282,7 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--data ImageFolderSubset --data.root nowhere", "--data.root nowhere no such folder"),
         ("--data ImageFolderSubset --data.root empty", "--data.root empty no class folder"),
         ("--model.p 0", "--model.p 0 at least 1"),
+        ("--model.stored_rows -1", "--model.stored_rows -1 0 or more"),
         ("--model.p_over_dn -1", "--model.p_over_dn -1.0 above 0"),
         ("--model.p 3 --model.p_over_dn 2", "--model.p_over_dn either this or --model.p"),
         ("--optim SGD --optim.lr -1", "--optim.lr -1.0 finite number, 0 or more"),
@@ -537,6 +540,7 @@ def test_a_finished_run_can_be_run_again_from_its_own_configuration(
         "p_over_dn": None,
         "activation": "relu",
         "seed": 0,
+        "stored_rows": None,
     }
     assert settings["data"]["init_args"]["seed"] == settings["recon"]["init_args"]["seed"] == 0
     assert settings["run"]["name"] is None
@@ -645,9 +649,10 @@ def test_what_may_change_when_a_run_goes_on(run: Run) -> None:
     status, _, error = run(*again, "--optim.lr", "0.5")
     assert status == 2
     assert "--optim.lr 0.5: the run to go on with has 0.001" in error
-    status, out, _ = run(*again, "--trainer.max_steps", "3")
+    status, out, _ = run(*again, "--trainer.max_steps", "3", "--model.stored_rows", "10")
     assert status == 0
     assert "resumed with --trainer.max_steps 3 instead of 2" in out
+    assert "resumed with --model.stored_rows 10 instead of None" in out
     assert "step 3: " in out
     assert "step 2: " not in out
 
@@ -659,8 +664,64 @@ def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Pat
     assert len(re.findall(r"^step ", out, re.MULTILINE)) == 2
     assert [path.name for path in runs.iterdir()] == ["two"]
     assert len(list(runs.glob("two/wandb/offline-run-*"))) == 1
-    assert run(*SPHERE, "--run.name", "one")[0] == 0
+    assert "4 of 4 images recovered, 4 exact to the pixel" in out
+    assert run(*PHOTOS, "--run.name", "one")[0] == 0
     one = tmp_path / "runs" / "one"
     assert torch.allclose(weights(runs / "two", 1), weights(one, 1))
     assert torch.allclose(candidates(runs / "two", 1), candidates(one, 1), atol=1e-4)
     assert [row["step"] for row in rows(runs / "two")] == [row["step"] for row in rows(one)]
+    shared, alone = (
+        json.loads((path / "recon" / "step=00000001" / "metrics.json").read_text())
+        for path in (runs / "two", one)
+    )
+    assert shared.keys() == alone.keys()
+    assert shared["status"] == alone["status"] == "certified"
+    for name in ("matched_error", "direction_error", "null_direction_error", "ssim"):
+        assert shared[name] == pytest.approx(alone[name], abs=1e-4)
+    for name in ("recovered_fraction", "exact_fraction", "certified_fraction", "p_over_dn"):
+        assert shared[name] == alone[name]
+    files = [path.relative_to(runs / "two") for path in (runs / "two" / "recon").rglob("*")]
+    assert sorted(files) == sorted(path.relative_to(one) for path in (one / "recon").rglob("*"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_others_with_one_line(rank: int, tmp_path: Path) -> None:
+    # Too few features for an end within the test.
+    hard = ["--data", "Sphere", "--data.n", "20", "--data.d", "60", "--model.p_over_dn", "1.3"]
+    directory = tmp_path / "runs" / "r"
+    with shell(*hard, *TWO, "--run.name", "r", "--wandb.mode", "offline", home=tmp_path) as process:
+        try:
+            wait_until((directory / "checkpoints" / "step=00000001.ckpt").exists)
+            (child,) = children(process.pid)
+            os.kill([process.pid, child][rank], signal.SIGKILL)
+            status, _, error = ended(process)  # of both: the pipe is open until both have ended
+        finally:
+            process.kill()
+    assert status == (-signal.SIGKILL if rank == 0 else 1)
+    (line,) = error.splitlines()
+    assert line.startswith("train.py: another process of this run has ended (")
+    assert [path.name for path in (directory / "recon").iterdir()] == ["step=00000000"]
+    assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == [
+        "step=00000000.ckpt",
+        "step=00000001.ckpt",
+    ]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def children(process: int) -> list[int]:
+    """The Python processes that a process has started."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,comm=", "--ppid", str(process)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [line.split() for line in listed.stdout.splitlines()]
+    return [int(pid) for pid, name in found if name.startswith("python")]

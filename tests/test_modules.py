@@ -108,6 +108,45 @@ def test_the_loss_is_logged_at_the_step_of_its_weights(optim: Optim, tmp_path: P
     assert rows[3]["train/loss"] == pytest.approx(loss_of(module, data, final), rel=1e-4)
 
 
+class Counting(RandomFeatures):
+    """Counts how often features are computed."""
+
+    counted = 0
+
+    def features(self, x: Tensor) -> Tensor:
+        self.counted += 1
+        return super().features(x)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_features_of_a_sample_are_computed_once(batch_size: int | None) -> None:
+    data = Sphere(n=N, d=D, batch_size=batch_size)
+    data.setup()
+    module = Regression(Counting(d=D, k=1, n=N, p=P), SGD())
+    batches = [x for _ in range(3) for x, _ in data.train_dataloader()]  # in another order each
+    with torch.no_grad():
+        module.model.readout.weight.normal_()
+    held = {*vars(module.model), "counted"}
+    found = [module(x) for x in batches]
+    assert module.model.counted == N // (batch_size or N)
+    for x, output in zip(batches, found, strict=True):
+        assert torch.allclose(output, module.model(x), atol=1e-6)
+    assert set(vars(module.model)) == held  # an attacker gets the model, so no sample is in it
+
+
+def test_features_that_may_change_are_computed_anew() -> None:
+    module = Regression(Counting(d=D, k=1, n=N, p=P), SGD())
+    assert module.model.frozen
+    x = torch.randn(2, D, requires_grad=True)
+    assert [module(x).requires_grad, module(x).requires_grad] == [True, True]
+    assert module.model.counted == 2
+    module.model.another = torch.nn.Parameter(torch.zeros(1))
+    assert not module.model.frozen
+    for _ in range(2):
+        module(x.detach())
+    assert module.model.counted == 4
+
+
 def test_what_is_logged_of_many_steps(tmp_path: Path) -> None:
     trained(tmp_path / "few", SGD(), steps=7, log_every_n_steps=3)
     assert [row["step"] for row in logged(tmp_path / "few")] == [0, 3, 6, 7]

@@ -20,7 +20,7 @@ def objective(seed=0, radius=D**0.5, slope=0.0):
     x = sphere(N, D, seed)
     model = trained(x, P, seed=seed)
     target = model.readout.weight.detach()
-    map = LinearMap(model.first_layer)
+    map = LinearMap(model.rows(range(P)))
     return x, ProjectionObjective(
         map, ACTIVATIONS["relu"], target, radius=radius, surrogate_slope=slope
     )
@@ -53,7 +53,7 @@ def test_conjugate_gradients_stop_when_interrupted():
         return 2 * x
 
     conjugate_gradients(
-        apply, torch.ones(2), lambda x: x, steps=9, tolerance=0, interrupted=lambda: True
+        apply, torch.ones(2), lambda x: x, steps=9, tolerance=0, finished=lambda enough: True
     )
     assert len(calls) == 1
 

@@ -23,6 +23,7 @@ class Reconstruction:
         candidates: (m, d) reconstructed inputs on the CPU.
         projection_loss: the loss at the candidates, NaN where there is none.
         oracle: ``x (n, d) -> loss`` at other inputs; for scoring only, never called by a method.
+            All ranks call it together.
         status: how the attack ended.
         certificates: what the integer-pixel certificate says, None without pixels.
         sign_blind: candidates are known up to sign only.
@@ -61,6 +62,9 @@ class Reconstructor(ABC):
         self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None = None
     ) -> Reconstruction:
         """Reconstruct the training inputs from what the attacker knows.
+
+        All ranks of the process group, where there is one, call this together and share the work;
+        each gets the same candidates, status and counts.
 
         Args:
             knowledge: the threat model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isfinite, nan
 from typing import Literal
 
@@ -11,14 +12,16 @@ import torch
 from torch import Tensor
 
 from lit_recon.activations import Activation
+from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
 from lit_recon.features import BlockAverages, LinearMap
 from lit_recon.knowledge import Knowledge, PixelScale
-from lit_recon.linalg import least_squares_rows, spectral_directions, times_rows
+from lit_recon.linalg import least_squares_rows, spectral_directions
 from lit_recon.methods.base import Reconstruction, Reconstructor
 from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
 from lit_recon.models import OneHiddenLayer
 from lit_recon.objectives.projection import ProjectionObjective
+from lit_recon.rows import Rows
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solution, Solver, Status, Stop, minimise
 from lit_recon.solvers.loop import Linearised
 from lit_recon.solvers.search import Search
@@ -44,11 +47,14 @@ CERTIFY_BELOW = 1e-4
 
 @dataclass(frozen=True)
 class _Problem:
-    """The attack's inputs in the shape that the stages need."""
+    """The attack's inputs in the shape that the stages need.
+
+    Of V and the target every rank holds its share; all that the attack makes is the same on all.
+    """
 
     map: LinearMap
     activation: Activation
-    target: Tensor  # (k, p)
+    target: Tensor  # (k, p) this rank's columns
     m: int
     pixels: PixelScale | None
     radius: float | None
@@ -73,6 +79,16 @@ class _Problem:
     def norm(self) -> float:
         """The norm of an input: the known one, else that of standardised data."""
         return self.radius or self.map.d**0.5
+
+    @property
+    def equations(self) -> int:
+        """k p"""
+        return len(self.target) * self.map.p
+
+    @cached_property
+    def energy(self) -> float:
+        """The target's squared norm: 1, 0 for a readout that has not moved, or not finite."""
+        return self.objective().energy
 
 
 class ProjectionReconstructor(Reconstructor):
@@ -151,13 +167,13 @@ class ProjectionReconstructor(Reconstructor):
         self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None = None
     ) -> Reconstruction:
         problem = self._problem(knowledge)
-        monitor = Monitor(self.max_seconds, on_step)
+        monitor = Monitor(self.max_seconds, on_step, problem.map.ranks)
         refusal = _refusal(problem)
         if refusal is None:
             solution = self._attack(problem, monitor, generator)
             candidates, loss = solution.at.candidates, float(solution.at.loss)
             status = solution.status
-            if status is Status.CONVERGED and problem.target.numel() < problem.m * problem.map.d:
+            if status is Status.CONVERGED and problem.equations < problem.m * problem.map.d:
                 status = Status.UNDERDETERMINED
         else:
             candidates = _noise(problem, problem.m, generator)
@@ -173,7 +189,7 @@ class ProjectionReconstructor(Reconstructor):
             status=status,
             certificates=certificates,
             sign_blind=problem.activation.odd,
-            p_over_dn=problem.target.numel() / (knowledge.n * problem.map.d),
+            p_over_dn=problem.equations / (knowledge.n * problem.map.d),
             rows=monitor.rows,
             applications=monitor.applications,
             restarts=monitor.restarts,
@@ -184,15 +200,16 @@ class ProjectionReconstructor(Reconstructor):
         model = knowledge.model
         if not isinstance(model, OneHiddenLayer):
             raise InputError("--model", type(model).__name__, "projection needs one hidden layer")
-        weight = model.first_layer.detach()
-        map = LinearMap(weight)
+        us = ranks()
+        share = us.share(model.p)
+        map = LinearMap(model.rows(share), us)
         radius = knowledge.radius
         if model.activation.homogeneous and radius is None:
             radius = map.d**0.5  # the norm cannot be seen, so any fixed one will do
         return _Problem(
             map=map,
             activation=model.activation,
-            target=_unit(knowledge.target.detach()).to(weight),
+            target=_unit(knowledge.target.detach())[:, share.start : share.stop].to(map.rows.like),
             m=self.candidates or knowledge.n,
             pixels=knowledge.pixels,
             radius=radius,
@@ -215,9 +232,8 @@ class ProjectionReconstructor(Reconstructor):
         return self.even_stage == "auto" and problem.activation.even_part is not None
 
     def _even_first(self, problem: _Problem) -> bool:
-        k, p = problem.target.shape
-        unknowns = (problem.m + k) * problem.map.d
-        return self._has_even_stage(problem) and k * p >= EVEN_FIRST * unknowns
+        unknowns = (problem.m + len(problem.target)) * problem.map.d
+        return self._has_even_stage(problem) and problem.equations >= EVEN_FIRST * unknowns
 
     def _attempt(
         self, problem: _Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
@@ -247,8 +263,8 @@ class ProjectionReconstructor(Reconstructor):
         both_signs = objective.linear_rows == 0
 
         def propose(at: Linearised, count: int) -> Tensor:
-            weight = problem.map.weight
-            new = problem.norm * spectral_directions(weight, at.residual, count + 3, generator)
+            new = spectral_directions(problem.map, at.residual, count + 3, generator)
+            new = problem.norm * new
             new = torch.cat([new, -new]) if both_signs else new
             return new[at.gain(new).argsort(descending=True)[:count]]
 
@@ -264,7 +280,7 @@ class ProjectionReconstructor(Reconstructor):
         objective = ProjectionObjective(
             problem.map, even, problem.target, linear=True, radius=radius
         )
-        linear = least_squares_rows(problem.map.weight, problem.target)
+        linear = least_squares_rows(problem.map, problem.target)
         start = self._coarse_start(problem, linear, monitor, generator)
         stop = replace(self.stop, loss=max(self.stop.loss, HANDOVER))
         found = self._minimise(objective, start, stop, problem, monitor, generator, "even")
@@ -278,20 +294,22 @@ class ProjectionReconstructor(Reconstructor):
         In the subspace, of a few dimensions more than candidates, a Gauss-Newton step costs
         milliseconds, so several starts are tried and the best is taken.
         """
-        weight, count = problem.map.weight, problem.m + self.spare
+        map, count = problem.map, problem.m + self.spare
         if not self.spectral_start:
             return torch.cat([_noise(problem, count, generator), linear])
-        rest = problem.target - times_rows(linear, weight)
+        rest = problem.target - map.apply(linear)
         blocks = _coarse_blocks(problem)
         dimensions = min(round(SUBSPACE * problem.m) + 1, blocks.dimension)
         basis = blocks.up(
-            spectral_directions(weight, rest, dimensions, generator, blocks.down, blocks.up)
+            spectral_directions(map, rest, dimensions, generator, blocks.down, blocks.up)
         )  # (r, d)
-        rows = COARSE_ROWS * count * dimensions
+        # Every rank's first rows, so that all have the same to do.
+        head = map.head(-(-COARSE_ROWS * count * dimensions // map.ranks.size))
+        weight = head.apply(basis).T.contiguous()  # (rows, r)
         objective = ProjectionObjective(
-            LinearMap(times_rows(basis, weight[:rows]).T.contiguous()),
+            LinearMap(Rows.of(weight), map.ranks),
             problem.even_part,
-            rest[:, :rows],
+            rest[:, : len(weight)],
             linear=True,
             radius=problem.norm,
         )
@@ -313,9 +331,9 @@ def _unit(target: Tensor) -> Tensor:
 def _refusal(problem: _Problem) -> Status | None:
     """Why there is nothing to attack, None where there is."""
     # The norm of V is finite if V is; isfinite(V) would make a copy of it.
-    if not (torch.isfinite(problem.target).all() and isfinite(problem.map.mean_square)):
+    if not (isfinite(problem.energy) and isfinite(problem.map.mean_square)):
         return Status.NONFINITE
-    if not problem.target.any():
+    if problem.energy == 0:
         return Status.NO_SIGNAL
     if problem.m >= problem.map.p:
         return Status.NOT_IDENTIFIABLE
@@ -324,9 +342,9 @@ def _refusal(problem: _Problem) -> Status | None:
 
 def _noise(problem: _Problem, count: int, generator: torch.Generator) -> Tensor:
     """(count, d) standard normal candidates."""
-    weight = problem.map.weight
-    noise = torch.randn(count, problem.map.d, generator=generator, dtype=weight.dtype)
-    return noise.to(weight.device)
+    dtype = problem.target.dtype
+    noise = torch.randn(count, problem.map.d, generator=generator, dtype=dtype)
+    return noise.to(problem.target.device)
 
 
 def _coarse_blocks(problem: _Problem) -> BlockAverages:
@@ -335,8 +353,7 @@ def _coarse_blocks(problem: _Problem) -> BlockAverages:
         return BlockAverages((1, 1, problem.map.d), 1)
     c, h, w = problem.pixels.shape
     factor = 1
-    equations = problem.target.numel()
-    while equations < COARSE_RATIO * problem.m * c * h * w / factor**2:
+    while problem.equations < COARSE_RATIO * problem.m * c * h * w / factor**2:
         if h % (2 * factor) or w % (2 * factor) or min(h, w) // (2 * factor) < COARSEST:
             break
         factor *= 2
@@ -381,6 +398,6 @@ def _on_pixels(
 
 def _loss_at(problem: _Problem, x: Tensor) -> float:
     """The projection loss at other inputs (n, d)."""
-    if not problem.target.any():
+    if problem.energy == 0:
         return nan
-    return float(problem.objective().linearise(x.to(problem.map.weight)).loss)
+    return float(problem.objective().linearise(x.to(problem.target)).loss)

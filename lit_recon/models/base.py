@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_recon.activations import Activation
 from lit_recon.linalg import times_rows
+from lit_recon.rows import Rows
 
 
 class ReadoutModel(nn.Module, ABC):
@@ -23,6 +24,12 @@ class ReadoutModel(nn.Module, ABC):
     def features(self, x: Tensor) -> Tensor:
         """(n, *input shape) to the readout's input (n, p)."""
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the readout alone is trained, so that the features of an input never change."""
+        trained = [name for name, value in self.named_parameters() if value.requires_grad]
+        return all(name.startswith("readout.") for name in trained)
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, *input shape) to (n, k)."""
         return self.readout(self.features(x))
@@ -32,13 +39,20 @@ class OneHiddenLayer(ReadoutModel):
     """A network ``f(x) = theta s(V x)`` without biases.
 
     Attributes:
-        first_layer: (p, d) V.
         activation: s.
     """
 
-    first_layer: Tensor
     activation: Activation
+
+    @property
+    def p(self) -> int:
+        """The number of features."""
+        return self.readout.in_features
+
+    @abstractmethod
+    def rows(self, share: range) -> Rows:
+        """These rows of V (p, d), which any rank can read without the help of another."""
 
     def features(self, x: Tensor) -> Tensor:
         """(n, *input shape) to (n, p)."""
-        return self.activation.value(times_rows(x.flatten(1), self.first_layer))
+        return self.activation.value(times_rows(x.flatten(1), self.rows(range(self.p))))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from lit_recon.activations import ACTIVATIONS, Name
+from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
-from lit_recon.linalg import gaussian_rows
 from lit_recon.models.base import OneHiddenLayer
+from lit_recon.rows import Rows, SeededRows
 
 DEFAULT_P_OVER_DN = 3.0
 
@@ -16,7 +17,8 @@ class RandomFeatures(OneHiddenLayer):
     """Random features: V ~ N(0, 1/d) fixed, only the readout is trained, from zero.
 
     The setting of Iurada, Bombari, Tommasi, Mondelli 2025 (arXiv 2509.22214): no bias, no factor
-    1 / sqrt(p). V is not saved in checkpoints: it follows from the seed.
+    1 / sqrt(p). V is not saved in checkpoints: it follows from the seed. Nor is it a buffer: every
+    rank stores rows of its own, which Lightning would overwrite with those of rank 0.
 
     Args:
         d: input dimension.
@@ -26,9 +28,12 @@ class RandomFeatures(OneHiddenLayer):
         p_over_dn: number of features as k p / (n d), above 0; null: 3, unless p is given.
         activation: s.
         seed: seed of V, 0 or more; null: --run.seed.
+        stored_rows: rows of V that a process stores, at most, 0 or more; null: its whole share of
+            the attack, p over the number of processes. Other rows are drawn anew whenever they are
+            read, which takes time instead of memory and changes no number of V.
 
     Raises:
-        InputError: p below 1, p_over_dn not above 0, or both given.
+        InputError: p below 1, p_over_dn not above 0, or both given; stored_rows below 0.
     """
 
     def __init__(
@@ -40,16 +45,26 @@ class RandomFeatures(OneHiddenLayer):
         p_over_dn: float | None = None,
         activation: Name = "relu",
         seed: int | None = None,
+        stored_rows: int | None = None,
     ) -> None:
         super().__init__()
-        self.p = feature_count(p, p_over_dn, n * d / k)
+        p = feature_count(p, p_over_dn, n * d / k)
         seed = seed or 0
         if seed < 0:
             raise InputError("--model.seed", seed, "give 0 or more")
+        if stored_rows is not None and stored_rows < 0:
+            raise InputError("--model.stored_rows", stored_rows, "give 0 or more")
         self.activation = ACTIVATIONS[activation]
-        self.register_buffer("first_layer", gaussian_rows(seed, self.p, d), persistent=False)
-        self.readout = nn.Linear(self.p, k, bias=False)
+        self.first_layer = SeededRows(seed, p, d)
+        self.stored_rows = stored_rows
+        self.readout = nn.Linear(p, k, bias=False)
         nn.init.zeros_(self.readout.weight)
+
+    def rows(self, share: range) -> Rows:
+        # Only now is it known for certain how many ranks there are, and on which device.
+        like = self.readout.weight.detach()
+        self.first_layer.store(ranks().share(self.p)[: self.stored_rows], like)
+        return Rows(self.first_layer, share, like)
 
 
 def feature_count(p: int | None, p_over_dn: float | None, per_unit: float) -> int:

@@ -16,6 +16,8 @@ from lit_recon.errors import RunError
 from lit_recon.models import ReadoutModel
 from lit_recon.modules.optimisers import Optim
 
+KNOWN_SAMPLES = 256  # whose features are kept, p numbers each
+
 
 class Regression(LightningModule):
     """Trains a model on squared error, the loss of the papers for targets in {-1, 1} or one-hot.
@@ -29,12 +31,13 @@ class Regression(LightningModule):
         super().__init__()
         self.model: ReadoutModel = model
         self.optim = optim
+        self._known = KnownFeatures(model)
         self._batch: tuple[Tensor, Tensor] | None = None
         self._logged_step = -1
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, *input shape) to (n, k)."""
-        return self.model(x)
+        return self.model.readout(self._known(x))
 
     def configure_optimizers(self) -> Optimizer:
         if self.optim.span_warning:
@@ -103,7 +106,7 @@ class Regression(LightningModule):
         """Features and targets of the current batch, gathered over ranks."""
         assert self._batch is not None
         x, y = self._batch
-        phi = self.model.features(x)
+        phi = self._known(x)
         if self.trainer.world_size > 1:
             phi, y = self._gathered(phi).flatten(0, 1), self._gathered(y).flatten(0, 1)
         return phi, y
@@ -113,6 +116,35 @@ class Regression(LightningModule):
         gathered = self.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered
+
+
+class KnownFeatures:
+    """The features of inputs, not computed again where nothing of them is trained.
+
+    They are kept sample by sample, so that shuffled mini-batches find them too. They are kept here
+    and not in the model, which an attacker gets.
+
+    Args:
+        model: whose features.
+    """
+
+    def __init__(self, model: ReadoutModel) -> None:
+        self._model = model
+        self._known: dict[tuple[bytes, torch.device], Tensor] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(n, *input shape) to (n, p)."""
+        if not self._model.frozen or x.requires_grad or len(x) > KNOWN_SAMPLES:
+            return self._model.features(x)
+        samples = x.detach().cpu().contiguous().view(torch.uint8).numpy()
+        keys = [(sample.tobytes(), x.device) for sample in samples]
+        if not all(key in self._known for key in keys):
+            for key, row in zip(keys, self._model.features(x), strict=True):
+                self._known[key] = row.clone()
+            for key in list(self._known)[:-KNOWN_SAMPLES]:
+                del self._known[key]
+        # One layout, new or known: sums over features must not differ after a resume.
+        return torch.stack([self._known[key] for key in keys], dim=1).T
 
 
 def _values(output: Tensor, y: Tensor) -> dict[str, Tensor]:

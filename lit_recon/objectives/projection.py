@@ -17,6 +17,10 @@ is that of Kaufman (1975) for variable projection (Golub and Pereyra 1973):
     P(U)   = U - (U Phi^T) (Phi Phi^T)^-1 Phi
 
 so an application of J^T J is two passes over V and nothing of the size of V is made.
+
+Where the rows of V are shared among ranks, each holds its columns of Phi, T, R and U; p in a shape
+is then the number of these. Points z are rank 0's, and what is not of length p is a sum over ranks,
+so the same on all: an application exchanges (m, k) and (m + l, d) numbers, whatever p is.
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ class Linearisation:
         phi, slopes: (m, p).
         gram: (m, m) Phi Phi^T in float64, with its ridge.
         factor: (m, m) Cholesky factor of the Gram.
-        fitted: (k, p) the target less its linear rows.
+        moments: (m, k) Phi times the target less its linear rows, in float64.
     """
 
     objective: ProjectionObjective
@@ -63,7 +67,7 @@ class Linearisation:
     slopes: Tensor
     gram: Tensor
     factor: Tensor
-    fitted: Tensor
+    moments: Tensor
 
     @property
     def candidates(self) -> Tensor:
@@ -72,7 +76,12 @@ class Linearisation:
 
     def project(self, u: Tensor) -> Tensor:
         """(k, p) to its part orthogonal to every feature row."""
-        return u - _solve(self.factor, self.phi @ u.T).T @ self.phi
+        inner = self.objective.ranks.total(self.phi @ u.T)
+        return u - _solve(self.factor, inner).T @ self.phi
+
+    def inner(self, u: Tensor, w: Tensor) -> Tensor:
+        """() the inner product of two (k, p) over all columns."""
+        return self.objective.ranks.total((u * w).sum())
 
     def jvp(self, step: Tensor) -> Tensor:
         """J[D]: (m + l, d) to (k, p)."""
@@ -104,8 +113,8 @@ class Linearisation:
             k = coefficients.shape[1]
             coefficients = torch.cat([coefficients, torch.eye(k).to(coefficients)])
             slopes = torch.cat([slopes, torch.ones_like(slopes[:1]).expand(linear, -1)])
-        inner = (coefficients @ coefficients.T).double() * (slopes @ slopes.T).double()
-        return inner * self.objective.mean_square
+        overlaps = self.objective.ranks.total((slopes @ slopes.T).double())
+        return (coefficients @ coefficients.T).double() * overlaps * self.objective.mean_square
 
     def importance(self) -> Tensor:
         """(m,) by how much the loss rises when one candidate is left out."""
@@ -121,27 +130,27 @@ class Linearisation:
 
     def keep(self, m: int) -> Tensor:
         """Indices of the m candidates left when the least important one goes, again and again."""
-        moments = (self.phi @ self.fitted.T).double()  # (m, k)
         left = list(range(len(self.phi)))
         while len(left) > m:
             inverse = torch.linalg.inv(self.gram[left][:, left])
-            gain = (inverse @ moments[left]).square().sum(1) / inverse.diagonal()
+            gain = (inverse @ self.moments[left]).square().sum(1) / inverse.diagonal()
             left.pop(int(gain.argmin()))
         return torch.tensor(left, device=self.phi.device)
 
     def gain(self, directions: Tensor) -> Tensor:
         """(r,) by how much the loss falls when the feature of one more input (r, d) is added."""
         new = self.objective.activation.value(self.objective.map.apply(directions))  # (r, p)
-        new = new - _solve(self.factor, self.phi @ new.T).T @ self.phi
-        explained = (new @ self.residual.T).square().sum(1)
-        return explained / new.square().sum(1) / self.objective.energy
+        new = self.project(new)
+        inner, size = self.objective.ranks.totals(new @ self.residual.T, new.square().sum(1))
+        return inner.square().sum(1) / size / self.objective.energy
 
 
 class ProjectionObjective:
     """The projection loss of a target over features s(V x).
 
     Args:
-        map: V.
+        map: V; of one that is shared among ranks, every rank has an objective, and uses it at the
+            same places as the others.
         activation: s.
         target: (k, p).
         linear: carry linear rows, that is, fit over span{s(V x_i)} + colspan(V).
@@ -160,30 +169,35 @@ class ProjectionObjective:
         surrogate_slope: float = 0.0,
     ) -> None:
         self.map = map
+        self.ranks = map.ranks
         self.activation = activation
         self.target = target
         self.linear_rows = len(target) if linear else 0
         self.radius = radius
         self.surrogate_slope = surrogate_slope
-        self.energy = float(target.double().square().sum())
+        self.energy = float(self.ranks.total(target.double().square().sum()))
         self.mean_square = map.mean_square
 
     def linearise(self, z: Tensor) -> Linearisation:
-        """Value and operators at z (m + l, d)."""
+        """Value and operators at z (m + l, d), the point of rank 0.
+
+        One point for all: ranks whose points differ in their last bits would soon part ways.
+        """
+        z = self.ranks.first(z)
         m = len(z) - self.linear_rows
         h = self.map.apply(z)  # (m + l, p)
         phi, slopes = self.activation.value(h[:m]), self.activation.slope(h[:m])
         if self.surrogate_slope:
             slopes = torch.where(slopes == 0, self.surrogate_slope, slopes)
         fitted = self.target - h[m:] if self.linear_rows else self.target
-        gram = (phi @ phi.T).double()
+        gram, moments = self.ranks.totals((phi @ phi.T).double(), (phi @ fitted.T).double())
         gram.diagonal().add_(RIDGE * gram.diagonal().mean())
         factor = torch.linalg.cholesky_ex(gram).L
-        coefficients = _solve(factor, phi @ fitted.T)
+        coefficients = _solve(factor, moments).to(phi.dtype)
         residual = fitted - coefficients.T @ phi
-        loss = residual.square().sum() / self.energy
+        loss = self.ranks.total(residual.square().sum()) / self.energy
         return Linearisation(
-            self, z, loss, residual, coefficients, phi, slopes, gram, factor, fitted
+            self, z, loss, residual, coefficients, phi, slopes, gram, factor, moments
         )
 
     def retract(self, z: Tensor) -> Tensor:

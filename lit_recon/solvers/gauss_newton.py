@@ -84,14 +84,14 @@ class GaussNewton(Solver):
             precondition,
             steps=self.cg_steps,
             tolerance=self.cg_tolerance,
-            interrupted=lambda: monitor.out_of_time,
+            finished=lambda enough: monitor.agreed(enough or monitor.late),
         )
 
 
 def _promised(at: Linearised, direction: Tensor) -> float:
     """By how much the linear model says that ||R||^2 falls."""
     change = at.jvp(direction)
-    return float((2 * at.residual * change - change.square()).sum())
+    return float(at.inner(2 * at.residual - change, change))
 
 
 def _updated(damping: float, ratio: float) -> float:
@@ -108,7 +108,7 @@ def conjugate_gradients(
     *,
     steps: int,
     tolerance: float,
-    interrupted: Callable[[], bool] = lambda: False,
+    finished: Callable[[bool], bool] = lambda enough: enough,
 ) -> Tensor:
     """Solve ``apply(x) = right`` for a symmetric positive definite operator, from x = 0.
 
@@ -118,7 +118,7 @@ def conjugate_gradients(
         precondition: approximate inverse, symmetric positive definite.
         steps: at most so many applications.
         tolerance: stop when the preconditioned residual norm has fallen to this share.
-        interrupted: asked after every step; True returns what there is.
+        finished: told after every step whether the tolerance is met; True returns what there is.
     """
     x = torch.zeros_like(right)
     r = right
@@ -131,7 +131,7 @@ def conjugate_gradients(
         x, r = x + length * direction, r - length * q
         y = precondition(r)
         new = (r * y).sum()
-        if not new > enough or interrupted():
+        if finished(not new > enough):
             break
         direction, ry = y + new / ry * direction, new
     return x

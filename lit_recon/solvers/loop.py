@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from lit_recon.distributed import Ranks
 from lit_recon.errors import InputError
 
 
@@ -68,10 +69,12 @@ class Monitor:
     Args:
         max_seconds: time budget, counted from the making of the monitor.
         on_step: called with every row and its candidates (m, d), for a progress bar or a log.
+        ranks: who works on the reconstruction; the clock of rank 0 counts for all.
     """
 
     max_seconds: float = inf
     on_step: OnStep | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     rows: list[Row] = field(default_factory=list)
     applications: int = 0
     restarts: int = 0
@@ -82,8 +85,17 @@ class Monitor:
         return time.monotonic() - self.started
 
     @property
-    def out_of_time(self) -> bool:
+    def late(self) -> bool:
+        """Whether the budget is spent by this rank's clock alone."""
         return self.seconds >= self.max_seconds
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.agreed(self.late)
+
+    def agreed(self, word: bool) -> bool:
+        """Rank 0's answer to a question that ranks might answer differently."""
+        return self.ranks.agreed(word)
 
     def record(self, phase: str, loss: float, candidates: Tensor) -> None:
         row = Row(len(self.rows), phase, loss, len(candidates), self.applications, self.seconds)
@@ -105,6 +117,7 @@ class Linearised(Protocol):
     def candidates(self) -> Tensor: ...
     def jvp(self, step: Tensor) -> Tensor: ...
     def vjp(self, u: Tensor) -> Tensor: ...
+    def inner(self, u: Tensor, w: Tensor) -> Tensor: ...
     def gradient(self) -> Tensor: ...
     def curvature(self) -> Tensor: ...
     def importance(self) -> Tensor: ...
@@ -195,7 +208,7 @@ def minimise(
         if loss <= stop.loss:
             return Solution(best, Status.CONVERGED)
         if state.stuck or (stop.min_decrease and slow >= stop.patience):
-            at_floor = loss <= best.floor()
+            at_floor = monitor.agreed(loss <= best.floor())
             return Solution(best, Status.CONVERGED if at_floor else Status.STALLED)
         if monitor.out_of_time:
             return Solution(best, Status.OUT_OF_TIME)
@@ -207,7 +220,7 @@ def minimise(
         slow = slow + 1 if loss - new < stop.min_decrease * loss else 0
         if new < loss:
             best, loss = state.at, new
-            if stop.satisfied is not None and stop.satisfied(best):
+            if stop.satisfied is not None and monitor.agreed(stop.satisfied(best)):
                 return Solution(best, Status.CERTIFIED)
     return Solution(best, Status.MAX_STEPS)
 
