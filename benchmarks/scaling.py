@@ -3,31 +3,42 @@
 An application reads V twice and does 4 p d m floating-point operations. Both floors are measured in
 the same process and in turn with it, since machines are noisy: the time to read V from the faster
 one of a matrix-vector product and a sum over the same V, the arithmetic from a product of square
-matrices. The share is the larger floor over the measured time, 1 being perfect. Every size has a
-process of its own, so that its peak memory is its own too.
+matrices. The share is the larger floor over the measured time, 1 being perfect. Where V is drawn
+again whenever it is read, reading is drawing. Every size has processes of its own, so that its peak
+memory is its own too.
+
+Several ranks are processes on the CPU with one thread each, which share the rows of V. The floors
+are those of one rank while the others are as busy. The same problem unshared, on one of these ranks
+with the others asleep, is measured in turn as well: the speedup is the ratio of both medians.
+Ranks whose arithmetic is slower than that of one rank did not have a core each.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from multiprocessing import get_context
+from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from statistics import median
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from benchmarks.records import Flags, Record, count, one_line_errors, peak_bytes, table
 from lit_recon.activations import ACTIVATIONS
+from lit_recon.distributed import Ranks, ranks
 from lit_recon.errors import InputError, RunError
 from lit_recon.features import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
+from lit_recon.rows import Rows, SeededRows
 
 # Sides of square matrices whose product runs at full rate.
 SQUARE = {"cpu": 1024, "cuda": 8192}
@@ -43,19 +54,48 @@ class Cell:
     m: int
     d: int
     k: int
+    ranks: int
+    stored: bool
     device: str
-    threads: int
+    threads: int  # of every rank
     repeats: int
 
 
-class Clock:
-    """Times calls on a device, whose queue is empty before and after."""
+class Problem:
+    """The projection loss at random candidates, with this rank's share of a random V."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, cell: Cell, us: Ranks) -> None:
+        random = torch.Generator(cell.device).manual_seed(0)
+
+        def normal(rows: int, columns: int) -> torch.Tensor:
+            return torch.empty(rows, columns, device=cell.device).normal_(generator=random)
+
+        share = us.share(cell.p)
+        if cell.stored:
+            self.rows = Rows.of(normal(len(share), cell.d).mul_(cell.d**-0.5))
+        else:
+            like = torch.empty(0, device=cell.device)
+            self.rows = Rows(SeededRows(0, cell.p, cell.d), share, like)
+        map, target = LinearMap(self.rows, us), normal(cell.k, len(share))
+        objective = ProjectionObjective(map, ACTIVATIONS["relu"], target, radius=cell.d**0.5)
+        self.at = objective.linearise(objective.retract(normal(cell.m, cell.d)))
+        self.step = self.at.vjp(self.at.residual)
+
+    def application(self) -> torch.Tensor:
+        """J^T J of one step."""
+        return self.at.vjp(self.at.jvp(self.step))
+
+
+class Clock:
+    """Times calls that all ranks begin together, on a device whose queue is empty."""
+
+    def __init__(self, device: torch.device, us: Ranks) -> None:
         self.device = device
+        self.us = us
 
     def __call__(self, call: Callable[[], object], times: int = 1) -> float:
         """Seconds of one of so many calls in a row."""
+        self.us.total(torch.zeros(1))  # nobody leaves before all have come
         self._wait()
         started = time.perf_counter()
         for _ in range(times):
@@ -64,9 +104,9 @@ class Clock:
         return (time.perf_counter() - started) / times
 
     def times(self, call: Callable[[], object]) -> int:
-        """How often to repeat a call in a row; also warms it up."""
+        """How often to repeat a call in a row, as rank 0 finds it; also warms it up."""
         self(call)
-        return ceil(LEAST_SECONDS / self(call))
+        return int(self.us.first(torch.tensor(ceil(LEAST_SECONDS / self(call)))))
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -82,93 +122,114 @@ def peak(device: torch.device) -> int:
 
 @torch.no_grad()
 def measure(cell: Cell) -> dict[str, Any]:
-    """One row of the results; for a fresh process."""
+    """One row of the results; for fresh processes, each of which gives its own."""
     torch.set_num_threads(cell.threads)
-    device = torch.device(cell.device)
-    random = torch.Generator(device).manual_seed(0)
-
-    def normal(rows: int, columns: int) -> torch.Tensor:
-        return torch.empty(rows, columns, device=device).normal_(generator=random)
-
+    us, device = ranks(), torch.device(cell.device)
+    # What the libraries load at first is not the problem's.
+    Problem(replace(cell, p=64 * us.size, stored=True), us).application()
     before = peak(device)
-    v = normal(cell.p, cell.d).mul_(cell.d**-0.5)
-    target = normal(cell.k, cell.p)
-    objective = ProjectionObjective(LinearMap(v), ACTIVATIONS["relu"], target, radius=cell.d**0.5)
-    at = objective.linearise(objective.retract(normal(cell.m, cell.d)))
-    step = at.vjp(at.residual)
-
-    def application() -> torch.Tensor:
-        return at.vjp(at.jvp(step))
-
-    application()
+    problem = Problem(cell, us)
+    problem.application()
     memory = peak(device) - before
 
-    vector = normal(cell.d, 1)
-    square = normal(SQUARE[device.type], SQUARE[device.type])
-    calls: dict[str, Callable[[], object]] = {
-        "application": application,
-        "product": lambda: v @ vector,
-        "sum": v.sum,
-        "gemm": lambda: square @ square,
-    }
-    clock = Clock(device)
+    rows = problem.rows
+    square = torch.randn(SQUARE[device.type], SQUARE[device.type], device=device)
+    calls: dict[str, Callable[[], object]] = {"application": problem.application}
+    if us.size > 1:
+        calls["alone"] = Problem(cell, Ranks()).application if us.rank == 0 else lambda: None
+    reads: dict[str, Callable[[], object]] = {"draw": lambda: sum(map(len, rows))}
+    if isinstance(v := rows.matrix, torch.Tensor):
+        vector = torch.randn(cell.d, 1, device=device)
+        reads = {"product": lambda: v @ vector, "sum": v.sum}
+    calls = {**calls, **reads, "gemm": lambda: square @ square}
+
+    clock = Clock(device, us)
     times = {name: clock.times(call) for name, call in calls.items()}
     rounds = [
         {name: clock(call, times[name]) for name, call in calls.items()}
         for _ in range(cell.repeats)
     ]
-    operations = 4 * cell.p * cell.d * cell.m
+    seconds = {name: median(row[name] for row in rounds) for name in calls}
+    operations = 4 * len(rows) * cell.d * cell.m
     per_second = [2 * len(square) ** 3 / row["gemm"] for row in rounds]
-    reading = [2 * min(row["product"], row["sum"]) for row in rounds]
+    reading = [2 * min(row[name] for name in reads) for row in rounds]
     arithmetic = [operations / rate for rate in per_second]
     shares = [
         max(floors) / row["application"]
         for *floors, row in zip(reading, arithmetic, rounds, strict=True)
     ]
-    v_bytes = v.numel() * v.element_size()
+    share_bytes = 4 * len(rows) * cell.d
+    stored_bytes = share_bytes if cell.stored else 0
     return {
         **asdict(cell),
-        "first_layer_bytes": v_bytes,
-        "application_seconds": median(row["application"] for row in rounds),
+        "first_layer_bytes": 4 * cell.p * cell.d,
+        "application_seconds": seconds["application"],
+        "one_rank_seconds": seconds.get("alone"),
+        "speedup": seconds["alone"] / seconds["application"] if "alone" in seconds else None,
         "reading_floor_seconds": median(reading),
         "arithmetic_floor_seconds": median(arithmetic),
-        "bytes_per_second": 2 * v_bytes / median(reading),
+        "bytes_per_second": 2 * share_bytes / median(reading),
         "operations_per_second": median(per_second),
         "share_of_floor": median(shares),
-        "peak_bytes": memory,
-        "peak_over_first_layer": memory / v_bytes,
+        "stored_bytes": stored_bytes,
+        "beside_bytes": memory - stored_bytes,
     }
 
 
-def in_its_own_process(cell: Cell) -> dict[str, Any]:
-    """Measure where nothing was allocated before."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+def on_rank(cell: Cell, rank: int, store: Path) -> dict[str, Any]:
+    """What one rank measures; the file is where they find one another."""
+    if cell.ranks == 1:
+        return measure(cell)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=cell.ranks)
+    try:
+        return measure(cell)
+    finally:
+        dist.destroy_process_group()  # also after an error, or the others would wait
+
+
+def in_fresh_processes(cell: Cell) -> dict[str, Any]:
+    """Measure where nothing was allocated before: rank 0's times, every rank's memory."""
+    # A forked process does not start with its parent's peak memory, as a spawned one does.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.records", "lit_recon.methods"])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(cell.ranks, context) as pool,
+    ):
+        store = Path(folder) / "store"
+        everyone = [pool.submit(on_rank, cell, rank, store) for rank in range(cell.ranks)]
         try:
-            return pool.submit(measure, cell).result()
+            rows = [one.result() for one in everyone]
         except BrokenProcessPool as error:
-            what = f"the process for p={cell.p}, m={cell.m} was killed, perhaps for memory"
+            what = f"a process for p={cell.p}, m={cell.m} was killed, perhaps for memory"
             raise RunError(what) from error
+    own = {name: [row[name] for row in rows] for name in ("stored_bytes", "beside_bytes")}
+    return {**rows[0], **own}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print one line for every size."""
-    header = ["p", "m", "V in GB", "ms", "reading: ms", "GB/s", "arithmetic: ms", "GFLOP/s"]
+    sizes = ["p", "m", "ranks", "V in GB", "stored", "ms", "speedup"]
+    floors = ["reading: ms", "GB/s", "arithmetic: ms", "GFLOP/s", "share", "MB beside V"]
     lines = [
         [
             row["p"],
             row["m"],
+            row["ranks"],
             row["first_layer_bytes"] / 1e9,
+            "yes" if row["stored"] else "no",
             1e3 * row["application_seconds"],
+            row["speedup"],
             1e3 * row["reading_floor_seconds"],
             row["bytes_per_second"] / 1e9,
             1e3 * row["arithmetic_floor_seconds"],
             row["operations_per_second"] / 1e9,
             row["share_of_floor"],
-            row["peak_over_first_layer"],
+            max(row["beside_bytes"]) / 1e6,
         ]
         for row in rows
     ]
-    print(table([*header, "share", "memory / V"], lines))
+    print(table([*sizes, *floors], lines))
 
 
 @one_line_errors("scaling")
@@ -180,16 +241,47 @@ def main(argv: list[str] | None = None) -> int:
     add("--m", nargs="+", type=count, default=[10, 30, 100], help="candidates")
     add("--d", type=count, default=3072, help="input dimension")
     add("--k", type=count, default=1, help="outputs")
+    add(
+        "--ranks",
+        nargs="+",
+        type=count,
+        help="processes that share V, one thread each where several; None: 1 and 2, on a GPU 1",
+    )
+    add(
+        "--stored",
+        nargs="+",
+        type=int,
+        choices=[0, 1],
+        default=[1],
+        help="1: V is stored, 0: drawn again whenever it is read",
+    )
     add("--repeats", type=count, default=9, help="rounds to take the median of")
     add("--device", choices=SQUARE, default="cpu", help="where")
     args = flags.read(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device", args.device, "there is no CUDA device here; give cpu")
+    args.ranks = args.ranks or ([1, 2] if args.device == "cpu" else [1])
+    if args.device == "cuda" and max(args.ranks) > 1:
+        raise InputError("--ranks", max(args.ranks), "several ranks are on the CPU; give 1")
     record = Record(flags, argv, args, seeds=[0], device=args.device)
     rows = [
-        in_its_own_process(Cell(p, m, args.d, args.k, args.device, args.threads, args.repeats))
+        in_fresh_processes(
+            Cell(
+                p=p,
+                m=m,
+                d=args.d,
+                k=args.k,
+                ranks=size,
+                stored=bool(stored),
+                device=args.device,
+                threads=args.threads if size == 1 else 1,
+                repeats=args.repeats,
+            )
+        )
         for p in args.p
         for m in args.m
+        for stored in args.stored
+        for size in args.ranks
     ]
     show(rows)
     record.write(rows)

@@ -14,6 +14,7 @@ from benchmarks import attack, scaling, solver_comparison, threshold
 from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
+from lit_recon.rows import BLOCK_ROWS
 from lit_recon.solvers import Row
 
 SCRIPTS = {
@@ -68,10 +69,30 @@ def test_threshold_by_two_processes_finds_the_same(tmp_path):
 
 
 def test_scaling(tmp_path):
-    (row,) = results("scaling", tmp_path)
-    floors = row["reading_floor_seconds"], row["arithmetic_floor_seconds"]
-    assert row["share_of_floor"] > 0 and all(floor > 0 for floor in floors)
-    assert row["first_layer_bytes"] == 4 * row["p"] * row["d"]
+    rows = results("scaling", tmp_path)
+    assert [(row["ranks"], row["stored"], row["threads"]) for row in rows] == [
+        (1, True, 1),
+        (2, True, 1),
+    ]
+    for row in rows:
+        floors = row["reading_floor_seconds"], row["arithmetic_floor_seconds"]
+        assert row["share_of_floor"] > 0 and all(floor > 0 for floor in floors)
+        assert row["first_layer_bytes"] == 4 * row["p"] * row["d"]
+        assert row["stored_bytes"] == [row["first_layer_bytes"] / row["ranks"]] * row["ranks"]
+        assert len(row["beside_bytes"]) == row["ranks"]
+    alone, shared = rows
+    assert alone["one_rank_seconds"] is None and alone["speedup"] is None
+    assert shared["speedup"] == shared["one_rank_seconds"] / shared["application_seconds"] > 0
+
+
+def test_scaling_of_a_first_layer_that_is_drawn(tmp_path):
+    sizes = ("--p", "9000", "--d", "700", "--repeats", "1")
+    rows = results("scaling", tmp_path, *sizes, "--ranks", "2", "--stored", "0", "1")
+    drawn, stored = rows
+    assert (drawn["stored"], drawn["stored_bytes"]) == (False, [0, 0])
+    assert (stored["stored"], stored["stored_bytes"]) == (True, [4 * 4500 * 700] * 2)
+    block = 4 * BLOCK_ROWS * 700
+    assert min(drawn["beside_bytes"]) > block > max(stored["beside_bytes"])
 
 
 def test_whole_commands(tmp_path):
@@ -104,6 +125,8 @@ def test_help_lists_the_flags(name, capsys):
         ("attack", ["--seeds", "-1"], "below 0"),
         ("scaling", ["--p", "0"], "below 1"),
         ("scaling", ["--p", "many"], "many"),
+        ("scaling", ["--ranks", "0"], "below 1"),
+        ("scaling", ["--stored", "2"], "2"),
         ("solver_comparison", ["--problems", "mnist"], "mnist"),
         ("threshold", ["--ratios", "nan"], "nan"),
         ("threshold", ["--ratio", "2"], "--ratio"),
@@ -130,6 +153,18 @@ def test_a_device_that_is_not_there(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert scaling.main(["--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_ranks_that_share_a_gpu_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert scaling.main(["--device", "cuda", "--ranks", "2"]) == 2
+    assert "--ranks 2" in capsys.readouterr().err
+
+
+def test_an_error_on_the_ranks_is_told():
+    cell = scaling.Cell(10, 1, 4, 1, 2, True, "nowhere", 1, 1)
+    with pytest.raises(RuntimeError, match="nowhere"):
+        scaling.in_fresh_processes(cell)
 
 
 def test_a_command_that_fails_is_told_in_its_own_words(tmp_path, capsys):
