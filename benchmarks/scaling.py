@@ -65,7 +65,7 @@ class Problem:
     """The projection loss at random candidates, with this rank's share of a random V."""
 
     def __init__(self, cell: Cell, us: Ranks) -> None:
-        random = torch.Generator(cell.device).manual_seed(0)
+        random = torch.Generator(cell.device).manual_seed(us.rank)
 
         def normal(rows: int, columns: int) -> torch.Tensor:
             return torch.empty(rows, columns, device=cell.device).normal_(generator=random)
