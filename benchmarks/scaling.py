@@ -28,6 +28,7 @@ from lit_recon.activations import ACTIVATIONS
 from lit_recon.errors import InputError, RunError
 from lit_recon.features import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
+from lit_recon.rows import Rows
 
 # Sides of square matrices whose product runs at full rate.
 SQUARE = {"cpu": 1024, "cuda": 8192}
@@ -93,7 +94,9 @@ def measure(cell: Cell) -> dict[str, Any]:
     before = peak(device)
     v = normal(cell.p, cell.d).mul_(cell.d**-0.5)
     target = normal(cell.k, cell.p)
-    objective = ProjectionObjective(LinearMap(v), ACTIVATIONS["relu"], target, radius=cell.d**0.5)
+    objective = ProjectionObjective(
+        LinearMap(Rows.of(v)), ACTIVATIONS["relu"], target, radius=cell.d**0.5
+    )
     at = objective.linearise(objective.retract(normal(cell.m, cell.d)))
     step = at.vjp(at.residual)
 
