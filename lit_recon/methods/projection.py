@@ -115,7 +115,7 @@ class ProjectionReconstructor(Reconstructor):
             far are returned when it ends.
         restarts: fresh starts from noise after the first one, 0 or more.
         rounds: rounds of single-candidate restarts in a row without progress before something else
-            is tried, at least 1.
+            is tried; 0 turns them off.
         hops: perturbations of all candidates in a row without progress before something else is
             tried, near the threshold; 0 turns them off.
         candidates: number of candidates m; null takes the number of training samples.
@@ -153,7 +153,7 @@ class ProjectionReconstructor(Reconstructor):
             raise InputError("--recon.max_seconds", max_seconds, "give seconds above 0")
         for flag, value, least in (
             ("restarts", restarts, 0),
-            ("rounds", rounds, 1),
+            ("rounds", rounds, 0),
             ("hops", hops, 0),
             ("candidates", 1 if candidates is None else candidates, 1),
             ("spare", spare, 0),
@@ -280,7 +280,7 @@ class ProjectionReconstructor(Reconstructor):
     ) -> Solution:
         """Minimise from z, with the moves that are switched on."""
         moves = self._moves(problem, generator, both_signs=objective.linear_rows == 0)
-        if not moves:
+        if not (moves or self.spare):
             return minimise(objective, z, self.solver, stop, monitor, phase)
         search = Search(problem.m, moves, generator)
         return search(objective, z, self.solver, stop, monitor, phase)
@@ -299,7 +299,7 @@ class ProjectionReconstructor(Reconstructor):
         moves: list[Move] = []
         if self._hops_first(problem):
             moves.append(Perturbation(HOP_SCALE, generator, self.hops))
-        if self.spare:
+        if self.spare and self.rounds:
             moves.append(SpareCandidates(self.spare, propose, self.rounds))
         return moves
 
