@@ -10,7 +10,7 @@ from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.solvers import GaussNewton, MomentumDescent, Monitor, Row, Status, Stop, minimise
 from lit_recon.solvers.gauss_newton import conjugate_gradients
 from lit_recon.solvers.loop import Solver, State
-from lit_recon.solvers.search import Search
+from lit_recon.solvers.search import Perturbation, Search, SpareCandidates
 from tests.problems import sphere, trained
 
 N, D, P = 4, 12, 300
@@ -138,7 +138,8 @@ def test_search_replaces_a_wrong_candidate():
     def propose(at, count):
         return x[-1:] + 0.5 * torch.randn(count, D, generator=torch.Generator().manual_seed(0))
 
-    search = Search(N, 2, 3, propose)
+    random = torch.Generator().manual_seed(0)
+    search = Search(N, [SpareCandidates(2, propose, patience=3)], random)
     solution = search(problem, wrong, GaussNewton(), Stop(), monitor, "test")
     assert solution.status is Status.CONVERGED
     assert len(solution.at.candidates) == N
@@ -150,7 +151,12 @@ def test_search_gives_up_on_a_target_of_noise_and_says_so():
     x, problem = objective()
     noise = torch.randn(1, P, generator=torch.Generator().manual_seed(5))
     hopeless = ProjectionObjective(problem.map, problem.activation, noise, radius=D**0.5)
-    search = Search(N, 2, 1, lambda at, count: x[:count])
+    random = torch.Generator().manual_seed(0)
+    moves = [
+        SpareCandidates(2, lambda at, count: x[:count], patience=1),
+        Perturbation(1.2, random, patience=2),
+    ]
+    search = Search(N, moves, random)
     solution = search(hopeless, 1.0 * x, GaussNewton(), Stop(), Monitor(), "test")
     assert solution.status is Status.STALLED
     assert len(solution.at.candidates) == N

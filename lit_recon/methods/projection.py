@@ -24,12 +24,16 @@ from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.rows import Rows
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solution, Solver, Status, Stop, minimise
 from lit_recon.solvers.loop import Linearised
-from lit_recon.solvers.search import Search
+from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates
 
 # The even stage spends k d of the k p equations on the linear rows. Below this many equations per
-# unknown the plain loss goes first (measured: synthetic data at p = 2 d n prefer the plain loss,
-# images at p = 2.5 d n and above the even one).
-EVEN_FIRST = 2.0
+# unknown the plain loss goes first (measured: synthetic data at p = 1.5 d n are complete in half
+# the applications then, images at p = 2 d n in twice as many).
+EVEN_FIRST = 1.7
+# Below this many equations per unknown a stuck fit is mostly wrong, so that all candidates are
+# perturbed before single ones are replaced.
+HOP_BELOW = 2.2
+HOP_SCALE = 1.2
 # The coarse subspace is the finest one that still has so many equations per unknown.
 COARSE_RATIO = 10.0
 COARSEST = 4  # pixels on a side
@@ -85,6 +89,11 @@ class _Problem:
         """k p"""
         return len(self.target) * self.map.p
 
+    @property
+    def per_unknown(self) -> float:
+        """Equations per unknown of a fit with linear rows."""
+        return self.equations / ((self.m + len(self.target)) * self.map.d)
+
     @cached_property
     def energy(self) -> float:
         """The target's squared norm: 1, 0 for a readout that has not moved, or not finite."""
@@ -105,7 +114,10 @@ class ProjectionReconstructor(Reconstructor):
         max_seconds: time budget of one reconstruction in seconds, above 0; the best candidates so
             far are returned when it ends.
         restarts: fresh starts from noise after the first one, 0 or more.
-        rounds: rounds of single-candidate restarts without progress before a start is given up.
+        rounds: rounds of single-candidate restarts in a row without progress before something else
+            is tried; 0 turns them off.
+        hops: perturbations of all candidates in a row without progress before something else is
+            tried, near the threshold; 0 turns them off.
         candidates: number of candidates m; null takes the number of training samples.
         spare: candidates beyond m during the search, 0 or more; 0 also turns single-candidate
             restarts off.
@@ -127,6 +139,7 @@ class ProjectionReconstructor(Reconstructor):
         max_seconds: float = 600.0,
         restarts: int = 20,
         rounds: int = 4,
+        hops: int = 8,
         candidates: int | None = None,
         spare: int = 3,
         even_stage: Literal["auto", "never"] = "auto",
@@ -141,6 +154,7 @@ class ProjectionReconstructor(Reconstructor):
         for flag, value, least in (
             ("restarts", restarts, 0),
             ("rounds", rounds, 0),
+            ("hops", hops, 0),
             ("candidates", 1 if candidates is None else candidates, 1),
             ("spare", spare, 0),
             ("max_steps", max_steps, 1),
@@ -154,6 +168,7 @@ class ProjectionReconstructor(Reconstructor):
         self.max_seconds = max_seconds
         self.restarts = restarts
         self.rounds = rounds
+        self.hops = hops
         self.candidates = candidates
         self.spare = spare
         self.even_stage = even_stage
@@ -232,8 +247,14 @@ class ProjectionReconstructor(Reconstructor):
         return self.even_stage == "auto" and problem.activation.even_part is not None
 
     def _even_first(self, problem: _Problem) -> bool:
-        unknowns = (problem.m + len(problem.target)) * problem.map.d
-        return self._has_even_stage(problem) and problem.equations >= EVEN_FIRST * unknowns
+        return self._has_even_stage(problem) and problem.per_unknown >= EVEN_FIRST
+
+    def _hops_first(self, problem: _Problem) -> bool:
+        return self.hops > 0 and problem.per_unknown < HOP_BELOW
+
+    def _width(self, problem: _Problem) -> int:
+        """Candidates to start with."""
+        return problem.m if self._hops_first(problem) else problem.m + self.spare
 
     def _attempt(
         self, problem: _Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
@@ -242,7 +263,7 @@ class ProjectionReconstructor(Reconstructor):
         if even:
             start = self._even_stage(problem, monitor, generator)
         else:
-            start = _noise(problem, problem.m + self.spare, generator)
+            start = _noise(problem, self._width(problem), generator)
         objective = problem.objective(self.solver.surrogate_slope)
         stop = replace(self.stop, satisfied=_all_certified(problem))
         return self._minimise(objective, start, stop, problem, monitor, generator, "plain")
@@ -257,10 +278,17 @@ class ProjectionReconstructor(Reconstructor):
         generator: torch.Generator,
         phase: str,
     ) -> Solution:
-        """Minimise from z, with single-candidate restarts where spare candidates are allowed."""
-        if not self.spare:
+        """Minimise from z, with the moves that are switched on."""
+        moves = self._moves(problem, generator, both_signs=objective.linear_rows == 0)
+        if not (moves or self.spare):
             return minimise(objective, z, self.solver, stop, monitor, phase)
-        both_signs = objective.linear_rows == 0
+        search = Search(problem.m, moves, generator)
+        return search(objective, z, self.solver, stop, monitor, phase)
+
+    def _moves(
+        self, problem: _Problem, generator: torch.Generator, *, both_signs: bool
+    ) -> list[Move]:
+        """What to try where a descent is stuck."""
 
         def propose(at: Linearised, count: int) -> Tensor:
             new = spectral_directions(problem.map, at.residual, count + 3, generator)
@@ -268,8 +296,12 @@ class ProjectionReconstructor(Reconstructor):
             new = torch.cat([new, -new]) if both_signs else new
             return new[at.gain(new).argsort(descending=True)[:count]]
 
-        search = Search(problem.m, self.spare, self.rounds, propose)
-        return search(objective, z, self.solver, stop, monitor, phase)
+        moves: list[Move] = []
+        if self._hops_first(problem):
+            moves.append(Perturbation(HOP_SCALE, generator, self.hops))
+        if self.spare and self.rounds:
+            moves.append(SpareCandidates(self.spare, propose, self.rounds))
+        return moves
 
     def _even_stage(
         self, problem: _Problem, monitor: Monitor, generator: torch.Generator
@@ -289,12 +321,12 @@ class ProjectionReconstructor(Reconstructor):
     def _coarse_start(
         self, problem: _Problem, linear: Tensor, monitor: Monitor, generator: torch.Generator
     ) -> Tensor:
-        """(m + spare + k, d) candidates and linear rows from a spectral subspace.
+        """(m' + k, d) candidates, m' >= m, and linear rows from a spectral subspace.
 
         In the subspace, of a few dimensions more than candidates, a Gauss-Newton step costs
         milliseconds, so several starts are tried and the best is taken.
         """
-        map, count = problem.map, problem.m + self.spare
+        map, count = problem.map, self._width(problem)
         if not self.spectral_start:
             return torch.cat([_noise(problem, count, generator), linear])
         rest = problem.target - map.apply(linear)

@@ -16,7 +16,7 @@ is that of Kaufman (1975) for variable projection (Golub and Pereyra 1973):
     J^T[U] = rows (S * (A P(U))) V and P(U) V            (m + l, d)
     P(U)   = U - (U Phi^T) (Phi Phi^T)^-1 Phi
 
-so an application of J^T J is two passes over V and nothing of the size of V is made.
+so an application of J^T J is two passes over V, block by block, and nothing of V's size is made.
 
 Where the rows of V are shared among ranks, each holds its columns of Phi, T, R and U; p in a shape
 is then the number of these. Points z are rank 0's, and what is not of length p is a sum over ranks,
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from lit_recon.activations import Activation
-from lit_recon.features import LinearMap
+from lit_recon.features import CACHE_ROWS, LinearMap
 
 # Rounding of a fit, in units of eps; measured, converged float32 runs end between 3 and 40 units.
 FLOOR_UNITS = 64.0
@@ -85,17 +85,25 @@ class Linearisation:
 
     def jvp(self, step: Tensor) -> Tensor:
         """J[D]: (m + l, d) to (k, p)."""
-        m = len(self.phi)
-        h = self.objective.map.apply(step)  # (m + l, p)
-        change = self.coefficients.T @ (self.slopes * h[:m])
-        return self.project(change + h[m:] if len(h) > m else change)
+        m, slopes = len(self.phi), self.slopes.T
+        change = torch.empty_like(self.residual.T)  # (p, k)
+        for rows, v in self.objective.map.blocks():
+            h = v @ step.T  # (b, m + l)
+            change[rows] = (slopes[rows] * h[:, :m]) @ self.coefficients
+            if self.objective.linear_rows:
+                change[rows] += h[:, m:]
+        return self.project(change.T)
 
     def vjp(self, u: Tensor) -> Tensor:
         """J^T[U] for U (k, p) that is already projected: (m + l, d)."""
-        rows = self.slopes * (self.coefficients @ u)
-        if len(self.z) > len(rows):
-            rows = torch.cat([rows, u])
-        return self.objective.map.transpose(rows)
+        u, slopes = u.T, self.slopes.T
+        total = torch.zeros_like(self.z)
+        for rows, v in self.objective.map.blocks():
+            weights = slopes[rows] * (u[rows] @ self.coefficients.T)  # (b, m)
+            if self.objective.linear_rows:
+                weights = torch.cat([weights, u[rows]], dim=1)
+            total.addmm_(weights.T, v)
+        return self.objective.ranks.total(total)
 
     def gradient(self) -> Tensor:
         """(m + l, d) gradient of the loss."""
@@ -107,13 +115,16 @@ class Linearisation:
         (A A^T) * (S S^T) times the mean square of V, the linear rows being candidates with unit
         coefficient and slope. float64.
         """
-        coefficients, slopes = self.coefficients, self.slopes
-        linear = len(self.z) - len(slopes)
+        coefficients, linear = self.coefficients, self.objective.linear_rows
+        overlaps = torch.zeros(len(self.z), len(self.z), dtype=torch.float64, device=self.z.device)
+        for slopes in self.slopes.T.split(CACHE_ROWS):
+            if linear:
+                slopes = torch.cat([slopes, slopes.new_ones(1, 1).expand(len(slopes), linear)], 1)
+            overlaps += slopes.T @ slopes
         if linear:
             k = coefficients.shape[1]
             coefficients = torch.cat([coefficients, torch.eye(k).to(coefficients)])
-            slopes = torch.cat([slopes, torch.ones_like(slopes[:1]).expand(linear, -1)])
-        overlaps = self.objective.ranks.total((slopes @ slopes.T).double())
+        overlaps = self.objective.ranks.total(overlaps)
         return (coefficients @ coefficients.T).double() * overlaps * self.objective.mean_square
 
     def importance(self) -> Tensor:
@@ -184,20 +195,27 @@ class ProjectionObjective:
         One point for all: ranks whose points differ in their last bits would soon part ways.
         """
         z = self.ranks.first(z)
-        m = len(z) - self.linear_rows
-        h = self.map.apply(z)  # (m + l, p)
-        phi, slopes = self.activation.value(h[:m]), self.activation.slope(h[:m])
+        m, target = len(z) - self.linear_rows, self.target.T
+        phi, slopes = z.new_empty(2, len(target), m)  # the long side outermost, as V has it
+        fitted = target.clone() if self.linear_rows else target
+        sums = torch.zeros(m, m + target.shape[1], dtype=torch.float64, device=z.device)
+        for rows, v in self.map.blocks():
+            h = v @ z.T  # (b, m + l)
+            if self.linear_rows:
+                fitted[rows] -= h[:, m:]
+            phi[rows] = self.activation.value(h[:, :m])
+            slopes[rows] = self.activation.slope(h[:, :m])
+            sums += phi[rows].T @ torch.cat([phi[rows], fitted[rows]], dim=1)
         if self.surrogate_slope:
-            slopes = torch.where(slopes == 0, self.surrogate_slope, slopes)
-        fitted = self.target - h[m:] if self.linear_rows else self.target
-        gram, moments = self.ranks.totals((phi @ phi.T).double(), (phi @ fitted.T).double())
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+            slopes[slopes == 0] = self.surrogate_slope
+        gram, moments = self.ranks.total(sums).split([m, target.shape[1]], dim=1)
+        gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(m).to(gram)
         factor = torch.linalg.cholesky_ex(gram).L
         coefficients = _solve(factor, moments).to(phi.dtype)
-        residual = fitted - coefficients.T @ phi
+        residual = fitted - phi @ coefficients
         loss = self.ranks.total(residual.square().sum()) / self.energy
         return Linearisation(
-            self, z, loss, residual, coefficients, phi, slopes, gram, factor, moments
+            self, z, loss, residual.T, coefficients, phi.T, slopes.T, gram, factor, moments
         )
 
     def retract(self, z: Tensor) -> Tensor:

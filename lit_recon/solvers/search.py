@@ -1,15 +1,15 @@
-"""Single-candidate restarts: keep what is right, replace what is stuck.
+"""What to do when a solver is stuck: change the point, minimise again, keep what got better.
 
-A stuck run nearly always has all but one or two candidates right. The residual of its fit is then
-the feature of the missing samples, and a few spare candidates, proposed from that residual, find
-them; the ones that explain least are dropped again. Spare candidates also open ways around the poor
-local minima of an exact-size fit (Safran and Shamir 2018, arXiv 1712.08968).
+Two moves. Spare candidates put right the few that are wrong; a perturbation of all candidates moves
+a fit in which most are wrong. A search takes them in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,24 +25,95 @@ from lit_recon.solvers.loop import (
     minimise,
 )
 
-Propose = Callable[[Linearised, int], Tensor]
+# A trial this much worse, in units of the logarithm of the loss, is accepted with chance 1 / e.
+TEMPERATURE = 0.1
+PROGRESS = 0.9  # a loss below this share of the best one so far is progress
+
+
+class Move(ABC):
+    """A change of the point after which a descent may end better.
+
+    Attributes:
+        patience: trials without progress after which another move is tried.
+        slow: least decrease and patience of the descent after it (see `Stop`), None for the
+            solver's own.
+    """
+
+    patience: int
+    slow: ClassVar[tuple[float, int] | None] = None
+
+    @abstractmethod
+    def __call__(self, at: Linearised) -> Tensor:
+        """The point (m' + l, d) from which to minimise, m' >= m."""
+
+
+@dataclass(frozen=True)
+class SpareCandidates(Move):
+    """Further candidates, of which the search drops as many again: single-candidate restarts.
+
+    A stuck run often has all but one or two candidates right. The residual of its fit is then the
+    feature of the missing samples, and a few candidates proposed from it find them; those that
+    explain least are dropped. They also open ways around the poor local minima of an exact-size
+    fit (Safran and Shamir 2018, arXiv 1712.08968).
+
+    Args:
+        count: how many.
+        propose: ``(linearisation, count) -> (count, d)`` new candidates.
+        patience: see `Move`.
+    """
+
+    count: int
+    propose: Callable[[Linearised, int], Tensor]
+    patience: int
+
+    def __call__(self, at: Linearised) -> Tensor:
+        return join(at, self.propose(at, self.count))
+
+
+@dataclass(frozen=True)
+class Perturbation(Move):
+    """Gaussian noise on every candidate: basin hopping.
+
+    With 1.2 times a candidate's norm a trial keeps a cosine of 0.64 to where it came from: far
+    enough to leave a basin, near enough to inherit what is right. Close to the threshold, where
+    poor minima are many and fresh starts hopeless, this is what finds the training set (Wales and
+    Doye 1997, J. Phys. Chem. A 101: 5111).
+
+    Args:
+        scale: the norm of the noise over that of the candidate.
+        generator: source of the noise.
+        patience: see `Move`.
+    """
+
+    # A hop that is not run down is judged by chance.
+    slow: ClassVar[tuple[float, int] | None] = (0.05, 2)
+
+    scale: float
+    generator: torch.Generator
+    patience: int
+
+    def __call__(self, at: Linearised) -> Tensor:
+        x = at.candidates
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x)
+        length = self.scale * torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return torch.cat([x + length / x.shape[1] ** 0.5 * noise, at.z[len(x) :]])
 
 
 @dataclass(frozen=True)
 class Search:
-    """Minimise with spare candidates that are proposed, tried and dropped in rounds.
+    """Minimise, and minimise again after moves, until none makes progress.
+
+    A trial that is worse may be accepted as the next move's origin (Metropolis et al. 1953).
 
     Args:
         m: candidates wanted in the end.
-        spare: candidates beyond m during the search.
-        rounds: rounds without progress after which the search gives up.
-        propose: ``(linearisation, count) -> (count, d)`` new candidates.
+        moves: in turn; each until its patience ends.
+        generator: for the acceptance of trials.
     """
 
     m: int
-    spare: int
-    rounds: int
-    propose: Propose
+    moves: Sequence[Move]
+    generator: torch.Generator
 
     def __call__(
         self,
@@ -53,24 +124,40 @@ class Search:
         monitor: Monitor,
         phase: str,
     ) -> Solution:
-        """Search from z (m + spare + l, d), or from z (m + l, d) when candidates are complete."""
-        brisk = replace(stop, min_decrease=solver.min_decrease, patience=solver.patience)
-        best: Solution | None = None
-        failures = 0
-        while True:
+        """Search from z (m' + l, d), m' >= m."""
+
+        def settle(z: Tensor, slow: tuple[float, int] | None) -> Solution:
+            share, patience = slow or (solver.min_decrease, solver.patience)
+            brisk = replace(stop, min_decrease=share, patience=patience)
             wide = minimise(objective, z, solver, brisk, monitor, phase)
-            if wide.status is Status.CERTIFIED:
-                return wide  # nothing to drop: only a complete set of candidates is certified
-            narrow = minimise(objective, keep(wide.at, self.m), solver, brisk, monitor, phase)
-            if best is None or narrow.at.loss < 0.9 * best.at.loss:
-                best, failures = narrow, 0
+            # Only a complete set of candidates is certified: there is nothing to drop.
+            if wide.status is Status.CERTIFIED or len(wide.at.candidates) == self.m:
+                return wide
+            return minimise(objective, keep(wide.at, self.m), solver, brisk, monitor, phase)
+
+        first = self.moves[0].slow if self.moves else None
+        best = current = settle(z, first)
+        turn = failures = exhausted = 0
+        while best.status is Status.STALLED and exhausted < len(self.moves):
+            move = self.moves[turn]
+            monitor.restarts += 1
+            trial = settle(move(current.at), move.slow)
+            if self._accepts(float(trial.at.loss), float(current.at.loss)):
+                current = trial
+            progress = float(trial.at.loss) < PROGRESS * float(best.at.loss)
+            if progress or trial.status in (Status.CERTIFIED, Status.CONVERGED):
+                best, failures, exhausted = trial, 0, 0
+            elif trial.status is not Status.STALLED:
+                best = replace(best, status=trial.status)
             else:
                 failures += 1
-            if narrow.status is not Status.STALLED or failures > self.rounds:
-                return best if narrow.status is Status.STALLED else narrow
-            monitor.restarts += 1
-            base = best.at if failures % 2 else narrow.at
-            z = join(base, self.propose(base, self.spare))
+            if failures == move.patience:
+                turn, failures, exhausted = (turn + 1) % len(self.moves), 0, exhausted + 1
+        return best
+
+    def _accepts(self, loss: float, before: float) -> bool:
+        chance = (before / loss) ** (1 / TEMPERATURE) if loss > before else 1.0
+        return float(torch.rand((), generator=self.generator)) < chance
 
 
 def keep(at: Linearised, m: int) -> Tensor:
