@@ -28,10 +28,12 @@ class LinearMap:
     Attributes:
         rows: this rank's rows of V.
         ranks: who holds the others.
+        dtype: of the blocks, None for that of V.
     """
 
     rows: Rows
     ranks: Ranks = field(default_factory=Ranks)
+    dtype: torch.dtype | None = None
 
     @property
     def d(self) -> int:
@@ -61,7 +63,7 @@ class LinearMap:
         rows = CACHE_ROWS if self.rows.like.is_cpu else max(len(self.rows), 1)
         start = 0
         for block in (block for part in self.rows for block in part.split(rows)):
-            yield slice(start, start + len(block)), block
+            yield slice(start, start + len(block)), block.to(self.dtype or block.dtype)
             start += len(block)
 
     def apply(self, x: Tensor) -> Tensor:

@@ -20,9 +20,11 @@ from lit_recon.linalg import least_squares_rows, spectral_directions
 from lit_recon.methods.base import Reconstruction, Reconstructor
 from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
 from lit_recon.models import OneHiddenLayer
-from lit_recon.objectives.projection import ProjectionObjective
+from lit_recon.objectives.projection import Linearisation, ProjectionObjective
+from lit_recon.objectives.refined import RefinedObjective
 from lit_recon.rows import Rows
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solution, Solver, Status, Stop, minimise
+from lit_recon.solvers.gauss_newton import MIN_DAMPING
 from lit_recon.solvers.loop import Linearised
 from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates
 
@@ -38,6 +40,9 @@ HOP_SCALE = 1.2
 COARSE_RATIO = 10.0
 COARSEST = 4  # pixels on a side
 COARSE_STARTS = 3
+# A subspace with more than this share of the dimensions is not searched: to search it would save
+# nothing against a search in all of them.
+SEARCHED = 0.2
 # Rows of V that the subspace search reads, per unknown; more change its result little.
 COARSE_ROWS = 150
 COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
@@ -47,6 +52,10 @@ SUBSPACE = 1.4
 HANDOVER = 1e-7
 # Loss below which candidates are near enough to integer pixels to be worth a look.
 CERTIFY_BELOW = 1e-4
+
+# The last steps, with residuals in float64.
+POLISH = Stop(min_decrease=0.3, max_steps=6)
+POLISH_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,8 @@ class ProjectionReconstructor(Reconstructor):
         even_stage: ``auto`` takes the linear part out where there are equations to spare, ``never``
             minimises the plain loss only.
         spectral_start: start in the spectral subspace; false starts from noise.
+        polish: last Gauss-Newton steps with residuals in float64, where the loss is at the floor of
+            float32.
         max_steps: solver steps of one phase, at least 1.
         loss: loss at which a phase ends, 0 for the numerical floor; the paper uses 1e-7.
         seed: seed of the attack's own generator, 0 or more; null: --run.seed.
@@ -144,6 +155,7 @@ class ProjectionReconstructor(Reconstructor):
         spare: int = 3,
         even_stage: Literal["auto", "never"] = "auto",
         spectral_start: bool = True,
+        polish: bool = True,
         max_steps: int = 1_000_000,
         loss: float = 0.0,
         seed: int | None = None,
@@ -173,6 +185,7 @@ class ProjectionReconstructor(Reconstructor):
         self.spare = spare
         self.even_stage = even_stage
         self.spectral_start = spectral_start
+        self.polish = polish
         self.stop = Stop(loss=loss, max_steps=max_steps)
         self.seed = seed or 0
         self.enabled = enabled
@@ -266,7 +279,26 @@ class ProjectionReconstructor(Reconstructor):
             start = _noise(problem, self._width(problem), generator)
         objective = problem.objective(self.solver.surrogate_slope)
         stop = replace(self.stop, satisfied=_all_certified(problem))
-        return self._minimise(objective, start, stop, problem, monitor, generator, "plain")
+        found = self._minimise(objective, start, stop, problem, monitor, generator, "plain")
+        return self._polished(problem, found, monitor)
+
+    def _polished(self, problem: _Problem, found: Solution, monitor: Monitor) -> Solution:
+        """A solution at the floor of single precision, taken to the floor of the stored target."""
+        at = found.at
+        if not (
+            self.polish
+            and found.status is Status.CONVERGED
+            and isinstance(self.solver, GaussNewton)
+            and isinstance(at, Linearisation)
+            and at.z.dtype == torch.float32
+        ):
+            return found
+        objective = RefinedObjective(at.objective)
+        solver = replace(self.solver, damping=MIN_DAMPING, cg_tolerance=POLISH_TOLERANCE)
+        stop = replace(POLISH, satisfied=_all_certified(problem))
+        polished = minimise(objective, at.z, solver, stop, monitor, "polish")
+        certified = polished.status is Status.CERTIFIED
+        return polished if certified else replace(polished, status=found.status)
 
     def _minimise(
         self,
@@ -335,6 +367,9 @@ class ProjectionReconstructor(Reconstructor):
         basis = blocks.up(
             spectral_directions(map, rest, dimensions, generator, blocks.down, blocks.up)
         )  # (r, d)
+        if dimensions > SEARCHED * map.d:
+            z = torch.randn(count, dimensions, generator=generator, dtype=basis.dtype).to(basis)
+            return torch.cat([z @ basis, linear])
         # Every rank's first rows, so that all have the same to do.
         head = map.head(-(-COARSE_ROWS * count * dimensions // map.ranks.size))
         weight = head.apply(basis).T.contiguous()  # (rows, r)
