@@ -26,7 +26,7 @@ from lit_recon.rows import Rows
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solution, Solver, Status, Stop, minimise
 from lit_recon.solvers.gauss_newton import MIN_DAMPING
 from lit_recon.solvers.loop import Linearised
-from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates
+from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates, fewest
 
 # The even stage spends k d of the k p equations on the linear rows. Below this many equations per
 # unknown the plain loss goes first (measured: synthetic data at p = 1.5 d n are complete in half
@@ -53,6 +53,10 @@ HANDOVER = 1e-7
 # Loss below which candidates are near enough to integer pixels to be worth a look.
 CERTIFY_BELOW = 1e-4
 
+# The candidates with which to begin where their number is to be found, and the equations per
+# unknown below which it cannot be.
+FIRST = 2
+IDENTIFIABLE = 1.2
 # The last steps, with residuals in float64.
 POLISH = Stop(min_decrease=0.3, max_steps=6)
 POLISH_TOLERANCE = 1e-2
@@ -87,6 +91,12 @@ class _Problem:
         """The even part of an activation that has one."""
         assert self.activation.even_part is not None
         return self.activation.even_part
+
+    def even_objective(self) -> ProjectionObjective:
+        """The loss of the even part, with linear rows for the rest."""
+        even = self.even_part
+        radius = self.norm if even.homogeneous else self.radius
+        return ProjectionObjective(self.map, even, self.target, linear=True, radius=radius)
 
     @property
     def norm(self) -> float:
@@ -127,7 +137,8 @@ class ProjectionReconstructor(Reconstructor):
             is tried; 0 turns them off.
         hops: perturbations of all candidates in a row without progress before something else is
             tried, near the threshold; 0 turns them off.
-        candidates: number of candidates m; null takes the number of training samples.
+        candidates: number of candidates m; null takes the number of training samples, ``auto``
+            estimates it from the weights alone.
         spare: candidates beyond m during the search, 0 or more; 0 also turns single-candidate
             restarts off.
         even_stage: ``auto`` takes the linear part out where there are equations to spare, ``never``
@@ -151,7 +162,7 @@ class ProjectionReconstructor(Reconstructor):
         restarts: int = 20,
         rounds: int = 4,
         hops: int = 8,
-        candidates: int | None = None,
+        candidates: int | Literal["auto"] | None = None,
         spare: int = 3,
         even_stage: Literal["auto", "never"] = "auto",
         spectral_start: bool = True,
@@ -167,7 +178,7 @@ class ProjectionReconstructor(Reconstructor):
             ("restarts", restarts, 0),
             ("rounds", rounds, 0),
             ("hops", hops, 0),
-            ("candidates", 1 if candidates is None else candidates, 1),
+            ("candidates", candidates if isinstance(candidates, int) else 1, 1),
             ("spare", spare, 0),
             ("max_steps", max_steps, 1),
             ("seed", seed or 0, 0),
@@ -198,7 +209,7 @@ class ProjectionReconstructor(Reconstructor):
         monitor = Monitor(self.max_seconds, on_step, problem.map.ranks)
         refusal = _refusal(problem)
         if refusal is None:
-            solution = self._attack(problem, monitor, generator)
+            problem, solution = self._attack(problem, monitor, generator)
             candidates, loss = solution.at.candidates, float(solution.at.loss)
             status = solution.status
             if status is Status.CONVERGED and problem.equations < problem.m * problem.map.d:
@@ -238,15 +249,23 @@ class ProjectionReconstructor(Reconstructor):
             map=map,
             activation=model.activation,
             target=_unit(knowledge.target.detach())[:, share.start : share.stop].to(map.rows.like),
-            m=self.candidates or knowledge.n,
+            m=FIRST if self.candidates == "auto" else self.candidates or knowledge.n,
             pixels=knowledge.pixels,
             radius=radius,
         )
 
-    def _attack(self, problem: _Problem, monitor: Monitor, generator: torch.Generator) -> Solution:
+    def _attack(
+        self, problem: _Problem, monitor: Monitor, generator: torch.Generator
+    ) -> tuple[_Problem, Solution]:
         """Fresh starts until one converges; the best of them otherwise."""
-        even = self._even_first(problem)
-        best = self._attempt(problem, monitor, generator, even=even)
+        even, start = self._even_first(problem), None
+        if self.candidates == "auto":
+            counted = self._count(problem, monitor, generator)
+            problem = replace(problem, m=len(counted.at.candidates))
+            if counted.status not in (Status.STALLED, Status.CONVERGED):
+                return problem, counted
+            even, start = self._has_even_stage(problem), counted.at.z
+        best = self._attempt(problem, monitor, generator, even=even, start=start)
         for _ in range(self.restarts):
             if best.status is not Status.STALLED:
                 break
@@ -254,7 +273,34 @@ class ProjectionReconstructor(Reconstructor):
             even = self._has_even_stage(problem) and not even
             fresh = self._attempt(problem, monitor, generator, even=even)
             best = fresh if fresh.at.loss < best.at.loss else replace(best, status=fresh.status)
-        return best
+        if self.candidates == "auto" and best.status is Status.CONVERGED:
+            objective = problem.objective()
+            best = fewest(best, objective, self.solver, self.stop, monitor, "count")
+            problem = replace(problem, m=len(best.at.candidates))
+        return problem, best
+
+    def _count(self, problem: _Problem, monitor: Monitor, generator: torch.Generator) -> Solution:
+        """A solution of the first stage with as few candidates as it needs.
+
+        More candidates than samples are the easier fit, so one descent for every power of two
+        mostly finds one; where none does, each number gets a search.
+        """
+        most = max(int(problem.equations / (IDENTIFIABLE * problem.map.d)), FIRST)
+        sizes = [m for m in (FIRST * 2**i for i in range(64)) if m < most] + [most]
+        stop = replace(self.stop, loss=max(self.stop.loss, HANDOVER), min_decrease=0.05, patience=2)
+        even = self._has_even_stage(problem)
+        objective = problem.even_objective() if even else problem.objective()
+        for searched in (False, True):
+            for m in sizes:
+                guess = replace(problem, m=m)
+                z = self._start(guess, monitor, generator, even=even)
+                if searched:
+                    found = self._minimise(objective, z, stop, guess, monitor, generator, "count")
+                else:
+                    found = minimise(objective, z, self.solver, stop, monitor, "count")
+                if found.status is not Status.STALLED:
+                    return fewest(found, objective, self.solver, stop, monitor, "count")
+        return found
 
     def _has_even_stage(self, problem: _Problem) -> bool:
         return self.even_stage == "auto" and problem.activation.even_part is not None
@@ -270,13 +316,19 @@ class ProjectionReconstructor(Reconstructor):
         return problem.m if self._hops_first(problem) else problem.m + self.spare
 
     def _attempt(
-        self, problem: _Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
+        self,
+        problem: _Problem,
+        monitor: Monitor,
+        generator: torch.Generator,
+        *,
+        even: bool,
+        start: Tensor | None = None,
     ) -> Solution:
-        """From noise to a solution of the plain loss."""
+        """From noise, or from a start for the first stage, to a solution of the plain loss."""
+        if start is None:
+            start = self._start(problem, monitor, generator, even=even)
         if even:
-            start = self._even_stage(problem, monitor, generator)
-        else:
-            start = _noise(problem, self._width(problem), generator)
+            start = self._even_stage(problem, start, monitor, generator)
         objective = problem.objective(self.solver.surrogate_slope)
         stop = replace(self.stop, satisfied=_all_certified(problem))
         found = self._minimise(objective, start, stop, problem, monitor, generator, "plain")
@@ -321,31 +373,28 @@ class ProjectionReconstructor(Reconstructor):
         self, problem: _Problem, generator: torch.Generator, *, both_signs: bool
     ) -> list[Move]:
         """What to try where a descent is stuck."""
-
-        def propose(at: Linearised, count: int) -> Tensor:
-            new = spectral_directions(problem.map, at.residual, count + 3, generator)
-            new = problem.norm * new
-            new = torch.cat([new, -new]) if both_signs else new
-            return new[at.gain(new).argsort(descending=True)[:count]]
-
         moves: list[Move] = []
         if self._hops_first(problem):
             moves.append(Perturbation(HOP_SCALE, generator, self.hops))
         if self.spare and self.rounds:
+            propose = _proposals(problem, generator, both_signs=both_signs)
             moves.append(SpareCandidates(self.spare, propose, self.rounds))
         return moves
 
+    def _start(
+        self, problem: _Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
+    ) -> Tensor:
+        """(m' + l, d), m' >= m, the first point of the even or of the plain loss."""
+        if not even:
+            return _noise(problem, self._width(problem), generator)
+        linear = least_squares_rows(problem.map, problem.target)
+        return self._coarse_start(problem, linear, monitor, generator)
+
     def _even_stage(
-        self, problem: _Problem, monitor: Monitor, generator: torch.Generator
+        self, problem: _Problem, start: Tensor, monitor: Monitor, generator: torch.Generator
     ) -> Tensor:
         """(m, d) candidates from the even part of the activation, with their signs told."""
-        even = problem.even_part
-        radius = problem.norm if even.homogeneous else problem.radius
-        objective = ProjectionObjective(
-            problem.map, even, problem.target, linear=True, radius=radius
-        )
-        linear = least_squares_rows(problem.map, problem.target)
-        start = self._coarse_start(problem, linear, monitor, generator)
+        objective = problem.even_objective()
         stop = replace(self.stop, loss=max(self.stop.loss, HANDOVER))
         found = self._minimise(objective, start, stop, problem, monitor, generator, "even")
         return _with_signs(problem, found.at.candidates)
@@ -412,6 +461,21 @@ def _noise(problem: _Problem, count: int, generator: torch.Generator) -> Tensor:
     dtype = problem.target.dtype
     noise = torch.randn(count, problem.map.d, generator=generator, dtype=dtype)
     return noise.to(problem.target.device)
+
+
+def _proposals(
+    problem: _Problem, generator: torch.Generator, *, both_signs: bool
+) -> Callable[[Linearised, int], Tensor]:
+    """New candidates (count, d) for a fit: what its residual is most likely the feature of."""
+
+    def propose(at: Linearised, count: int) -> Tensor:
+        directions = min(count + 3, problem.map.d)
+        new = spectral_directions(problem.map, at.residual, directions, generator)
+        new = problem.norm * new
+        new = torch.cat([new, -new]) if both_signs else new
+        return new[at.gain(new).argsort(descending=True)[:count]]
+
+    return propose
 
 
 def _coarse_blocks(problem: _Problem) -> BlockAverages:

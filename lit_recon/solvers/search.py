@@ -27,6 +27,9 @@ from lit_recon.solvers.loop import (
 
 # A trial this much worse, in units of the logarithm of the loss, is accepted with chance 1 / e.
 TEMPERATURE = 0.1
+# Least decrease and patience of the descents after a move has failed once: a sample that explains
+# little of the target is found slowly.
+PATIENT = (0.1, 2)
 PROGRESS = 0.9  # a loss below this share of the best one so far is progress
 
 
@@ -141,7 +144,8 @@ class Search:
         while best.status is Status.STALLED and exhausted < len(self.moves):
             move = self.moves[turn]
             monitor.restarts += 1
-            trial = settle(move(current.at), move.slow)
+            slow = move.slow or (PATIENT if failures else None)
+            trial = settle(move(current.at), slow)
             if self._accepts(float(trial.at.loss), float(current.at.loss)):
                 current = trial
             progress = float(trial.at.loss) < PROGRESS * float(best.at.loss)
@@ -158,6 +162,32 @@ class Search:
     def _accepts(self, loss: float, before: float) -> bool:
         chance = (before / loss) ** (1 / TEMPERATURE) if loss > before else 1.0
         return float(torch.rand((), generator=self.generator)) < chance
+
+
+def fewest(
+    found: Solution,
+    objective: Objective,
+    solver: Solver,
+    stop: Stop,
+    monitor: Monitor,
+    phase: str,
+) -> Solution:
+    """The fewest candidates with which a converged solution still converges: bisection.
+
+    Of any number of candidates those are tried that explain most.
+    """
+    brisk = replace(stop, min_decrease=solver.min_decrease, patience=solver.patience)
+    few, enough = 0, len(found.at.candidates)
+    while found.status in (Status.CONVERGED, Status.CERTIFIED) and enough - few > 1:
+        middle = (few + enough) // 2
+        trial = minimise(objective, keep(found.at, middle), solver, brisk, monitor, phase)
+        if trial.status is Status.STALLED:
+            few = middle
+        elif trial.status in (Status.CONVERGED, Status.CERTIFIED):
+            found, enough = trial, middle
+        else:
+            return replace(found, status=trial.status)
+    return found
 
 
 def keep(at: Linearised, m: int) -> Tensor:
