@@ -205,7 +205,8 @@ class ProjectionObjective:
                 fitted[rows] -= h[:, m:]
             phi[rows] = self.activation.value(h[:, :m])
             slopes[rows] = self.activation.slope(h[:, :m])
-            sums += phi[rows].T @ torch.cat([phi[rows], fitted[rows]], dim=1)
+            exact = phi[rows].double()  # rounding in the Gram would outweigh its ridge
+            sums += exact.T @ torch.cat([exact, fitted[rows].double()], dim=1)
         if self.surrogate_slope:
             slopes[slopes == 0] = self.surrogate_slope
         gram, moments = self.ranks.total(sums).split([m, target.shape[1]], dim=1)
