@@ -44,6 +44,7 @@ NUMBERS = (
     "ssim",
     "null_direction_error",
     "p_over_dn",
+    "candidates",
     "steps",
     "applications",
     "restarts",
@@ -239,6 +240,7 @@ def numbers_of(outcome: Reconstruction, scores: Scores, truth: Truth) -> dict[st
         "oracle_loss": outcome.oracle(truth.x),
         **asdict(scores.metrics),
         "p_over_dn": outcome.p_over_dn,
+        "candidates": len(outcome.candidates),
         "status": outcome.status.value,
         "steps": outcome.steps,
         "applications": outcome.applications,
@@ -267,6 +269,8 @@ def sentence(step: int, results: dict[str, Any]) -> str:
     """One line for people: what came back at this step, how exactly, and how the attack ended."""
     numbers = {"direction error": results["direction_error"], "loss": results["projection_loss"]}
     told = [f"{name} {value:.1e}" for name, value in numbers.items() if isfinite(value or nan)]
+    if results.get("candidates", results["n"]) != results["n"]:
+        told.append(f"{results['candidates']} candidates")
     told.append(f"{results['seconds']:.0f} s")
     return f"step {step}: {tally(results)} ({', '.join(told)}; {results['reason']})"
 

@@ -125,8 +125,8 @@ def spectral_directions(
 
 
 def _sum_of_squares(rows: list[Tensor]) -> Tensor:
-    """(r, r) sum of ``y y^T`` over matrices y (r, q)."""
-    return torch.stack([y @ y.T for y in rows]).sum(0)
+    """(r, r) sum of ``y y^T`` over matrices y (r, q); 0 where that is not finite: eigh raises."""
+    return torch.stack([y @ y.T for y in rows]).sum(0).nan_to_num(0, 0, 0)
 
 
 def _orthonormal_rows(rows: Tensor) -> Tensor:

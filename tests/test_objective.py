@@ -147,3 +147,32 @@ def test_block_averages_are_an_orthonormal_subspace():
     x = torch.randn(5, 192)
     assert torch.allclose((blocks.up(z) * x).sum(1), (z * blocks.down(x)).sum(1), atol=1e-5)
     assert blocks.dimension == 12
+
+
+@pytest.mark.parametrize("apart", [1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 0.0])
+def test_candidates_that_have_merged_keep_their_loss_in_float32(apart):
+    v, x = gaussian_rows(0, 300, 50), sphere(6, 50, 0)
+    target = torch.tensor([[1.0, -0.5, 0.7, 2.0, -1.0, 0.4]]) @ (x @ v.T).relu()
+    objective = ProjectionObjective(LinearMap(Rows.of(v)), ACTIVATIONS["relu"], target)
+    z = torch.cat([x[:5], x[:3] + apart * sphere(3, 50, 7)])
+    at = objective.linearise(z)
+    apart_from_them = reference.loss(z[:5].double(), v.double(), torch.relu, target.double())
+    together = reference.loss(z.double(), v.double(), torch.relu, target.double())
+    assert 0.98 * together < at.loss < 1.02 * apart_from_them
+    assert at.floor() < 1e-3 * at.loss
+    assert torch.isfinite(at.jvp(torch.ones_like(z))).all()
+
+
+def test_a_fit_in_float64_is_at_its_floor_where_only_the_ridge_is_left():
+    v, x = gaussian_rows(0, P, D, torch.float64), sphere(N, D, 0).double()
+    target = torch.tensor([[1.0, -0.5, 2.0]]).double() @ (x @ v.T).relu()
+    at = ProjectionObjective(LinearMap(Rows.of(v)), ACTIVATIONS["relu"], target).linearise(x)
+    assert 0 < at.loss < at.floor() < 1e-12
+
+
+def test_features_that_all_vanish_give_no_number_and_no_exception():
+    dead = LinearMap(Rows.of(torch.zeros(P, D)))
+    at = ProjectionObjective(dead, ACTIVATIONS["relu"], torch.ones(1, P)).linearise(sphere(N, D, 0))
+    assert not torch.isfinite(at.loss)
+    assert not torch.isfinite(at.importance()).any()
+    assert at.keep(2).shape == (2,)

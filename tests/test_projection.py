@@ -174,3 +174,40 @@ def test_the_papers_solver_recovers_an_easy_problem():
 def test_settings_out_of_range_are_refused_by_flag(setting, value):
     with pytest.raises(InputError, match=f"--recon.{setting}"):
         ProjectionReconstructor(**{setting: value})
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+@pytest.mark.parametrize("claimed", [1, 5])
+def test_the_number_of_samples_is_found_without_being_told(n, claimed):
+    x = sphere(n, 24, n)
+    known = knowledge(trained(x, n * 24 * 5, seed=n), claimed, radius=24**0.5)
+    outcome = attack(known, candidates="auto")
+    assert len(outcome.candidates) == n
+    assert outcome.status is Status.CONVERGED
+    assert direction_error(x, outcome.candidates) < 1e-3
+    assert {"count"} < {row.phase for row in outcome.rows}
+
+
+def test_the_number_of_samples_is_found_from_the_plain_loss():
+    x = sphere(4, 20, 0)
+    known = knowledge(trained(x, 500, k=2, activation="tanh"), 4, radius=20**0.5)
+    outcome = attack(known, candidates="auto")
+    assert len(outcome.candidates) == 4
+    assert direction_error(x, outcome.candidates) < 1e-2 or outcome.sign_blind
+
+
+def test_the_number_of_images_is_found_and_all_are_certified():
+    u, pixels = images(5, 8, 0)
+    x = (u.flatten(1).double() / 255 - pixels.mean) / pixels.std
+    known = knowledge(trained(x.float(), 5 * 192 * 4), 5, pixels)
+    outcome = attack(known, candidates="auto")
+    assert outcome.status is Status.CERTIFIED
+    assert len(outcome.candidates) == 5
+
+
+def test_no_number_of_candidates_explains_noise():
+    known = knowledge(trained(sphere(3, 12, 0), 400), 3, radius=12**0.5)
+    noise = torch.randn(1, 400, generator=torch.Generator().manual_seed(7))
+    outcome = attack(replace(known, readout=noise), candidates="auto", restarts=1, max_seconds=20)
+    assert outcome.status in (Status.STALLED, Status.OUT_OF_TIME)
+    assert 1 <= len(outcome.candidates) < 400 / 12

@@ -58,6 +58,35 @@ def test_conjugate_gradients_stop_when_interrupted():
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("every", [2, 4, 7])
+def test_conjugate_gradients_asked_seldom_return_the_same(every):
+    a = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = a @ a.T + torch.eye(12)
+    right = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    asked: list[bool] = []
+
+    def finished(enough):
+        asked.append(enough)
+        return enough
+
+    def solve(every):
+        return conjugate_gradients(
+            lambda x: a @ x,
+            right,
+            lambda x: x / a.diagonal(),
+            steps=50,
+            tolerance=1e-3,
+            every=every,
+            finished=finished,
+        )
+
+    often = solve(1)
+    steps = len(asked)
+    asked.clear()
+    assert torch.equal(solve(every), often)
+    assert len(asked) == -(-steps // every) and asked[-1]
+
+
 def test_gauss_newton_converges_quadratically_near_the_solution():
     x, problem = objective()
     monitor = Monitor()

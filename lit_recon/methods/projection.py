@@ -258,7 +258,7 @@ class ProjectionReconstructor(Reconstructor):
         self, problem: _Problem, monitor: Monitor, generator: torch.Generator
     ) -> tuple[_Problem, Solution]:
         """Fresh starts until one converges; the best of them otherwise."""
-        even, start = self._even_first(problem), None
+        even, start, counted = self._even_first(problem), None, None
         if self.candidates == "auto":
             counted = self._count(problem, monitor, generator)
             problem = replace(problem, m=len(counted.at.candidates))
@@ -273,11 +273,11 @@ class ProjectionReconstructor(Reconstructor):
             even = self._has_even_stage(problem) and not even
             fresh = self._attempt(problem, monitor, generator, even=even)
             best = fresh if fresh.at.loss < best.at.loss else replace(best, status=fresh.status)
-        if self.candidates == "auto" and best.status is Status.CONVERGED:
+        if counted is not None and counted.status is Status.STALLED:  # too many, to be safe
             objective = problem.objective()
             best = fewest(best, objective, self.solver, self.stop, monitor, "count")
             problem = replace(problem, m=len(best.at.candidates))
-        return problem, best
+        return problem, self._polished(problem, best, monitor)
 
     def _count(self, problem: _Problem, monitor: Monitor, generator: torch.Generator) -> Solution:
         """A solution of the first stage with as few candidates as it needs.
@@ -331,8 +331,7 @@ class ProjectionReconstructor(Reconstructor):
             start = self._even_stage(problem, start, monitor, generator)
         objective = problem.objective(self.solver.surrogate_slope)
         stop = replace(self.stop, satisfied=_all_certified(problem))
-        found = self._minimise(objective, start, stop, problem, monitor, generator, "plain")
-        return self._polished(problem, found, monitor)
+        return self._minimise(objective, start, stop, problem, monitor, generator, "plain")
 
     def _polished(self, problem: _Problem, found: Solution, monitor: Monitor) -> Solution:
         """A solution at the floor of single precision, taken to the floor of the stored target."""
@@ -343,6 +342,7 @@ class ProjectionReconstructor(Reconstructor):
             and isinstance(self.solver, GaussNewton)
             and isinstance(at, Linearisation)
             and at.z.dtype == torch.float32
+            and monitor.agreed(float(at.loss) <= at.floor())
         ):
             return found
         objective = RefinedObjective(at.objective)

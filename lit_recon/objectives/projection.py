@@ -129,21 +129,21 @@ class Linearisation:
 
     def importance(self) -> Tensor:
         """(m,) by how much the loss rises when one candidate is left out."""
-        inverse = torch.cholesky_inverse(self.factor)
+        inverse = torch.cholesky_solve(torch.eye(len(self.factor)).to(self.factor), self.factor)
         gain = self.coefficients.double().square().sum(1) / inverse.diagonal()
         return gain / self.objective.energy
 
     def floor(self) -> float:
         """The loss that rounding alone leaves here, from the size of the terms that cancel."""
         terms = self.coefficients.double().square().sum(1) @ self.gram.diagonal()
-        unit = torch.finfo(self.phi.dtype).eps
+        unit = max(torch.finfo(self.phi.dtype).eps, RIDGE)  # in float64 the ridge is what is left
         return float((FLOOR_UNITS * unit) ** 2 * (1 + terms / self.objective.energy))
 
     def keep(self, m: int) -> Tensor:
         """Indices of the m candidates left when the least important one goes, again and again."""
         left = list(range(len(self.phi)))
         while len(left) > m:
-            inverse = torch.linalg.inv(self.gram[left][:, left])
+            inverse = torch.linalg.inv_ex(self.gram[left][:, left]).inverse
             gain = (inverse @ self.moments[left]).square().sum(1) / inverse.diagonal()
             left.pop(int(gain.argmin()))
         return torch.tensor(left, device=self.phi.device)
@@ -205,7 +205,8 @@ class ProjectionObjective:
                 fitted[rows] -= h[:, m:]
             phi[rows] = self.activation.value(h[:, :m])
             slopes[rows] = self.activation.slope(h[:, :m])
-            sums += phi[rows].T @ torch.cat([phi[rows], fitted[rows]], dim=1)
+            exact = phi[rows].double()  # rounding in the Gram would outweigh its ridge
+            sums += exact.T @ torch.cat([exact, fitted[rows].double()], dim=1)
         if self.surrogate_slope:
             slopes[slopes == 0] = self.surrogate_slope
         gram, moments = self.ranks.total(sums).split([m, target.shape[1]], dim=1)

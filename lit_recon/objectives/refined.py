@@ -67,7 +67,7 @@ class RefinedLinearisation:
 
     def gain(self, directions: Tensor) -> Tensor:
         """(r,) by how much the loss falls when the feature of one more input (r, d) is added."""
-        return self.value.gain(directions)
+        return self.derivative.gain(directions.to(self.derivative.z)).double()
 
     def floor(self) -> float:
         """The loss that the rounding of the target leaves, which is stored as V is."""

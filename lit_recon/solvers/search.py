@@ -30,7 +30,7 @@ TEMPERATURE = 0.1
 # Least decrease and patience of the descents after a move has failed once: a sample that explains
 # little of the target is found slowly.
 PATIENT = (0.1, 2)
-PROGRESS = 0.9  # a loss below this share of the best one so far is progress
+PROGRESS = 0.9  # a loss below this share of the one at the last progress is progress
 
 
 class Move(ABC):
@@ -140,21 +140,24 @@ class Search:
 
         first = self.moves[0].slow if self.moves else None
         best = current = settle(z, first)
+        mark = float(best.at.loss)  # the loss at the last progress
         turn = failures = exhausted = 0
         while best.status is Status.STALLED and exhausted < len(self.moves):
             move = self.moves[turn]
             monitor.restarts += 1
             slow = move.slow or (PATIENT if failures else None)
             trial = settle(move(current.at), slow)
-            if self._accepts(float(trial.at.loss), float(current.at.loss)):
+            loss, done = float(trial.at.loss), trial.status in (Status.CERTIFIED, Status.CONVERGED)
+            if self._accepts(loss, float(current.at.loss)):
                 current = trial
-            progress = float(trial.at.loss) < PROGRESS * float(best.at.loss)
-            if progress or trial.status in (Status.CERTIFIED, Status.CONVERGED):
-                best, failures, exhausted = trial, 0, 0
-            elif trial.status is not Status.STALLED:
-                best = replace(best, status=trial.status)
+            if done or loss < PROGRESS * mark:
+                mark, failures, exhausted = loss, 0, 0
             else:
                 failures += 1
+            if done or loss < float(best.at.loss):
+                best = trial
+            else:
+                best = replace(best, status=trial.status)
             if failures == move.patience:
                 turn, failures, exhausted = (turn + 1) % len(self.moves), 0, exhausted + 1
         return best
