@@ -14,6 +14,7 @@ from benchmarks import attack, scaling, solver_comparison, threshold
 from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
+from lit_recon.randomness import generator
 from lit_recon.rows import BLOCK_ROWS
 from lit_recon.solvers import Row
 
@@ -179,6 +180,14 @@ def test_the_published_attack_is_the_preset():
     assert (attack.spare, attack.restarts, attack.even_stage) == (0, 0, "never")
     assert attack.stop.loss == 1e-7 and attack.max_seconds == 5.0
     assert vars(attack.solver) == {"lr": 20.0, "momentum": 0.9, "surrogate_slope": 0.02}
+
+
+@pytest.mark.parametrize("ratio", [1.5, 4])
+def test_the_published_attack_has_none_of_our_parts(ratio):
+    trained = train(sphere(3, 10, round(ratio * 30)), None, 0)
+    outcome = published(2.0, 2.0).reconstruct(trained.knowledge, generator(0, "candidates"))
+    assert {(row.phase, row.candidates) for row in outcome.rows} == {("plain", 3)}
+    assert outcome.restarts == 0
 
 
 def test_a_trained_problem_has_what_the_attacker_knows():
