@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from math import isfinite, nan
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_recon.activations import Activation
 from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
-from lit_recon.features import BlockAverages, LinearMap
-from lit_recon.knowledge import Knowledge, PixelScale
+from lit_recon.features import LinearMap
+from lit_recon.knowledge import Knowledge
 from lit_recon.linalg import least_squares_rows, spectral_directions
 from lit_recon.methods.base import Reconstruction, Reconstructor
-from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
+from lit_recon.methods.problem import (
+    Problem,
+    all_certified,
+    coarse_blocks,
+    loss_at,
+    noise,
+    on_pixels,
+    proposals,
+    refused,
+    unit,
+    with_signs,
+)
+from lit_recon.metrics.certificate import certify
 from lit_recon.models import OneHiddenLayer
 from lit_recon.objectives.projection import Linearisation, ProjectionObjective
 from lit_recon.objectives.refined import RefinedObjective
 from lit_recon.rows import Rows
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solution, Solver, Status, Stop, minimise
 from lit_recon.solvers.gauss_newton import MIN_DAMPING
-from lit_recon.solvers.loop import Linearised
 from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates, fewest
 
 # The even stage spends k d of the k p equations on the linear rows. Below this many equations per
@@ -36,9 +44,6 @@ EVEN_FIRST = 1.7
 # perturbed before single ones are replaced.
 HOP_BELOW = 2.2
 HOP_SCALE = 1.2
-# The coarse subspace is the finest one that still has so many equations per unknown.
-COARSE_RATIO = 10.0
-COARSEST = 4  # pixels on a side
 COARSE_STARTS = 3
 # A subspace with more than this share of the dimensions is not searched: to search it would save
 # nothing against a search in all of them.
@@ -50,9 +55,6 @@ COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
 SUBSPACE = 1.4
 # Even-part loss at which signs are told and the plain loss takes over.
 HANDOVER = 1e-7
-# Loss below which candidates are near enough to integer pixels to be worth a look.
-CERTIFY_BELOW = 1e-4
-
 # The candidates with which to begin where their number is to be found, and the equations per
 # unknown below which it cannot be.
 FIRST = 2
@@ -62,71 +64,15 @@ POLISH = Stop(min_decrease=0.3, max_steps=6)
 POLISH_TOLERANCE = 1e-2
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """The attack's inputs in the shape that the stages need.
-
-    Of V and the target every rank holds its share; all that the attack makes is the same on all.
-    """
-
-    map: LinearMap
-    activation: Activation
-    target: Tensor  # (k, p) this rank's columns
-    m: int
-    pixels: PixelScale | None
-    radius: float | None
-
-    def objective(self, surrogate_slope: float = 0.0) -> ProjectionObjective:
-        """The plain loss."""
-        return ProjectionObjective(
-            self.map,
-            self.activation,
-            self.target,
-            radius=self.radius,
-            surrogate_slope=surrogate_slope,
-        )
-
-    @property
-    def even_part(self) -> Activation:
-        """The even part of an activation that has one."""
-        assert self.activation.even_part is not None
-        return self.activation.even_part
-
-    def even_objective(self) -> ProjectionObjective:
-        """The loss of the even part, with linear rows for the rest."""
-        even = self.even_part
-        radius = self.norm if even.homogeneous else self.radius
-        return ProjectionObjective(self.map, even, self.target, linear=True, radius=radius)
-
-    @property
-    def norm(self) -> float:
-        """The norm of an input: the known one, else that of standardised data."""
-        return self.radius or self.map.d**0.5
-
-    @property
-    def equations(self) -> int:
-        """k p"""
-        return len(self.target) * self.map.p
-
-    @property
-    def per_unknown(self) -> float:
-        """Equations per unknown of a fit with linear rows."""
-        return self.equations / ((self.m + len(self.target)) * self.map.d)
-
-    @cached_property
-    def energy(self) -> float:
-        """The target's squared norm: 1, 0 for a readout that has not moved, or not finite."""
-        return self.objective().energy
-
-
 class ProjectionReconstructor(Reconstructor):
     """Inputs whose features span the trained readout.
 
     With the defaults: the linear part of the activation is taken out, candidates start in a
     spectral subspace at low image resolution, Gauss-Newton with spare candidates finds all of them
-    up to sign, one least-squares fit tells the signs, and the plain loss is polished until every
-    candidate is an image of integer pixels or the loss is at its floor. Nothing of it looks at the
-    training data.
+    up to sign, one least-squares fit tells the signs, and the plain loss is minimised until every
+    candidate is an image of integer pixels or the loss is at its floor, where residuals in float64
+    take it on. Close to the threshold the plain loss goes first, by basin hopping. Nothing of it
+    looks at the training data.
 
     Args:
         solver: GaussNewton, or MomentumDescent as in the paper.
@@ -207,7 +153,7 @@ class ProjectionReconstructor(Reconstructor):
     ) -> Reconstruction:
         problem = self._problem(knowledge)
         monitor = Monitor(self.max_seconds, on_step, problem.map.ranks)
-        refusal = _refusal(problem)
+        refusal = refused(problem)
         if refusal is None:
             problem, solution = self._attack(problem, monitor, generator)
             candidates, loss = solution.at.candidates, float(solution.at.loss)
@@ -215,16 +161,16 @@ class ProjectionReconstructor(Reconstructor):
             if status is Status.CONVERGED and problem.equations < problem.m * problem.map.d:
                 status = Status.UNDERDETERMINED
         else:
-            candidates = _noise(problem, problem.m, generator)
+            candidates = noise(problem, problem.m, generator)
             loss, status = nan, refusal
         certificates = None
         if problem.pixels is not None:
             certificates = certify(candidates.cpu(), problem.pixels)
-            candidates = _on_pixels(candidates, certificates, problem.pixels, problem.radius)
+            candidates = on_pixels(candidates, certificates, problem.pixels, problem.radius)
         return Reconstruction(
             candidates=candidates.cpu(),
             projection_loss=loss,
-            oracle=lambda x: _loss_at(problem, x),
+            oracle=lambda x: loss_at(problem, x),
             status=status,
             certificates=certificates,
             sign_blind=problem.activation.odd,
@@ -235,7 +181,7 @@ class ProjectionReconstructor(Reconstructor):
             seconds=monitor.seconds,
         )
 
-    def _problem(self, knowledge: Knowledge) -> _Problem:
+    def _problem(self, knowledge: Knowledge) -> Problem:
         model = knowledge.model
         if not isinstance(model, OneHiddenLayer):
             raise InputError("--model", type(model).__name__, "projection needs one hidden layer")
@@ -245,18 +191,18 @@ class ProjectionReconstructor(Reconstructor):
         radius = knowledge.radius
         if model.activation.homogeneous and radius is None:
             radius = map.d**0.5  # the norm cannot be seen, so any fixed one will do
-        return _Problem(
+        return Problem(
             map=map,
             activation=model.activation,
-            target=_unit(knowledge.target.detach())[:, share.start : share.stop].to(map.rows.like),
+            target=unit(knowledge.target.detach())[:, share.start : share.stop].to(map.rows.like),
             m=FIRST if self.candidates == "auto" else self.candidates or knowledge.n,
             pixels=knowledge.pixels,
             radius=radius,
         )
 
     def _attack(
-        self, problem: _Problem, monitor: Monitor, generator: torch.Generator
-    ) -> tuple[_Problem, Solution]:
+        self, problem: Problem, monitor: Monitor, generator: torch.Generator
+    ) -> tuple[Problem, Solution]:
         """Fresh starts until one converges; the best of them otherwise."""
         even, start, counted = self._even_first(problem), None, None
         if self.candidates == "auto":
@@ -273,13 +219,13 @@ class ProjectionReconstructor(Reconstructor):
             even = self._has_even_stage(problem) and not even
             fresh = self._attempt(problem, monitor, generator, even=even)
             best = fresh if fresh.at.loss < best.at.loss else replace(best, status=fresh.status)
-        if counted is not None and counted.status is Status.STALLED:  # too many, to be safe
+        if counted is not None and counted.status is Status.STALLED:  # with as many as can be told
             objective = problem.objective()
             best = fewest(best, objective, self.solver, self.stop, monitor, "count")
             problem = replace(problem, m=len(best.at.candidates))
         return problem, self._polished(problem, best, monitor)
 
-    def _count(self, problem: _Problem, monitor: Monitor, generator: torch.Generator) -> Solution:
+    def _count(self, problem: Problem, monitor: Monitor, generator: torch.Generator) -> Solution:
         """A solution of the first stage with as few candidates as it needs.
 
         More candidates than samples are the easier fit, so one descent for every power of two
@@ -302,22 +248,22 @@ class ProjectionReconstructor(Reconstructor):
                     return fewest(found, objective, self.solver, stop, monitor, "count")
         return found
 
-    def _has_even_stage(self, problem: _Problem) -> bool:
+    def _has_even_stage(self, problem: Problem) -> bool:
         return self.even_stage == "auto" and problem.activation.even_part is not None
 
-    def _even_first(self, problem: _Problem) -> bool:
+    def _even_first(self, problem: Problem) -> bool:
         return self._has_even_stage(problem) and problem.per_unknown >= EVEN_FIRST
 
-    def _hops_first(self, problem: _Problem) -> bool:
+    def _hops_first(self, problem: Problem) -> bool:
         return self.hops > 0 and problem.per_unknown < HOP_BELOW
 
-    def _width(self, problem: _Problem) -> int:
+    def _width(self, problem: Problem) -> int:
         """Candidates to start with."""
         return problem.m if self._hops_first(problem) else problem.m + self.spare
 
     def _attempt(
         self,
-        problem: _Problem,
+        problem: Problem,
         monitor: Monitor,
         generator: torch.Generator,
         *,
@@ -330,10 +276,10 @@ class ProjectionReconstructor(Reconstructor):
         if even:
             start = self._even_stage(problem, start, monitor, generator)
         objective = problem.objective(self.solver.surrogate_slope)
-        stop = replace(self.stop, satisfied=_all_certified(problem))
+        stop = replace(self.stop, satisfied=all_certified(problem))
         return self._minimise(objective, start, stop, problem, monitor, generator, "plain")
 
-    def _polished(self, problem: _Problem, found: Solution, monitor: Monitor) -> Solution:
+    def _polished(self, problem: Problem, found: Solution, monitor: Monitor) -> Solution:
         """A solution at the floor of single precision, taken to the floor of the stored target."""
         at = found.at
         if not (
@@ -347,7 +293,7 @@ class ProjectionReconstructor(Reconstructor):
             return found
         objective = RefinedObjective(at.objective)
         solver = replace(self.solver, damping=MIN_DAMPING, cg_tolerance=POLISH_TOLERANCE)
-        stop = replace(POLISH, satisfied=_all_certified(problem))
+        stop = replace(POLISH, satisfied=all_certified(problem))
         polished = minimise(objective, at.z, solver, stop, monitor, "polish")
         certified = polished.status is Status.CERTIFIED
         return polished if certified else replace(polished, status=found.status)
@@ -357,7 +303,7 @@ class ProjectionReconstructor(Reconstructor):
         objective: ProjectionObjective,
         z: Tensor,
         stop: Stop,
-        problem: _Problem,
+        problem: Problem,
         monitor: Monitor,
         generator: torch.Generator,
         phase: str,
@@ -370,37 +316,37 @@ class ProjectionReconstructor(Reconstructor):
         return search(objective, z, self.solver, stop, monitor, phase)
 
     def _moves(
-        self, problem: _Problem, generator: torch.Generator, *, both_signs: bool
+        self, problem: Problem, generator: torch.Generator, *, both_signs: bool
     ) -> list[Move]:
         """What to try where a descent is stuck."""
         moves: list[Move] = []
         if self._hops_first(problem):
             moves.append(Perturbation(HOP_SCALE, generator, self.hops))
         if self.spare and self.rounds:
-            propose = _proposals(problem, generator, both_signs=both_signs)
+            propose = proposals(problem, generator, both_signs=both_signs)
             moves.append(SpareCandidates(self.spare, propose, self.rounds))
         return moves
 
     def _start(
-        self, problem: _Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
+        self, problem: Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
     ) -> Tensor:
         """(m' + l, d), m' >= m, the first point of the even or of the plain loss."""
         if not even:
-            return _noise(problem, self._width(problem), generator)
+            return noise(problem, self._width(problem), generator)
         linear = least_squares_rows(problem.map, problem.target)
         return self._coarse_start(problem, linear, monitor, generator)
 
     def _even_stage(
-        self, problem: _Problem, start: Tensor, monitor: Monitor, generator: torch.Generator
+        self, problem: Problem, start: Tensor, monitor: Monitor, generator: torch.Generator
     ) -> Tensor:
         """(m, d) candidates from the even part of the activation, with their signs told."""
         objective = problem.even_objective()
         stop = replace(self.stop, loss=max(self.stop.loss, HANDOVER))
         found = self._minimise(objective, start, stop, problem, monitor, generator, "even")
-        return _with_signs(problem, found.at.candidates)
+        return with_signs(problem, found.at.candidates)
 
     def _coarse_start(
-        self, problem: _Problem, linear: Tensor, monitor: Monitor, generator: torch.Generator
+        self, problem: Problem, linear: Tensor, monitor: Monitor, generator: torch.Generator
     ) -> Tensor:
         """(m' + k, d) candidates, m' >= m, and linear rows from a spectral subspace.
 
@@ -409,9 +355,9 @@ class ProjectionReconstructor(Reconstructor):
         """
         map, count = problem.map, self._width(problem)
         if not self.spectral_start:
-            return torch.cat([_noise(problem, count, generator), linear])
+            return torch.cat([noise(problem, count, generator), linear])
         rest = problem.target - map.apply(linear)
-        blocks = _coarse_blocks(problem)
+        blocks = coarse_blocks(problem)
         dimensions = min(round(SUBSPACE * problem.m) + 1, blocks.dimension)
         basis = blocks.up(
             spectral_directions(map, rest, dimensions, generator, blocks.down, blocks.up)
@@ -436,99 +382,3 @@ class ProjectionReconstructor(Reconstructor):
             tries.append(minimise(objective, z, GaussNewton(), COARSE_TRIES, monitor, "coarse"))
         z = min(tries, key=lambda solution: float(solution.at.loss)).at.z @ basis
         return torch.cat([z[:count], z[count:] + linear])
-
-
-def _unit(target: Tensor) -> Tensor:
-    """The target (k, p) at norm 1, which the loss does not see, so that no square overflows."""
-    target = target.double()
-    return target / torch.linalg.vector_norm(target).clamp_min(torch.finfo(target.dtype).tiny)
-
-
-def _refusal(problem: _Problem) -> Status | None:
-    """Why there is nothing to attack, None where there is."""
-    # The norm of V is finite if V is; isfinite(V) would make a copy of it.
-    if not (isfinite(problem.energy) and isfinite(problem.map.mean_square)):
-        return Status.NONFINITE
-    if problem.energy == 0:
-        return Status.NO_SIGNAL
-    if problem.m >= problem.map.p:
-        return Status.NOT_IDENTIFIABLE
-    return None
-
-
-def _noise(problem: _Problem, count: int, generator: torch.Generator) -> Tensor:
-    """(count, d) standard normal candidates."""
-    dtype = problem.target.dtype
-    noise = torch.randn(count, problem.map.d, generator=generator, dtype=dtype)
-    return noise.to(problem.target.device)
-
-
-def _proposals(
-    problem: _Problem, generator: torch.Generator, *, both_signs: bool
-) -> Callable[[Linearised, int], Tensor]:
-    """New candidates (count, d) for a fit: what its residual is most likely the feature of."""
-
-    def propose(at: Linearised, count: int) -> Tensor:
-        directions = min(count + 3, problem.map.d)
-        new = spectral_directions(problem.map, at.residual, directions, generator)
-        new = problem.norm * new
-        new = torch.cat([new, -new]) if both_signs else new
-        return new[at.gain(new).argsort(descending=True)[:count]]
-
-    return propose
-
-
-def _coarse_blocks(problem: _Problem) -> BlockAverages:
-    """The finest block averages with COARSE_RATIO equations per unknown; single pixels at best."""
-    if problem.pixels is None:
-        return BlockAverages((1, 1, problem.map.d), 1)
-    c, h, w = problem.pixels.shape
-    factor = 1
-    while problem.equations < COARSE_RATIO * problem.m * c * h * w / factor**2:
-        if h % (2 * factor) or w % (2 * factor) or min(h, w) // (2 * factor) < COARSEST:
-            break
-        factor *= 2
-    return BlockAverages(problem.pixels.shape, factor)
-
-
-def _with_signs(problem: _Problem, candidates: Tensor) -> Tensor:
-    """Candidates (m, d) with the sign whose features carry the target.
-
-    One least-squares fit of the target on the features of both signs (2m, p).
-    """
-    both = torch.cat([candidates, -candidates])
-    at = problem.objective().linearise(both)
-    weight = at.importance().view(2, -1)
-    return torch.where((weight[0] >= weight[1])[:, None], candidates, -candidates)
-
-
-def _all_certified(problem: _Problem) -> Callable[[Linearised], bool] | None:
-    """A stop test for images with a known pixel scale: every candidate has integer pixels."""
-    pixels = problem.pixels
-    if pixels is None:
-        return None
-
-    def satisfied(at: Linearised) -> bool:
-        if len(at.candidates) > problem.m or at.loss > CERTIFY_BELOW:
-            return False
-        return bool(certify(at.candidates.cpu(), pixels).accepted.all())
-
-    return satisfied
-
-
-def _on_pixels(
-    candidates: Tensor, certificates: Certificates, pixels: PixelScale, radius: float | None
-) -> Tensor:
-    """Candidates with the certified ones put onto the integer pixels that they certify."""
-    exact = inputs_from_images(certificates.images, pixels).to(candidates)
-    if radius is not None:
-        exact = exact * (radius / torch.linalg.vector_norm(exact, dim=1, keepdim=True))
-    accepted = certificates.accepted.to(candidates.device)[:, None]
-    return torch.where(accepted, exact, candidates)
-
-
-def _loss_at(problem: _Problem, x: Tensor) -> float:
-    """The projection loss at other inputs (n, d)."""
-    if problem.energy == 0:
-        return nan
-    return float(problem.objective().linearise(x.to(problem.target)).loss)
