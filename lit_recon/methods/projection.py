@@ -107,7 +107,7 @@ class ProjectionReconstructor(Reconstructor):
         max_seconds: float = 600.0,
         restarts: int = 20,
         rounds: int = 4,
-        hops: int = 8,
+        hops: int = 40,
         candidates: int | Literal["auto"] | None = None,
         spare: int = 3,
         even_stage: Literal["auto", "never"] = "auto",
