@@ -692,14 +692,18 @@ def test_a_process_that_dies_ends_the_others_with_one_line(rank: int, tmp_path: 
     with shell(*hard, *TWO, "--run.name", "r", "--wandb.mode", "offline", home=tmp_path) as process:
         try:
             wait_until((directory / "checkpoints" / "step=00000001.ckpt").exists)
+            # A process that is about to become another program still looks like Python.
+            wait_until(lambda: len(children(process.pid)) == 1)
             (child,) = children(process.pid)
             os.kill([process.pid, child][rank], signal.SIGKILL)
             status, _, error = ended(process)  # of both: the pipe is open until both have ended
         finally:
             process.kill()
     assert status == (-signal.SIGKILL if rank == 0 else 1)
-    (line,) = error.splitlines()
-    assert line.startswith("train.py: another process of this run has ended (")
+    # torch's own log of a lost connection comes or not, as the moment wants it.
+    lines = [line for line in error.splitlines() if not re.match(r"\[[WE]\d{4} ", line)]
+    assert len(lines) == 1, error
+    assert lines[0].startswith("train.py: another process of this run has ended (")
     assert [path.name for path in (directory / "recon").iterdir()] == ["step=00000000"]
     assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == [
         "step=00000000.ckpt",
