@@ -41,11 +41,10 @@ def times_rows(x: Tensor, rows: Rows) -> Tensor:
 
 def weigh_rows(w: Tensor, rows: Rows) -> Tensor:
     """``w V``: (m, r) and rows (r, d) to (m, d)."""
-    total, start = None, 0
-    for part in rows:
-        product = w[:, start : start + len(part)].contiguous() @ part
+    total = None
+    for columns, part in rows.blocks():
+        product = w[:, columns].contiguous() @ part
         total = product if total is None else total.add_(product)
-        start += len(part)
     assert total is not None
     return total
 
@@ -139,12 +138,10 @@ def _moments(rows: Rows, weights: Tensor, q: int, down: Callable[[Tensor], Tenso
     One pass over V, block by block, for all weights (k, r).
     """
     total = torch.zeros(len(weights), q, q, dtype=torch.float64, device=weights.device)
-    start = 0
-    for block in (block for part in rows for block in part.split(BLOCK_ROWS)):
+    for columns, block in rows.blocks(BLOCK_ROWS):
         coordinates = down(block)
-        for moment, row in zip(total, weights[:, start : start + len(block)], strict=True):
+        for moment, row in zip(total, weights[:, columns], strict=True):
             moment += ((coordinates * row[:, None]).T @ coordinates).double()
-        start += len(block)
     return total
 
 

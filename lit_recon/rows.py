@@ -142,6 +142,13 @@ class Rows:
         """The first so many rows, at most."""
         return replace(self, share=self.share[:count])
 
+    def blocks(self, most: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """The parts with their places among these rows, none of more rows than ``most``."""
+        start = 0
+        for block in (block for part in self for block in part.split(most or max(len(part), 1))):
+            yield slice(start, start + len(block)), block
+            start += len(block)
+
     def __iter__(self) -> Iterator[Tensor]:
         if isinstance(self.matrix, Tensor):
             yield self.matrix[self.share.start : self.share.stop]

@@ -125,7 +125,7 @@ class Linearisation:
             k = coefficients.shape[1]
             coefficients = torch.cat([coefficients, torch.eye(k).to(coefficients)])
         overlaps = self.objective.ranks.total(overlaps)
-        return (coefficients @ coefficients.T).double() * overlaps * self.objective.mean_square
+        return (coefficients @ coefficients.T).double() * overlaps * self.objective.map.mean_square
 
     def importance(self) -> Tensor:
         """(m,) by how much the loss rises when one candidate is left out."""
@@ -187,7 +187,6 @@ class ProjectionObjective:
         self.radius = radius
         self.surrogate_slope = surrogate_slope
         self.energy = float(self.ranks.total(target.double().square().sum()))
-        self.mean_square = map.mean_square
 
     def linearise(self, z: Tensor) -> Linearisation:
         """Value and operators at z (m + l, d), the point of rank 0.

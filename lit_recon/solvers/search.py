@@ -30,6 +30,7 @@ TEMPERATURE = 0.1
 # Least decrease and patience of the descents after a move has failed once: a sample that explains
 # little of the target is found slowly.
 PATIENT = (0.1, 2)
+DONE = (Status.CERTIFIED, Status.CONVERGED)
 PROGRESS = 0.9  # a loss below this share of the one at the last progress is progress
 
 
@@ -147,7 +148,7 @@ class Search:
             monitor.restarts += 1
             slow = move.slow or (PATIENT if failures else None)
             trial = settle(move(current.at), slow)
-            loss, done = float(trial.at.loss), trial.status in (Status.CERTIFIED, Status.CONVERGED)
+            loss, done = float(trial.at.loss), trial.status in DONE
             if self._accepts(loss, float(current.at.loss)):
                 current = trial
             if done or loss < PROGRESS * mark:
@@ -181,12 +182,12 @@ def fewest(
     """
     brisk = replace(stop, min_decrease=solver.min_decrease, patience=solver.patience)
     few, enough = 0, len(found.at.candidates)
-    while found.status in (Status.CONVERGED, Status.CERTIFIED) and enough - few > 1:
+    while found.status in DONE and enough - few > 1:
         middle = (few + enough) // 2
         trial = minimise(objective, keep(found.at, middle), solver, brisk, monitor, phase)
         if trial.status is Status.STALLED:
             few = middle
-        elif trial.status in (Status.CONVERGED, Status.CERTIFIED):
+        elif trial.status in DONE:
             found, enough = trial, middle
         else:
             return replace(found, status=trial.status)
