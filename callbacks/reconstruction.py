@@ -136,10 +136,14 @@ class ReconstructionCallback(Checkpoint):
         assert self._truth is not None
         scores = score_reconstruction(outcome, self._truth, self._pixels)
         numbers = cast(dict[str, Any], plain(numbers_of(outcome, scores, self._truth)))
+        k, p = model_of(pl_module).readout.weight.shape
         self.results[step] = {
             **numbers,
             "reason": outcome.status.sentence,
             "n": self._n,
+            "d": outcome.candidates.shape[1],
+            "k": k,
+            "p": p,
             "images": [asdict(row) for row in scores.rows],
         }
         if trainer.is_global_zero:

@@ -17,6 +17,7 @@ LEVELS = (
     ("models", "features"),
     ("objectives", "solvers", "metrics"),
     ("methods", "modules", "report", "records", "flags"),
+    ("sweeps",),
     ("datamodules", "callbacks"),
     ("train", "benchmarks"),
 )
