@@ -92,7 +92,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
     runs = plan(fit, sources, axes)
     name = flags.run.name or _default_name(sources)
     if flags.wandb_sweep is not None:
-        write_wandb_sweep(flags, name, sources, axes)
+        write_wandb_sweep(flags, name, [source.without("run.name") for source in sources], axes)
         return
     again = shlex.join(["python", "train.py", "sweep", *argv])
     with claimed(flags.run.dir, name) as directory:
