@@ -20,13 +20,14 @@ from lit_recon.solvers import Row
 SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
 
 # Warnings that are no news here: a handful of samples in memory needs no workers, is one batch, and
-# may have none held out; a resumed run writes into its own directory; the others are Lightning's
-# about itself.
+# may have none held out; a resumed run writes into its own directory; a machine may have Slurm and
+# a run not need it; the others are Lightning's about itself.
 NO_NEWS = (
     ".*does not have many workers",
     ".*is smaller than the logging interval",
     ".*Total length of .* across ranks is zero",
     ".*Checkpoint directory .* exists and is not empty",
+    ".*The `srun` command is available on your system but is not used",
     ".*isinstance\\(treespec, LeafSpec\\)",
     ".*torch.distributed.nn.functional.all_gather is deprecated",
 )
