@@ -89,7 +89,7 @@ class Job:
 
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait()
+            os.waitpid(self._process.pid, 0)  # Popen's own wait is the one that was interrupted
             self._process = None
         return DelayedSubmission(self)
 
