@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from callbacks.recorder import write_curve
 from lit_recon.knowledge import PixelScale
 from lit_recon.metrics import inputs_from_images, score
 from lit_recon.records.directory import RunDirectory
+from lit_recon.records.truth import Truth
 from lit_recon.solvers import Row
 
 PIXELS = PixelScale((3, 8, 8), 0.4, 0.25)
@@ -59,7 +59,7 @@ def write_run(
         row = {"step": step, "epoch": 0, "train/loss": 0.1**step or None, "train/acc": 1.0}
         directory.append_jsonl("metrics.jsonl", row)
     if kept:
-        _write_data(path, x, pixels if images else None, n)
+        _truth(x, pixels if images else None, n).write(directory)
     for step, count in found.items():
         candidates = torch.cat([x[:count], torch.randn(n - count, x.shape[1], generator=random)])
         folder = path / attack / f"step={step:08d}"
@@ -85,18 +85,17 @@ PROVENANCE: dict[str, Any] = {
 }
 
 
-def _write_data(path: Path, x: Tensor, pixels: Tensor | None, n: int) -> None:
-    held = {"x": x[:n].contiguous(), "held_out": x[n:].contiguous()}
-    told = {
-        "labels": [i % 2 for i in range(n)] if pixels is not None else [],
-        "class_names": CLASSES if pixels is not None else [],
-        "indices": list(range(n)),
-        "pixels": None if pixels is None else asdict(PIXELS),
-        "radius": None,
-    }
-    if pixels is not None:
-        held["images"] = pixels[:n].contiguous()
-    save_file(held, path / "data.safetensors", metadata={"data": json.dumps(told)})
+def _truth(x: Tensor, pixels: Tensor | None, n: int) -> Truth:
+    return Truth(
+        x=x[:n].contiguous(),
+        held_out=x[n:].contiguous(),
+        images=None if pixels is None else pixels[:n].contiguous(),
+        pixels=None if pixels is None else PIXELS,
+        radius=None,
+        labels=[] if pixels is None else [i % 2 for i in range(n)],
+        class_names=[] if pixels is None else CLASSES,
+        indices=list(range(n)),
+    )
 
 
 def _write_step(
@@ -130,10 +129,7 @@ def _write_step(
         "images": [asdict(row) for row in scores.rows],
     }
     RunDirectory(folder).write_json("metrics.json", numbers)
-    with (folder / "curve.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in curve)
+    write_curve(curve, folder / "curve.csv")
 
 
 def _curve() -> list[Row]:

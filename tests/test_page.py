@@ -219,11 +219,11 @@ def test_pictures_have_the_true_pixels(tmp_path: Path) -> None:
 def test_pictures_are_what_was_scored(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", LEAK)
     run = read_run(path)
-    assert run.data is not None and run.data.images is not None
+    assert run.truth is not None and run.truth.images is not None
     for point in run.attacks[0].checkpoints:
-        found = reconstructions(run.data, point)
+        found = reconstructions(run.truth, point)
         right = torch.tensor([bool(row.exact) for row in point.rows])
-        assert torch.equal(torch.eq(found, run.data.images).flatten(1).all(1), right)
+        assert torch.equal(torch.eq(found, run.truth.images).flatten(1).all(1), right)
         # Sign-blind scoring shows the negative of what the attack has decoded.
         held = point.tensors()
         flipped = {
@@ -237,7 +237,7 @@ def test_pictures_are_what_was_scored(tmp_path: Path) -> None:
     for point, before in zip(
         read_run(path).attacks[0].checkpoints, run.attacks[0].checkpoints, strict=True
     ):
-        assert torch.equal(reconstructions(run.data, point), reconstructions(run.data, before))
+        assert torch.equal(reconstructions(run.truth, point), reconstructions(run.truth, before))
 
 
 @pytest.mark.parametrize("images", [True, False])
@@ -302,7 +302,9 @@ def test_a_broken_file_is_named_in_one_line(
     before = report(path)
     file = path / name
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(InputError, match=re.escape(f"--run {file}: is corrupt")):
+    with pytest.raises(
+        InputError, match=f"--run {re.escape(str(file))}: (is corrupt|cannot be read)"
+    ):
         write_run_report(path)
     assert (path / "report.html").read_text() == before
 

@@ -14,12 +14,13 @@ from markupsafe import Markup
 from lit_recon.metrics import Row
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.media import thin
+from lit_recon.records.truth import Truth
 from lit_recon.report import words
 from lit_recon.report.charts import inner_chart, training_chart
 from lit_recon.report.grid import AMPLIFY, best_and_worst, verdict
 from lit_recon.report.pictures import Pair, image_pairs, png_file
 from lit_recon.report.render import REPORT, render
-from lit_recon.report.run import Attack, Checkpoint, Run, TrainingData, read_run
+from lit_recon.report.run import Attack, Checkpoint, Run, read_run
 from lit_recon.solvers import Row as InnerRow
 
 MOST_STOPS = 25  # of the slider
@@ -104,25 +105,25 @@ def curve_of(run: Run, attack: Attack) -> Curve:
     Raises:
         InputError: candidates or a picture that cannot be read.
     """
-    data = run.data if run.data is not None and run.data.images is not None else None
+    truth = run.truth if run.truth is not None and run.truth.images is not None else None
     indices = sorted(row.index for row in best_and_worst(attack.last.rows, MOST_PAIRS))
-    room = MOST_STOPS if data is None else _room(data, len(indices))
+    room = MOST_STOPS if truth is None else _room(truth, len(indices))
     shown = thin(attack.checkpoints, room)
     inner = inner_chart(shown)
     return Curve(
         attack=attack,
-        stops=[_stop(point, paired=data is not None) for point in shown],
-        pairs=[] if data is None else image_pairs(data, shown, indices),
+        stops=[_stop(point, paired=truth is not None) for point in shown],
+        pairs=[] if truth is None else image_pairs(truth, shown, indices),
         samples=list(_samples(run, attack)),
         training_chart=Markup(training_chart(run, attack, [point.step for point in shown])),
         inner_chart=None if inner is None else Markup(inner),
     )
 
 
-def _room(data: TrainingData, pairs: int) -> int:
+def _room(truth: Truth, pairs: int) -> int:
     """How many checkpoints there are pictures of."""
-    assert data.images is not None
-    bytes_each = 2 * pairs * data.images[0].numel()  # what came back, and the difference
+    assert truth.images is not None
+    bytes_each = 2 * pairs * truth.images[0].numel()  # what came back, and the difference
     return max(2, min(MOST_STOPS, PICTURE_BYTES // bytes_each))
 
 
@@ -176,7 +177,7 @@ def _numbers(point: Checkpoint) -> Iterator[tuple[str, str]]:
 
 
 def _samples(run: Run, attack: Attack) -> Iterator[Sample]:
-    names = run.data.names if run.data is not None else ()
+    names = run.truth.names if run.truth is not None else []
     for row in attack.last.rows:
         yield Sample(
             row=row,

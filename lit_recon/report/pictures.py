@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lit_recon.metrics import Row
 from lit_recon.metrics.scores import shown_images
+from lit_recon.records.truth import Truth
 from lit_recon.report.grid import tiles
-from lit_recon.report.run import Checkpoint, TrainingData, checked
+from lit_recon.report.run import Checkpoint, checked
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,19 @@ class Pair:
 
 
 def image_pairs(
-    data: TrainingData, checkpoints: Sequence[Checkpoint], indices: Sequence[int]
+    truth: Truth, checkpoints: Sequence[Checkpoint], indices: Sequence[int]
 ) -> list[Pair]:
     """Some training images, each with its reconstruction at every one of some checkpoints.
 
     Raises:
         InputError: candidates that cannot be read, or that are not those of these images.
     """
-    assert data.images is not None
-    at = [(point, reconstructions(data, point)) for point in checkpoints]
+    assert truth.images is not None
+    at = [(point, reconstructions(truth, point)) for point in checkpoints]
     pairs = []
     for index in indices:
-        truth = data.images[index]
-        drawn = [(point, tiles(truth, images[index], point.rows[index])) for point, images in at]
+        image = truth.images[index]
+        drawn = [(point, tiles(image, images[index], point.rows[index])) for point, images in at]
         found = tuple(
             Found(point.step, point.rows[index], png(back), png(difference))
             for point, (_, back, difference) in drawn
@@ -60,9 +61,9 @@ def image_pairs(
     return pairs
 
 
-def reconstructions(data: TrainingData, checkpoint: Checkpoint) -> Tensor:
+def reconstructions(truth: Truth, checkpoint: Checkpoint) -> Tensor:
     """(n, c, h, w) uint8, the images that were scored, in training order; black without one."""
-    assert data.images is not None and data.pixels is not None
+    assert truth.images is not None and truth.pixels is not None
     held = checkpoint.tensors()
     with checked(checkpoint.folder / "candidates.safetensors"):
         candidates = held["candidates"].double()  # (m, d)
@@ -73,11 +74,11 @@ def reconstructions(data: TrainingData, checkpoint: Checkpoint) -> Tensor:
         images = shown_images(
             sign[:, None] * candidates,
             sign,
-            data.pixels,
+            truth.pixels,
             held.get("images"),
             held.get("certified"),
         )
-        found = torch.zeros_like(data.images)
+        found = torch.zeros_like(truth.images)
         found[[row.index for row in matched]] = images[chosen]
     return found
 

@@ -12,31 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_recon.errors import InputError
-from lit_recon.knowledge import PixelScale
 from lit_recon.metrics import Row
+from lit_recon.records import truth
+from lit_recon.records.truth import Truth
 from lit_recon.solvers import Row as InnerRow
 
 FLAG = "--run"
 METRICS = "metrics.json"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a run was trained on, kept for scoring and pictures.
-
-    Attributes:
-        images: (n, c, h, w) uint8; None for data that are no images.
-        pixels: how these became inputs; None where `images` is.
-        names: the class of each sample; empty without classes.
-    """
-
-    images: Tensor | None
-    pixels: PixelScale | None
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,8 @@ class Checkpoint:
         Raises:
             InputError: the file cannot be read.
         """
-        return read_tensors(self.folder / "candidates.safetensors")[0]
+        with checked(self.folder / "candidates.safetensors") as file:
+            return load_file(file)
 
 
 @dataclass(frozen=True)
@@ -101,7 +89,7 @@ class Run:
         provenance: what provenance.json holds; empty where the run ended before it was written.
         training: the rows of metrics.jsonl that are no reconstructions.
         attacks: the run's own first; none where nothing was reconstructed.
-        data: the training data; None for a run that has not kept them.
+        truth: the training data; None for a run that has not kept them.
     """
 
     path: Path
@@ -109,7 +97,7 @@ class Run:
     provenance: Mapping[str, Any]
     training: Sequence[Mapping[str, Any]]
     attacks: tuple[Attack, ...]
-    data: TrainingData | None
+    truth: Truth | None
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -126,26 +114,14 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     with checked(path / "config.yaml") as file:
         config = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
     provenance = path / "provenance.json"
-    data = path / "data.safetensors"
     return Run(
         path=path,
         config=config,
         provenance=_read_json(provenance) if provenance.exists() else {},
         training=list(_training_rows(path / "metrics.jsonl")),
         attacks=tuple(_attacks(path)),
-        data=_training_data(data) if data.exists() else None,
+        truth=Truth.read(path) if (path / truth.FILE).exists() else None,
     )
-
-
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file by their names, and its metadata.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    with checked(file), safe_open(file, framework="pt") as held:
-        names = held.keys()
-        return {name: held.get_tensor(name) for name in names}, held.metadata() or {}
 
 
 @contextmanager
@@ -223,17 +199,3 @@ def _inner_row(row: Mapping[str, str]) -> InnerRow:
         applications=int(row["applications"]),
         seconds=float(row["seconds"]),
     )
-
-
-def _training_data(file: Path) -> TrainingData:
-    tensors, metadata = read_tensors(file)
-    with checked(file):
-        told = json.loads(metadata["data"])
-        scale = told["pixels"]
-        return TrainingData(
-            images=tensors.get("images"),
-            pixels=None
-            if scale is None
-            else PixelScale(tuple(scale["shape"]), scale["mean"], scale["std"]),
-            names=tuple(told["class_names"][label] for label in told["labels"]),
-        )
