@@ -39,6 +39,7 @@ commands
   fit            train and reconstruct; the default. Without any flag it is the demo's run.
   fit --help     list every flag
   report         write report.html again: --run runs/NAME
+  dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
   --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
@@ -184,7 +185,18 @@ def report(argv: list[str]) -> None:
     report(argv)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"fit": fit, "report": report}
+def dashboard(argv: list[str]) -> None:
+    """Build a W&B workspace."""
+    from lit_recon.report.dashboard import dashboard
+
+    dashboard(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "fit": fit,
+    "report": report,
+    "dashboard": dashboard,
+}
 
 
 # Flags
