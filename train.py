@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # torch and lightning are imported inside the functions, so that --help answers at once.
 
 HELP = """\
-usage: python train.py [fit] [--config FILE] [--flag value ...]
+usage: python train.py [command] [--config FILE] [--flag value ...]
 
 Train a small over-parameterised model on a handful of images and, at every checkpoint,
 reconstruct the training images from its weights alone.
@@ -38,6 +38,8 @@ reconstruct the training images from its weights alone.
 commands
   fit            train and reconstruct; the default. Without any flag it is the demo's run.
   fit --help     list every flag
+  report         write report.html again: --run runs/NAME
+  dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
   --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
@@ -58,6 +60,7 @@ examples
   python train.py --data ImageFolderSubset --data.root FOLDER --data.classes '[cat, dog]'
   python train.py --data Sphere --data.n 10 --data.d 100 --model.p 2000
   python train.py --run.name NAME --run.resume true
+  python train.py report --run runs/NAME
 """
 
 
@@ -127,12 +130,11 @@ def main(argv: list[str] | None = None) -> int:
     from lit_recon.errors import InputError, RunError
 
     try:
-        command = argv[0] if argv and not argv[0].startswith("-") else "fit"
-        if command != "fit":
-            raise InputError(
-                "command", repr(command), "give fit; python train.py --help tells more"
-            )
-        fit(argv[1:] if argv[:1] == ["fit"] else argv)
+        word, *rest = argv if argv and not argv[0].startswith("-") else ["fit", *argv]
+        if word not in COMMANDS:
+            remedy = f"give {' or '.join(COMMANDS)}; python train.py --help tells more"
+            raise InputError("command", repr(word), remedy)
+        COMMANDS[word](rest)
     except InputError as error:
         return _say(str(error), 2)
     except RunError as error:
@@ -174,6 +176,27 @@ def fit(argv: list[str]) -> None:
             if leader:
                 print(change)
         run(command, config, data, module, callbacks, leader=leader)
+
+
+def report(argv: list[str]) -> None:
+    """Write the page of a run again."""
+    from lit_recon.report.command import report
+
+    report(argv)
+
+
+def dashboard(argv: list[str]) -> None:
+    """Build a W&B workspace."""
+    from lit_recon.report.dashboard import dashboard
+
+    dashboard(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "fit": fit,
+    "report": report,
+    "dashboard": dashboard,
+}
 
 
 # Flags
@@ -554,9 +577,14 @@ def raised_by_lightning(error: Exception) -> bool:
 
 
 def conclude(directory: RunDirectory, step: int) -> None:
-    """The last lines: what came back at the last step, and where to look at it."""
+    """The last lines: what came back at the last step, and where to look at it.
+
+    The report comes last: whatever is wrong with it, the run is complete and has said so.
+    """
     from callbacks.recorder import read_results, tally
+    from lit_recon.errors import InputError, RunError
     from lit_recon.records.tracking import view_command
+    from lit_recon.report.page import write_run_report
 
     results = read_results(directory, step)
     print()
@@ -567,6 +595,10 @@ def conclude(directory: RunDirectory, step: int) -> None:
     command = view_command(directory.path)
     if command:
         print(f"W&B            {command}")
+    try:
+        print(f"report         {write_run_report(directory.path)}")
+    except InputError as error:  # a file of an earlier step, broken since
+        raise RunError(f"the run is complete, and only its report is missing: {error}") from error
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from callbacks.checkpoints import StepCheckpoint, checkpoint_path, load_weights
 from callbacks.recorder import Recorder
 from callbacks.terminal import StepProgressBar
-from callbacks.truth import Truth
 from lit_recon.methods import Reconstructor
 from lit_recon.models import ReadoutModel
 from lit_recon.records.directory import RunDirectory
+from lit_recon.records.truth import Truth
 from lit_recon.solvers import OnStep
 
 

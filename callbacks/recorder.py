@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from callbacks.truth import Truth
 from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Earlier, Reconstruction, Reconstructor
@@ -24,6 +23,7 @@ from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.media import log_curve, log_image, log_image_table
+from lit_recon.records.truth import Truth
 from lit_recon.report.grid import figure_to_uint8, overlay_figure, reconstruction_grid, save_png
 from lit_recon.solvers import OnStep, Row, Status
 

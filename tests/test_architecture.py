@@ -16,7 +16,8 @@ LEVELS = (
     ("linalg", "knowledge"),
     ("models", "features"),
     ("objectives", "solvers", "metrics"),
-    ("methods", "modules", "report", "records", "flags"),
+    ("methods", "modules", "records", "flags"),
+    ("report",),
     ("datamodules", "callbacks"),
     ("train", "benchmarks"),
 )

@@ -271,6 +271,13 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--data.n", "--data.n without a value"),
         ("--data.n 4 5", "5 is no flag"),
         ("sweeep", "sweeep give fit"),
+        # report
+        ("report", "--run missing give either --run or --sweep runs/NAME"),
+        ("report --run nowhere", "--run nowhere no such directory runs/NAME"),
+        ("report --run empty", "--run empty no run config.yaml runs/NAME"),
+        ("report --run empty --sweep empty", "--run empty give either --run or --sweep"),
+        ("report --runs empty", "--runs empty did you mean --run"),
+        ("report empty", "empty is no flag"),
         # what constructors refuse
         ("--data.n 0", "--data.n 0 at least 1"),
         ("--data.n 5", "--data.n 5 2 classes 4 or 6"),
@@ -432,6 +439,7 @@ def test_a_run_prints_our_lines_and_no_others(real: tuple[Path, list[str]]) -> N
         "picture +runs/one/recon/step=00000001/grid.png",
         "run directory +runs/one",
         "W&B +.*wandb leet runs/one/wandb/offline-run-.*",
+        "report +runs/one/report.html",
     ]
     lines = real[1]
     assert len(lines) == len(patterns)
@@ -449,6 +457,8 @@ def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[
         "config.yaml",
         "provenance.json",
         "metrics.jsonl",
+        "report.html",
+        "data.safetensors",
         *(f"checkpoints/step={step}.ckpt" for step in steps),
         *(f"recon/step={step}/{part}" for step in steps for part in parts),
     }
@@ -565,9 +575,32 @@ def test_fewer_features_than_samples_is_no_error(run: Run, tmp_path: Path) -> No
 def test_without_reconstruction(run: Run, tmp_path: Path) -> None:
     status, out, _ = run(*SPHERE, "--recon.enabled", "false", "--run.name", "r")
     assert status == 0
-    assert out.splitlines()[1:] == ["", "run directory  runs/r"]
+    report = "report         runs/r/report.html"
+    assert out.splitlines()[1:] == ["", "run directory  runs/r", report]
     assert len(list((tmp_path / "runs" / "r" / "checkpoints").iterdir())) == 2
     assert not (tmp_path / "runs" / "r" / "recon").exists()
+
+
+def test_the_report_is_written_again_and_a_broken_run_says_what_is_wrong(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run(*SPHERE, *SHORT, "--run.name", "r")[0] == 0
+    page = tmp_path / "runs" / "r" / "report.html"
+    whole = page.read_text()
+    page.unlink()
+    assert run("report", "--run", "runs/r") == (0, "report         runs/r/report.html\n", "")
+    assert page.read_text() == whole
+    broken = tmp_path / "runs" / "r" / "recon" / "step=00000000" / "metrics.json"
+    broken.write_text("{")
+    status, _, error = run("report", "--run", "runs/r")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "step=00000000/metrics.json: is corrupt" in error
+    assert page.read_text() == whole
+    # A run that goes on, and ends well, has lost nothing but the page.
+    status, out, error = run("--run.name", "r", "--run.resume", "true")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "of 4 samples recovered" in out
+    assert "the run is complete, and only its report is missing" in error
 
 
 def test_adam_is_warned_about_and_runs(run: Run) -> None:

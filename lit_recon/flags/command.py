@@ -30,7 +30,13 @@ class Source:
 
     def only(self, group: str) -> Source:
         """The part that belongs to one group."""
-        return Source(self.file, [p for p in self.values if p[0].startswith(f"{group}.")])
+        return Source(self.file, [p for p in self.values if _belongs(p[0], group)])
+
+    def without(self, *groups: str) -> Source:
+        """The part that belongs to none of these groups; a flag of one word is a group as well."""
+        return Source(
+            self.file, [p for p in self.values if not any(_belongs(p[0], g) for g in groups)]
+        )
 
     def given(self, value: Any) -> str:
         """How a message names a value."""
@@ -92,7 +98,10 @@ class CommandLine:
         for group in self._active(chosen):
             cls = chosen[group.name]
             flags = [flag for flag in group.options(cls) if flag in given]
-            own = {flag.rpartition(".")[2]: given[flag] for flag in flags}
+            own = {flag.rpartition(".")[2].replace("-", "_"): given[flag] for flag in flags}
+            if not group.name:
+                arguments[""] |= own
+                continue
             arguments[group.name] = own
             outer, _, name = group.name.rpartition(".")
             spec = {"class_path": class_path(cls), "init_args": own}
@@ -110,7 +119,7 @@ class CommandLine:
     def _add(self, group: Group) -> None:
         hidden = set(group.hidden)
         if group.base is None:
-            self._parser.add_class_arguments(group.classes[0], group.name, skip=hidden)
+            self._parser.add_class_arguments(group.classes[0], group.name or None, skip=hidden)
             named = {f"{group.name}.{name}": value for name, value in group.defaults.items()}
             self._parser.set_defaults(named)
         elif "." not in group.name:  # others come with the constructor that they belong to
@@ -179,7 +188,8 @@ class CommandLine:
     def _meant(self, flag: str, known: Iterable[str]) -> str:
         """What to do about a flag that no class has."""
         choosing = [group.name for group in self.groups.values() if group.base is not None]
-        close = get_close_matches(flag, known if "." in flag else choosing, n=2, cutoff=0.7)
+        alike = [name for name in [*choosing, *known] if ("." in name) == ("." in flag)]
+        close = get_close_matches(flag, alike, n=2, cutoff=0.7)
         if close:
             return f"did you mean {listed([f'--{name}' for name in close], 'or')}?"
         return f"{self.command} --help lists them"
@@ -196,6 +206,10 @@ class CommandLine:
                 yield flag, value
             else:
                 yield from self._leaves(value, above if choosing and key == "init_args" else flag)
+
+
+def _belongs(flag: str, group: str) -> bool:
+    return flag == group or flag.startswith(f"{group}.")
 
 
 def read_yaml(path: str) -> Mapping[Any, Any]:

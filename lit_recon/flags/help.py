@@ -41,7 +41,7 @@ def _heading(group: Group, cls: type) -> Iterator[str]:
     text = inspect.getdoc(cls) or inspect.getdoc(vars(cls)["__init__"]) or ""
     summary = text.partition("\n")[0]
     if group.base is None:
-        yield f"--{group.name}.*  {summary}"
+        yield f"--{group.name}.*  {summary}" if group.name else summary
         return
     default = " (default)" if cls is group.classes[0] else ""
     yield ""

@@ -65,7 +65,7 @@ class Group:
 
     Attributes:
         name: what they begin with, for example ``data``; ``recon.solver`` where the classes of
-            ``recon`` take one of several solvers.
+            ``recon`` take one of several solvers; empty for flags of one word, as ``--jobs``.
         classes: whose constructor arguments they are. The first is the default.
         base: what those classes have in common; None: there is one class and nothing to choose.
         hidden: constructor arguments that are no flags.
@@ -88,7 +88,8 @@ class Group:
         for name, option in constructor_options(cls).items():
             if name not in self.hidden:
                 default = self.defaults.get(name, option.default)
-                found[f"{self.name}.{name}"] = Option(option.type, default, option.text)
+                flag = f"{self.name}.{name}" if self.name else name.replace("_", "-")
+                found[flag] = Option(option.type, default, option.text)
         return found
 
 

@@ -71,6 +71,20 @@ def choose_wandb_mode(mode: str) -> tuple[Mode, str]:
     return "online", f"W&B: online at {base_url}."
 
 
+def why_not_online() -> str | None:
+    """Why nothing can be sent to W&B from here, in about two seconds; None if it can."""
+    try:
+        configured, base_url = _open_session(None)
+        missing = _missing_key()
+    except Exception as error:  # a broken W&B set-up can fail in any way
+        return f"it cannot start ({_line(error)})"
+    if configured != "online":
+        return f"it is {configured} here, by WANDB_MODE or `wandb {configured}`"
+    if missing:
+        return f"{missing}; run `wandb login`"
+    return None if _answers(base_url) else f"{base_url} does not answer"
+
+
 def make_wandb_logger(
     directory: Path,
     mode: Mode,

@@ -62,6 +62,11 @@ class Truth:
     def n(self) -> int:
         return len(self.x)
 
+    @property
+    def names(self) -> list[str]:
+        """The class of each sample; empty without classes."""
+        return [self.class_names[label] for label in self.labels]
+
     def write(self, directory: RunDirectory) -> None:
         """Write data.safetensors, from which later commands score without the data's source."""
         tensors = {"x": self.x, "held_out": self.held_out}
