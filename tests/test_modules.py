@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import Tensor
 
+from callbacks import StepCheckpoint, saved_checkpoints
 from datamodules import Sphere
 from lit_recon.errors import InputError, RunError
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import RandomFeatures
-from lit_recon.modules import LBFGS, SGD, Adam, LeastSquares, Optim, Regression
+from lit_recon.models import RandomFeatures, ReadoutModel
+from lit_recon.modules import LBFGS, SGD, Adam, LeastSquares, Optim, Regression, training
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 
@@ -23,17 +25,25 @@ N, D, P = 6, 5, 80
 
 
 def trained(
-    path: Path, optim: Optim, steps: int = 1, batch_size: int | None = None, **flags: Any
+    path: Path,
+    optim: Optim,
+    steps: int = 1,
+    batch_size: int | None = None,
+    model: ReadoutModel | None = None,
+    callbacks: Sequence[Callback] = (),
+    **flags: Any,
 ) -> tuple[Regression, Sphere]:
     """A small model after some steps, logged to path/metrics.jsonl."""
     data = Sphere(n=N, d=D, batch_size=batch_size)
     data.setup()
-    module = Regression(RandomFeatures(d=D, k=1, n=N, p=P), optim)
+    module = Regression(model or RandomFeatures(d=D, k=1, n=N, p=P), optim)
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
         logger=JsonlLogger(RunDirectory(path)),
-        enable_checkpointing=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+        default_root_dir=path,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -119,32 +129,33 @@ class Counting(RandomFeatures):
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])
-def test_features_of_a_sample_are_computed_once(batch_size: int | None) -> None:
-    data = Sphere(n=N, d=D, batch_size=batch_size)
-    data.setup()
-    module = Regression(Counting(d=D, k=1, n=N, p=P), SGD())
-    batches = [x for _ in range(3) for x, _ in data.train_dataloader()]  # in another order each
-    with torch.no_grad():
-        module.model.readout.weight.normal_()
-    held = {*vars(module.model), "counted"}
-    found = [module(x) for x in batches]
-    assert module.model.counted == N // (batch_size or N)
-    for x, output in zip(batches, found, strict=True):
-        assert torch.allclose(output, module.model(x), atol=1e-6)
-    assert set(vars(module.model)) == held  # an attacker gets the model, so no sample is in it
+def test_features_that_never_change_are_computed_once(
+    batch_size: int | None, tmp_path: Path
+) -> None:
+    model = Counting(d=D, k=1, n=N, p=P)
+    held = {*vars(model)}
+    module, data = trained(tmp_path, SGD(), steps=5, batch_size=batch_size, model=model)
+    assert model.counted == 1
+    assert set(vars(model)) == held | {"counted"}  # an attacker gets the model: no sample is in it
+    for x, y, samples in data.train_dataloader():
+        found = module.training_step((x, y, samples), 0)
+        assert torch.allclose(found, (model(x) - y).square().mean())
 
 
-def test_features_that_may_change_are_computed_anew() -> None:
-    module = Regression(Counting(d=D, k=1, n=N, p=P), SGD())
-    assert module.model.frozen
-    x = torch.randn(2, D, requires_grad=True)
-    assert [module(x).requires_grad, module(x).requires_grad] == [True, True]
-    assert module.model.counted == 2
-    module.model.another = torch.nn.Parameter(torch.zeros(1))
-    assert not module.model.frozen
-    for _ in range(2):
-        module(x.detach())
-    assert module.model.counted == 4
+def test_features_that_may_change_are_computed_anew(tmp_path: Path) -> None:
+    model = Counting(d=D, k=1, n=N, p=P)
+    assert model.frozen
+    model.another = torch.nn.Parameter(torch.zeros(1))
+    assert not model.frozen
+    trained(tmp_path, SGD(), steps=5, model=model, log_every_n_steps=100)
+    assert model.counted == 5 + 1  # every step, and the row at the end
+
+
+def test_many_samples_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "KNOWN_SAMPLES", N - 1)
+    model = Counting(d=D, k=1, n=N, p=P)
+    trained(tmp_path, SGD(), steps=5, model=model, log_every_n_steps=100)
+    assert model.counted == 5 + 1
 
 
 def test_what_is_logged_of_many_steps(tmp_path: Path) -> None:
@@ -156,5 +167,6 @@ def test_what_is_logged_of_many_steps(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler")
 def test_weights_that_are_no_numbers_end_the_run_before_they_are_saved(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"the weights are not finite at step .* lower --optim.lr"):
-        trained(tmp_path, SGD(lr=3e38), steps=5)
+    with pytest.raises(RunError, match=r"the weights are not finite at step 1 .* lower --optim.lr"):
+        trained(tmp_path, SGD(lr=3e38), steps=5, callbacks=[StepCheckpoint(every_n_steps=1)])
+    assert [path.name for path in saved_checkpoints(tmp_path)] == ["step=00000000.ckpt"]
