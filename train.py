@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from datamodules import ReconDataModule
     from lit_recon.flags import CommandLine, Group, Source
-    from lit_recon.modules import Regression
+    from lit_recon.modules import Training
     from lit_recon.records.directory import RunDirectory
     from lit_recon.records.tracking import Mode
 
@@ -64,9 +64,10 @@ RUN_PATH = "LIT_RECON_RUN_PATH"  # tells the run directory to the ranks that Lig
 TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
 # What this file gives to the trainer itself, or what is an object and cannot be typed.
 TAKEN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones", "plugins"}
-# What no run here has: Lightning's loops of validation, test and prediction, other data every few
-# epochs, and samplers of its own.
+# What no run here has: Lightning's loops of validation, test and prediction, its samplers, and
+# epochs of other or fewer data than --data says.
 ABSENT = {
+    "limit_train_batches",
     "val_check_interval",
     "check_val_every_n_epoch",
     "limit_val_batches",
@@ -83,7 +84,6 @@ LOGGED_ROWS = 1000  # of training in metrics.jsonl, about
 NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "max_steps",
     "max_epochs",
-    "limit_train_batches",
     "accumulate_grad_batches",
 )
 # Where data are, and what is stored of V; the rest says which.
@@ -380,25 +380,26 @@ def build_callbacks(config: Namespace) -> Callable[[RunDirectory], list[Callback
     return callbacks
 
 
-def load(config: Namespace, data: ReconDataModule) -> Regression:
+def load(config: Namespace, data: ReconDataModule) -> Training:
     """The data, and sized by them the model in its LightningModule; the config gets the size."""
     from lightning import seed_everything
 
-    from lit_recon.modules import Regression
+    from lit_recon.modules import Training, check_loss
 
     seed_everything(config.run.seed, workers=True, verbose=False)
     data.setup()
     optim = build(config.optim)
+    check_loss(optim.loss, data.y)
     model = build(config.model, d=data.d, k=data.k, n=data.n)
     config.model.init_args.p, config.model.init_args.p_over_dn = model.p, None
-    return Regression(model, optim)
+    return Training(model, optim)
 
 
 def run(
     command: CommandLine,
     config: Namespace,
     data: ReconDataModule,
-    module: Regression,
+    module: Training,
     callbacks: Callable[[RunDirectory], list[Callback]],
     *,
     leader: bool,
@@ -519,7 +520,7 @@ def build_trainer(
 
 def train(
     trainer: Trainer,
-    module: Regression,
+    module: Training,
     data: ReconDataModule,
     directory: RunDirectory,
     config: Namespace,

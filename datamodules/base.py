@@ -82,6 +82,8 @@ class ReconDataModule(LightningDataModule):
         self.seed = seed
         self.batch_size = batch_size
         self._loaded = False
+        self._batches: Batches | None = None
+        self._place: dict[str, int] | None = None
 
     @property
     def d(self) -> int:
@@ -117,7 +119,21 @@ class ReconDataModule(LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else self.x.device
         size = min(self.batch_size or self.n, self.n)
         seed = None if self.batch_size is None else self.seed
-        return Batches(self.x.to(device), self.y.to(device), size, seed, ranks())
+        self._batches = Batches(self.x.to(device), self.y.to(device), size, seed, ranks())
+        if self._place is not None:
+            self._batches.load_state_dict(self._place)
+        return self._batches
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the order of mini-batches, for a checkpoint.
+
+        Lightning saves that of its loader too, but only gives it back within an epoch.
+        """
+        return {} if self._batches is None else self._batches.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the loader that is made next go on from a place."""
+        self._place = state_dict
 
 
 def check_at_least(flag: str, given: int, least: int) -> None:

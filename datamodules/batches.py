@@ -21,10 +21,9 @@ class Batches:
     ``y (b, k)`` are. Every rank gets an equal part of every batch, so that the mean of the ranks'
     gradients is the gradient of the batch; the number of ranks must divide all batches.
 
-    The order of an epoch follows from seed and epoch alone. Lightning saves `state_dict` in every
-    checkpoint and gives it back on a resume, which then goes on with the very next batch. A state
-    counts batches that were served, so nothing may prefetch them; Lightning does not, where a
-    loader has a length.
+    The order of an epoch follows from seed and epoch alone, and a state tells how many batches were
+    served: with the same state the very next batch comes next. Nothing may therefore prefetch them;
+    Lightning does not, where a loader has a length.
 
     Args:
         x: (n, *input_shape) inputs.
@@ -47,9 +46,9 @@ class Batches:
         return -(-len(self._x) // self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
-        """The rest of this epoch, or the next one after its end."""
+        """What is left of this epoch, or the next one after its end."""
         if self._served == len(self):
-            self.set_epoch(self._epoch + 1)
+            self._epoch, self._served = self._epoch + 1, 0
         order = self._order()
         while self._served < len(self):
             start = self._served * self._size
@@ -64,16 +63,6 @@ class Batches:
             return None
         random = generator(self._seed, "mini-batches", self._epoch)
         return torch.randperm(len(self._x), generator=random).to(self._x.device)
-
-    @property
-    def sampler(self) -> Batches:
-        """Itself: before every epoch Lightning calls `set_epoch` of a loader's sampler."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch, or stay where this one is."""
-        if epoch != self._epoch:
-            self._epoch, self._served = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
         """The place in the order; the same on all ranks."""

@@ -32,7 +32,7 @@ from lit_recon.errors import InputError, RunError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import ProjectionReconstructor, Reconstruction
 from lit_recon.models import RandomFeatures
-from lit_recon.modules import SGD, LeastSquares, Optim, Regression
+from lit_recon.modules import SGD, LeastSquares, Optim, Training
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger, rewind
 
@@ -52,13 +52,13 @@ def fit(
     attack: ProjectionReconstructor | None = None,
     checkpoint: StepCheckpoint | None = None,
     extra: tuple[Callback, ...] = (),
-) -> tuple[Regression, Trainer]:
+) -> tuple[Training, Trainer]:
     """A run in a directory; without an attack it only saves checkpoints."""
     seed_everything(0, verbose=False)
     data = data or data_of("sphere")
     data.setup()
     model = RandomFeatures(d=data.d, k=data.k, n=data.n, p_over_dn=4.0)
-    module = Regression(model, optim or LeastSquares())
+    module = Training(model, optim or LeastSquares())
     checkpoint = checkpoint or StepCheckpoint()
     callbacks: list[Callback] = [*extra, checkpoint]
     if attack is not None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from lit_recon.errors import RunError
 from lit_recon.models import ReadoutModel
+from lit_recon.modules.losses import LOSSES, accuracy, are_classes
 from lit_recon.modules.optimisers import Optim
 
 KNOWN_SAMPLES = 256  # whose features are kept, p numbers each
@@ -21,8 +21,8 @@ KNOWN_SAMPLES = 256  # whose features are kept, p numbers each
 Batch = tuple[Tensor, Tensor, slice | Tensor]
 
 
-class Regression(LightningModule):
-    """Trains a model on squared error, the loss of the papers for targets in {-1, 1} or one-hot.
+class Training(LightningModule):
+    """Trains a model on the loss of its optimiser's settings, which also tell when it is enough.
 
     Batches are ``(x, y, samples)``: inputs (b, *input shape), targets (b, k), and which of the data
     module's training samples they are.
@@ -45,6 +45,7 @@ class Regression(LightningModule):
         self._batch: Batch
         self._first_evaluation = True
         self._logged_step = -1
+        self._epoch = EpochLoss()
 
     def configure_optimizers(self) -> Optimizer:
         if self.optim.span_warning:
@@ -58,6 +59,8 @@ class Regression(LightningModule):
         self._training = Split.of(self.model, data.x, data.y)
         if self._classes and len(data.val_x):
             self._held_out = Split.of(self.model, data.val_x, data.val_y)
+        if self._epoch.low:  # in the run that goes on here
+            self.trainer.should_stop = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._batch = batch
@@ -65,10 +68,11 @@ class Regression(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output, y = self.model.readout(self._features(batch)), batch[1]
-        loss = F.mse_loss(output, y)
+        loss = LOSSES[self.optim.loss](output, y)
         if self._first_evaluation:  # of several, where the optimiser searches
             self._first_evaluation = False
             self._log_in_turn(loss.detach(), output.detach(), y)
+            self._stop_in_turn(loss.detach(), len(y) * self.trainer.world_size)
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -78,12 +82,17 @@ class Regression(LightningModule):
         """
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise RunError(self._broken("the weights are"))
+        checkpoint["epoch_loss"] = asdict(self._epoch)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._epoch = EpochLoss(**checkpoint["epoch_loss"])
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
         """Log the numbers of the final weights: training_step sees the weights before its step."""
         output, y = self.model.readout(self._training.features(self.model)), self._training.y
-        self._log({"train/loss": F.mse_loss(output, y), **self._accuracy("train", output, y)})
+        loss = LOSSES[self.optim.loss](output, y)
+        self._log({"train/loss": loss, **self._accuracy("train", output, y)})
 
     def _features(self, batch: Batch) -> Tensor:
         """(b, p), not computed again where nothing of them is trained."""
@@ -109,6 +118,19 @@ class Regression(LightningModule):
         self.log_dict(means, prog_bar=True, logger=False)
         self._log(means)
 
+    def _stop_in_turn(self, loss: Tensor, samples: int) -> None:
+        """End the run after this epoch where its mean loss is low enough, on all ranks alike."""
+        if self.optim.stop_loss is None:
+            return
+        epoch = self._epoch
+        epoch.total = epoch.total + self._gathered(loss).mean() * samples
+        epoch.samples += samples
+        if epoch.samples < len(self._training.y):
+            return
+        if epoch.total <= self.optim.stop_loss * epoch.samples:
+            epoch.low = self.trainer.should_stop = True
+        epoch.total, epoch.samples = 0.0, 0
+
     @torch.no_grad()
     def _log(self, values: dict[str, Tensor]) -> None:
         """Log at the step of these weights; Lightning's own count is off by one in places."""
@@ -126,11 +148,8 @@ class Regression(LightningModule):
         return self._accuracy("val", output, self._held_out.y)
 
     def _accuracy(self, stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Share of samples in their class; nothing where the targets are no classes."""
-        if not self._classes:
-            return {}
-        right = (output.argmax(1) == y.argmax(1)) if y.shape[1] > 1 else (output > 0) == (y > 0)
-        return {f"{stage}/acc": right.float().mean()}
+        """Nothing where the targets are no classes."""
+        return {f"{stage}/acc": accuracy(output, y)} if self._classes else {}
 
     def _broken(self, what: str) -> str:
         return (
@@ -150,6 +169,21 @@ class Regression(LightningModule):
         gathered = self.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered
+
+
+@dataclass
+class EpochLoss:
+    """The loss of an epoch as its batches come, and what it decided; a part of checkpoints.
+
+    Attributes:
+        total: sum over samples so far of the loss, before each batch's step.
+        samples: how many, on all ranks.
+        low: whether the mean of an epoch was low enough to end the run.
+    """
+
+    total: Tensor | float = 0.0
+    samples: int = 0
+    low: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,11 +218,3 @@ class Split:
     def features(self, model: ReadoutModel) -> Tensor:
         """(n, p)."""
         return model.features(self.x) if self.known is None else self.known
-
-
-def are_classes(y: Tensor) -> bool:
-    """Whether targets (n, k) are classes: -1 and 1 for k = 1, one-hot for more."""
-    if y.shape[1] == 1:
-        return bool((y.abs() == 1).all())
-    one_hot = F.one_hot(y.argmax(1), y.shape[1]).to(y)
-    return torch.equal(y, one_hot)
