@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ commands
 
 groups of flags
   --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
-  --model        RandomFeatures; --model.p or --model.p_over_dn, --model.activation
+  --model        RandomFeatures, MLP or ResNet; --model.p, --model.width or --model.p_over_dn
   --optim        LeastSquares, SGD, Adam or LBFGS; --optim.lr, ...
   --recon        ProjectionReconstructor; --recon.solver, --recon.max_seconds, --recon.seed, ...
   --checkpoint.* when checkpoints are saved: every_n_steps, at_steps, keep
@@ -81,6 +82,7 @@ ABSENT = {
 }
 EPOCHS = 1000  # of an iterative optimiser, where no flag says when to stop
 LOGGED_ROWS = 1000  # of training in metrics.jsonl, about
+DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "max_steps",
     "max_epochs",
@@ -207,7 +209,7 @@ def groups() -> list[Group]:
     solver = choices(solvers, solvers.Solver, solvers.GaussNewton)
     return [
         Group("data", data, datamodules.ReconDataModule),
-        Group("model", model, models.ReadoutModel, hidden={"d", "k", "n"}),
+        Group("model", model, models.ReadoutModel, hidden=DERIVED),
         Group("optim", optim, modules.Optim),
         Group("recon", recon, methods.Reconstructor),
         Group("recon.solver", solver, solvers.Solver),
@@ -253,12 +255,13 @@ def settle_seeds(config: Namespace) -> None:
 
 
 def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
-    """Let the last source that gives the number of features in either way overrule the others."""
+    """Let the last source that gives the model's size in either way overrule the others."""
+    ways = {named_class(config.model.class_path).size_flag, "p_over_dn"}
     for source in reversed(sources):
         given = {flag for flag, value in source.values if value not in (None, "null")}
-        said = {"p", "p_over_dn"} & {flag.removeprefix("model.") for flag in given}
+        said = ways & {flag.removeprefix("model.") for flag in given}
         if said:
-            for unsaid in {"p", "p_over_dn"} - said:
+            for unsaid in ways - said:
                 config.model.init_args[unsaid] = None
             return
 
@@ -390,8 +393,10 @@ def load(config: Namespace, data: ReconDataModule) -> Training:
     data.setup()
     optim = build(config.optim)
     check_loss(optim.loss, data.y)
-    model = build(config.model, d=data.d, k=data.k, n=data.n)
-    config.model.init_args.p, config.model.init_args.p_over_dn = model.p, None
+    takes = signature(named_class(config.model.class_path)).parameters
+    model = build(config.model, **{name: getattr(data, name) for name in DERIVED & set(takes)})
+    size = model.size_flag
+    config.model.init_args[size], config.model.init_args.p_over_dn = getattr(model, size), None
     return Training(model, optim)
 
 
@@ -465,11 +470,11 @@ def wandb_run(
     """The W&B run as a logger, ended with what becomes of the training; None without W&B."""
     import yaml
 
-    from callbacks.reconstruction import NUMBERS
+    from callbacks.recorder import NUMBERS
     from lit_recon.records.tracking import make_wandb_logger
 
     flags = config.wandb
-    method = named_class(config.recon.class_path).name
+    method = build(config.recon).name
     logger = make_wandb_logger(
         directory.path,
         mode,
@@ -563,7 +568,7 @@ def raised_by_lightning(error: Exception) -> bool:
 
 def conclude(directory: RunDirectory, step: int) -> None:
     """The last lines: what came back at the last step, and where to look at it."""
-    from callbacks.reconstruction import read_results, tally
+    from callbacks.recorder import read_results, tally
     from lit_recon.records.tracking import view_command
 
     results = read_results(directory, step)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.records.directory import RunDirectory
+
+PREFIX = "model."  # of the network's weights in a LightningModule
 
 
 class StepCheckpoint(ModelCheckpoint):
@@ -84,7 +88,7 @@ class StepCheckpoint(ModelCheckpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self.last_saved_step:
             return
-        path = str(Path(self.dirpath or "", f"step={trainer.global_step:08d}.ckpt"))
+        path = str(checkpoint_path(RunDirectory(trainer.default_root_dir), trainer.global_step))
         trainer.save_checkpoint(path, weights_only=False)
         self.last_saved_step = trainer.global_step
         self.last_saved_epoch = trainer.current_epoch
@@ -128,6 +132,27 @@ def saved_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
     return sorted(RunDirectory(directory).checkpoints.glob("step=*.ckpt"), key=step_of)
 
 
+def checkpoint_path(directory: RunDirectory, step: int) -> Path:
+    """Where the checkpoint of a step is, if it has been saved."""
+    return directory.checkpoints / f"step={step:08d}.ckpt"
+
+
 def step_of(checkpoint: str | os.PathLike[str]) -> int:
     """The step that a checkpoint's name tells."""
     return int(Path(checkpoint).stem.removeprefix("step="))
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The model's weights in a checkpoint of ours, by name, on the CPU.
+
+    Raises:
+        RunError: the file is missing, damaged, or none of ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        return {name.removeprefix(PREFIX): state[name] for name in state if name.startswith(PREFIX)}
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing") from error
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{path} is no whole checkpoint of this project ({reason})") from error

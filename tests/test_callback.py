@@ -26,7 +26,7 @@ from callbacks import (
     saved_checkpoints,
     terminal,
 )
-from callbacks.reconstruction import sentence, tally
+from callbacks.recorder import sentence, tally
 from datamodules import Photos, ReconDataModule, Sphere
 from lit_recon.errors import InputError, RunError
 from lit_recon.knowledge import Knowledge

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 import datamodules
 import train
 from callbacks import StepCheckpoint
-from callbacks.reconstruction import NUMBERS
+from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
 
 ROOT = Path(__file__).parents[1]

@@ -16,6 +16,19 @@ from lit_recon.solvers import OnStep, Row, Status
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What the attack on an earlier checkpoint of the same run gave.
+
+    Attributes:
+        candidates: (m, d).
+        sure: that attack ended with evidence of success.
+    """
+
+    candidates: Tensor
+    sure: bool
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """The outcome of one attack.
 
@@ -50,16 +63,32 @@ class Reconstruction:
 
 
 class Reconstructor(ABC):
-    """A published attack: feature map, objective, constraint, solver and defaults."""
+    """A published attack: feature map, objective, constraint, solver and defaults.
 
-    name: ClassVar[str]
+    Attributes:
+        evidence: what it takes beyond the final weights: the initial ``readout``, or the initial
+            ``first_layer`` too.
+        warm_start: whether it begins at an earlier checkpoint's candidates.
+    """
+
+    evidence: str
+    warm_start: bool
     citation: ClassVar[str]
     seed: int
     enabled: bool
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The method in the names of numbers; another one for other evidence."""
+
     @abstractmethod
     def reconstruct(
-        self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None = None
+        self,
+        knowledge: Knowledge,
+        generator: torch.Generator,
+        on_step: OnStep | None = None,
+        earlier: Earlier | None = None,
     ) -> Reconstruction:
         """Reconstruct the training inputs from what the attacker knows.
 
@@ -71,4 +100,5 @@ class Reconstructor(ABC):
             generator: the only source of randomness.
             on_step: called with every row of the inner curve and its candidates (m, d), which
                 in a coarse phase are coordinates in its subspace.
+            earlier: where to begin, if anywhere.
         """

@@ -34,10 +34,12 @@ class RunDirectory:
 
     The constructor only names a directory that is there, for `reconstruct`, `report` and the ranks
     beside rank 0; a new run starts with `create`. Writing that fails raises `RunError`.
+    Reconstructions are in its folder `results`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], results: str = "recon") -> None:
         self._path = Path(path)
+        self._results = results
 
     @classmethod
     def create(
@@ -93,7 +95,12 @@ class RunDirectory:
 
     def step_path(self, step: int) -> Path:
         """Where the reconstruction at training step `step` is, if it has been done."""
-        return self._path / "recon" / f"step={step:08d}"
+        return self._path / self._results / f"step={step:08d}"
+
+    def steps(self) -> list[int]:
+        """The training steps whose reconstructions are there."""
+        folders = (self._path / self._results).glob("step=*")
+        return sorted(int(folder.name.removeprefix("step=")) for folder in folders)
 
     def has_step(self, step: int) -> bool:
         """Whether the reconstruction at training step `step` is there; if it is, it is whole."""
@@ -101,10 +108,14 @@ class RunDirectory:
 
     def write_text(self, relative: str, text: str) -> Path:
         """Writes the file `relative`, replacing one that is there, and returns its path."""
+        return self.write_bytes(relative, text.encode())
+
+    def write_bytes(self, relative: str, content: bytes) -> Path:
+        """The same for bytes."""
         path = self._path / relative
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace_text(path, text)
+            _replace(path, content)
         return path
 
     def write_json(self, relative: str, obj: object) -> Path:
@@ -271,11 +282,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _replace_text(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     temporary = _beside(path)
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
