@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from datamodules import ReconDataModule
     from lit_recon.flags import CommandLine, Group, Source
-    from lit_recon.modules import Regression
+    from lit_recon.modules import Training
     from lit_recon.records.directory import RunDirectory
     from lit_recon.records.tracking import Mode
 
@@ -68,15 +68,28 @@ RUN_PATH = "LIT_RECON_RUN_PATH"  # tells the run directory to the ranks that Lig
 TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
 # What this file gives to the trainer itself, or what is an object and cannot be typed.
 TAKEN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones", "plugins"}
+# What no run here has: Lightning's loops of validation, test and prediction, its samplers, and
+# epochs of other or fewer data than --data says.
+ABSENT = {
+    "limit_train_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "num_sanity_val_steps",
+    "inference_mode",
+    "reload_dataloaders_every_n_epochs",
+    "overfit_batches",
+    "use_distributed_sampler",
+}
 EPOCHS = 1000  # of an iterative optimiser, where no flag says when to stop
 LOGGED_ROWS = 1000  # of training in metrics.jsonl, about
 DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "max_steps",
     "max_epochs",
-    "limit_train_batches",
     "accumulate_grad_batches",
-    "check_val_every_n_epoch",
 )
 # Where data are, and what is stored of V; the rest says which.
 PLACES = {"data.root", "data.url", "data.download", "model.stored_rows"}
@@ -168,7 +181,7 @@ def fit(argv: list[str]) -> None:
         settle_seeds(config)
         settle_size(config, sources)
         data = build(config.data)
-        settle_length(config, given={flag for source in sources for flag, _ in source.values})
+        settle_length(config)
         leader = check_trainer(config)
         callbacks = build_callbacks(config)
         module = load(config, data)
@@ -211,8 +224,7 @@ def groups() -> list[Group]:
     from lit_recon import methods, models, modules, solvers
     from lit_recon.flags import Group, choices
 
-    # A summary of one layer and a test of the validation say little.
-    quiet = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+    quiet = {"enable_model_summary": False}  # a summary of one layer says little
     data = choices(datamodules, datamodules.ReconDataModule, datamodules.Photos)
     model = choices(models, models.ReadoutModel, models.RandomFeatures)
     optim = choices(modules, modules.Optim, modules.LeastSquares)
@@ -225,7 +237,7 @@ def groups() -> list[Group]:
         Group("recon", recon, methods.Reconstructor),
         Group("recon.solver", solver, solvers.Solver),
         Group("checkpoint", (StepCheckpoint,)),
-        Group("trainer", (Trainer,), hidden=TAKEN, defaults=quiet),
+        Group("trainer", (Trainer,), hidden=TAKEN | ABSENT, defaults=quiet),
         Group("wandb", (WandbFlags,)),
         Group("run", (RunFlags,)),
     ]
@@ -277,8 +289,8 @@ def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
             return
 
 
-def settle_length(config: Namespace, given: set[str]) -> None:
-    """Say when training stops, and how often it is logged and validated."""
+def settle_length(config: Namespace) -> None:
+    """Say when training stops, and how often it is logged."""
     from lit_recon.errors import InputError
 
     flags, data = config.trainer, config.data.init_args
@@ -294,8 +306,6 @@ def settle_length(config: Namespace, given: set[str]) -> None:
     steps = flags.max_steps if flags.max_steps != -1 else (flags.max_epochs or 0) * batches
     if flags.log_every_n_steps is None:
         flags.log_every_n_steps = max(1, steps // LOGGED_ROWS)
-    if not given & {"trainer.check_val_every_n_epoch", "trainer.val_check_interval"}:
-        flags.check_val_every_n_epoch = max(1, flags.log_every_n_steps // batches)
 
 
 def check_trainer(config: Namespace) -> bool:
@@ -315,10 +325,12 @@ def check_trainer(config: Namespace) -> bool:
         trainer = Trainer(**trainer_settings(config), logger=False, enable_checkpointing=False)
     except Exception as error:  # of many kinds; all that has run is Lightning on its own flags
         raise trainer_error(error, config) from error
-    n, ranks = config.data.init_args.n, trainer.world_size
-    if n % ranks:
-        remedy = f"does not divide among {ranks} processes; give a multiple, or --trainer.devices 1"
-        raise InputError("--data.n", n, remedy)
+    data, ranks = config.data.init_args, trainer.world_size
+    # With these two the last batch of an epoch, which may be smaller, divides as well.
+    for name, size in (("n", data.n), ("batch_size", min(data.batch_size or data.n, data.n))):
+        if size % ranks:
+            remedy = f"does not divide among {ranks} processes; give a multiple"
+            raise InputError(f"--data.{name}", size, f"{remedy}, or --trainer.devices 1")
     return trainer.is_global_zero
 
 
@@ -394,27 +406,28 @@ def build_callbacks(config: Namespace) -> Callable[[RunDirectory], list[Callback
     return callbacks
 
 
-def load(config: Namespace, data: ReconDataModule) -> Regression:
+def load(config: Namespace, data: ReconDataModule) -> Training:
     """The data, and sized by them the model in its LightningModule; the config gets the size."""
     from lightning import seed_everything
 
-    from lit_recon.modules import Regression
+    from lit_recon.modules import Training, check_loss
 
     seed_everything(config.run.seed, workers=True, verbose=False)
     data.setup()
     optim = build(config.optim)
+    check_loss(optim.loss, data.y)
     takes = signature(named_class(config.model.class_path)).parameters
     model = build(config.model, **{name: getattr(data, name) for name in DERIVED & set(takes)})
     size = model.size_flag
     config.model.init_args[size], config.model.init_args.p_over_dn = getattr(model, size), None
-    return Regression(model, optim)
+    return Training(model, optim)
 
 
 def run(
     command: CommandLine,
     config: Namespace,
     data: ReconDataModule,
-    module: Regression,
+    module: Training,
     callbacks: Callable[[RunDirectory], list[Callback]],
     *,
     leader: bool,
@@ -535,7 +548,7 @@ def build_trainer(
 
 def train(
     trainer: Trainer,
-    module: Regression,
+    module: Training,
     data: ReconDataModule,
     directory: RunDirectory,
     config: Namespace,
