@@ -38,6 +38,8 @@ reconstruct the training images from its weights alone.
 commands
   fit            train and reconstruct; the default. Without any flag it is the demo's run.
   fit --help     list every flag
+  sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
+  sweep --help   list its own flags
   report         write report.html again: --run runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
@@ -61,6 +63,7 @@ examples
   python train.py --data Sphere --data.n 10 --data.d 100 --model.p 2000
   python train.py --run.name NAME --run.resume true
   python train.py report --run runs/NAME
+  python train.py sweep --config configs/law_rf.yaml --jobs 2
 """
 
 
@@ -172,16 +175,12 @@ def fit(argv: list[str]) -> None:
         return
     command = command_line()
     if "--print_config" in argv:
-        sources = command.read([flag for flag in argv if flag != "--print_config"])
+        sources = read_given(command, [flag for flag in argv if flag != "--print_config"])
         print(command.dump(command.parse(sources)), end="")
         return
     with only_our_lines():
         sources, earlier = read_sources(command, argv)
-        config = command.parse(sources)
-        settle_seeds(config)
-        settle_size(config, sources)
-        data = build(config.data)
-        settle_length(config)
+        config, data = settle(command, sources)
         leader = check_trainer(config)
         callbacks = build_callbacks(config)
         module = load(config, data)
@@ -205,8 +204,18 @@ def dashboard(argv: list[str]) -> None:
     dashboard(argv)
 
 
+def sweep(argv: list[str]) -> None:
+    """Fit at every point of a grid, and draw what comes of it."""
+    from callbacks.recorder import NUMBERS
+    from lit_recon.sweeps.command import sweep
+    from lit_recon.sweeps.plan import Fit
+
+    sweep(argv, Fit(command_line(), resolve, main, NUMBERS))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
+    "sweep": sweep,
     "report": report,
     "dashboard": dashboard,
 }
@@ -250,13 +259,18 @@ def command_line() -> CommandLine:
     return CommandLine("python train.py fit", groups(), ["lit_recon", "datamodules"])
 
 
+def read_given(command: CommandLine, argv: list[str]) -> list[Source]:
+    """Files and flags; a grid in a file is for `sweep`, and without it the file is one run's."""
+    return [source.without("grid") if source.file else source for source in command.read(argv)]
+
+
 def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], Mapping[str, Any]]:
     """Files and flags, and under them all, for a run that goes on, its own configuration.
 
     Returns:
         The sources, weakest first, and the values of the run that goes on; none for a new one.
     """
-    sources = command.read(argv)
+    sources = read_given(command, argv)
     # Alone: the other flags may belong to classes that only the earlier configuration names.
     flags = command.parse([source.only("run") for source in sources]).run
     file = os.path.join(flags.dir, flags.name or "", "config.yaml")
@@ -264,6 +278,24 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
         return sources, {}
     earlier = command.read([f"--config={file}"])[0]
     return [earlier, *sources], dict(earlier.values)
+
+
+def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, ReconDataModule]:
+    """The configuration as far as it can be told without loading data, and its data module."""
+    config = command.parse(sources)
+    settle_seeds(config)
+    settle_size(config, sources)
+    data = build(config.data)
+    settle_length(config)
+    return config, data
+
+
+def resolve(command: CommandLine, sources: Sequence[Source]) -> dict[str, Any]:
+    """The same as flags, once the constructors have seen their arguments too."""
+    config, _ = settle(command, sources)
+    build(config.optim)
+    build_callbacks(config)
+    return command.values(config)
 
 
 def settle_seeds(config: Namespace) -> None:
@@ -435,6 +467,7 @@ def run(
     """Everything that leaves files; bad flags are found before, as far as they can be."""
     from callbacks import saved_checkpoints
     from lit_recon.errors import InputError
+    from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
 
     mode, reason = choose_wandb_mode(config.wandb.mode)
@@ -452,6 +485,7 @@ def run(
             shutil.rmtree(directory.path, ignore_errors=True)  # nothing was trained
         raise
     if leader:
+        finish(directory)
         conclude(directory, trainer.global_step)
 
 
