@@ -38,7 +38,7 @@ reconstruct the training images from its weights alone.
 commands
   fit            train and reconstruct; the default. Without any flag it is the demo's run.
   fit --help     list every flag
-  report         write report.html again: --run runs/NAME
+  report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
@@ -179,7 +179,7 @@ def fit(argv: list[str]) -> None:
 
 
 def report(argv: list[str]) -> None:
-    """Write the page of a run again."""
+    """Write the page of a run or of a sweep again."""
     from lit_recon.report.command import report
 
     report(argv)

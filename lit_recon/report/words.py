@@ -25,6 +25,11 @@ def number(value: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def percent(share: float | None) -> str:
+    """``85%``."""
+    return NOTHING if share is None else f"{100 * share:.3g}%"
+
+
 def duration(seconds: float | None) -> str:
     """``0.4 s``, ``34 s``, ``5 min 20 s``, ``3 h 5 min``."""
     if seconds is None:
