@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from datamodules import ReconDataModule
     from lit_recon.flags import CommandLine, Group, Source
-    from lit_recon.modules import Regression
+    from lit_recon.modules import Training
     from lit_recon.records.directory import RunDirectory
     from lit_recon.records.tracking import Mode
 
@@ -38,6 +38,8 @@ reconstruct the training images from its weights alone.
 commands
   fit            train and reconstruct; the default. Without any flag it is the demo's run.
   fit --help     list every flag
+  sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
+  sweep --help   list its own flags
   report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
@@ -61,6 +63,7 @@ examples
   python train.py --data Sphere --data.n 10 --data.d 100 --model.p 2000
   python train.py --run.name NAME --run.resume true
   python train.py report --run runs/NAME
+  python train.py sweep --config configs/law_rf.yaml --jobs 2
 """
 
 
@@ -68,15 +71,28 @@ RUN_PATH = "LIT_RECON_RUN_PATH"  # tells the run directory to the ranks that Lig
 TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
 # What this file gives to the trainer itself, or what is an object and cannot be typed.
 TAKEN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones", "plugins"}
+# What no run here has: Lightning's loops of validation, test and prediction, its samplers, and
+# epochs of other or fewer data than --data says.
+ABSENT = {
+    "limit_train_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "num_sanity_val_steps",
+    "inference_mode",
+    "reload_dataloaders_every_n_epochs",
+    "overfit_batches",
+    "use_distributed_sampler",
+}
 EPOCHS = 1000  # of an iterative optimiser, where no flag says when to stop
 LOGGED_ROWS = 1000  # of training in metrics.jsonl, about
 DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "max_steps",
     "max_epochs",
-    "limit_train_batches",
     "accumulate_grad_batches",
-    "check_val_every_n_epoch",
 )
 # Where data are, and what is stored of V; the rest says which.
 PLACES = {"data.root", "data.url", "data.download", "model.stored_rows"}
@@ -159,16 +175,12 @@ def fit(argv: list[str]) -> None:
         return
     command = command_line()
     if "--print_config" in argv:
-        sources = command.read([flag for flag in argv if flag != "--print_config"])
+        sources = read_given(command, [flag for flag in argv if flag != "--print_config"])
         print(command.dump(command.parse(sources)), end="")
         return
     with only_our_lines():
         sources, earlier = read_sources(command, argv)
-        config = command.parse(sources)
-        settle_seeds(config)
-        settle_size(config, sources)
-        data = build(config.data)
-        settle_length(config, given={flag for source in sources for flag, _ in source.values})
+        config, data = settle(command, sources)
         leader = check_trainer(config)
         callbacks = build_callbacks(config)
         module = load(config, data)
@@ -192,8 +204,18 @@ def dashboard(argv: list[str]) -> None:
     dashboard(argv)
 
 
+def sweep(argv: list[str]) -> None:
+    """Fit at every point of a grid, and draw what comes of it."""
+    from callbacks.recorder import NUMBERS
+    from lit_recon.sweeps.command import sweep
+    from lit_recon.sweeps.plan import Fit
+
+    sweep(argv, Fit(command_line(), resolve, main, NUMBERS))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
+    "sweep": sweep,
     "report": report,
     "dashboard": dashboard,
 }
@@ -211,8 +233,7 @@ def groups() -> list[Group]:
     from lit_recon import methods, models, modules, solvers
     from lit_recon.flags import Group, choices
 
-    # A summary of one layer and a test of the validation say little.
-    quiet = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+    quiet = {"enable_model_summary": False}  # a summary of one layer says little
     data = choices(datamodules, datamodules.ReconDataModule, datamodules.Photos)
     model = choices(models, models.ReadoutModel, models.RandomFeatures)
     optim = choices(modules, modules.Optim, modules.LeastSquares)
@@ -225,7 +246,7 @@ def groups() -> list[Group]:
         Group("recon", recon, methods.Reconstructor),
         Group("recon.solver", solver, solvers.Solver),
         Group("checkpoint", (StepCheckpoint,)),
-        Group("trainer", (Trainer,), hidden=TAKEN, defaults=quiet),
+        Group("trainer", (Trainer,), hidden=TAKEN | ABSENT, defaults=quiet),
         Group("wandb", (WandbFlags,)),
         Group("run", (RunFlags,)),
     ]
@@ -238,13 +259,18 @@ def command_line() -> CommandLine:
     return CommandLine("python train.py fit", groups(), ["lit_recon", "datamodules"])
 
 
+def read_given(command: CommandLine, argv: list[str]) -> list[Source]:
+    """Files and flags; a grid in a file is for `sweep`, and without it the file is one run's."""
+    return [source.without("grid") if source.file else source for source in command.read(argv)]
+
+
 def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], Mapping[str, Any]]:
     """Files and flags, and under them all, for a run that goes on, its own configuration.
 
     Returns:
         The sources, weakest first, and the values of the run that goes on; none for a new one.
     """
-    sources = command.read(argv)
+    sources = read_given(command, argv)
     # Alone: the other flags may belong to classes that only the earlier configuration names.
     flags = command.parse([source.only("run") for source in sources]).run
     file = os.path.join(flags.dir, flags.name or "", "config.yaml")
@@ -252,6 +278,24 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
         return sources, {}
     earlier = command.read([f"--config={file}"])[0]
     return [earlier, *sources], dict(earlier.values)
+
+
+def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, ReconDataModule]:
+    """The configuration as far as it can be told without loading data, and its data module."""
+    config = command.parse(sources)
+    settle_seeds(config)
+    settle_size(config, sources)
+    data = build(config.data)
+    settle_length(config)
+    return config, data
+
+
+def resolve(command: CommandLine, sources: Sequence[Source]) -> dict[str, Any]:
+    """The same as flags, once the constructors have seen their arguments too."""
+    config, _ = settle(command, sources)
+    build(config.optim)
+    build_callbacks(config)
+    return command.values(config)
 
 
 def settle_seeds(config: Namespace) -> None:
@@ -277,8 +321,8 @@ def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
             return
 
 
-def settle_length(config: Namespace, given: set[str]) -> None:
-    """Say when training stops, and how often it is logged and validated."""
+def settle_length(config: Namespace) -> None:
+    """Say when training stops, and how often it is logged."""
     from lit_recon.errors import InputError
 
     flags, data = config.trainer, config.data.init_args
@@ -294,8 +338,6 @@ def settle_length(config: Namespace, given: set[str]) -> None:
     steps = flags.max_steps if flags.max_steps != -1 else (flags.max_epochs or 0) * batches
     if flags.log_every_n_steps is None:
         flags.log_every_n_steps = max(1, steps // LOGGED_ROWS)
-    if not given & {"trainer.check_val_every_n_epoch", "trainer.val_check_interval"}:
-        flags.check_val_every_n_epoch = max(1, flags.log_every_n_steps // batches)
 
 
 def check_trainer(config: Namespace) -> bool:
@@ -315,10 +357,12 @@ def check_trainer(config: Namespace) -> bool:
         trainer = Trainer(**trainer_settings(config), logger=False, enable_checkpointing=False)
     except Exception as error:  # of many kinds; all that has run is Lightning on its own flags
         raise trainer_error(error, config) from error
-    n, ranks = config.data.init_args.n, trainer.world_size
-    if n % ranks:
-        remedy = f"does not divide among {ranks} processes; give a multiple, or --trainer.devices 1"
-        raise InputError("--data.n", n, remedy)
+    data, ranks = config.data.init_args, trainer.world_size
+    # With these two the last batch of an epoch, which may be smaller, divides as well.
+    for name, size in (("n", data.n), ("batch_size", min(data.batch_size or data.n, data.n))):
+        if size % ranks:
+            remedy = f"does not divide among {ranks} processes; give a multiple"
+            raise InputError(f"--data.{name}", size, f"{remedy}, or --trainer.devices 1")
     return trainer.is_global_zero
 
 
@@ -394,27 +438,28 @@ def build_callbacks(config: Namespace) -> Callable[[RunDirectory], list[Callback
     return callbacks
 
 
-def load(config: Namespace, data: ReconDataModule) -> Regression:
+def load(config: Namespace, data: ReconDataModule) -> Training:
     """The data, and sized by them the model in its LightningModule; the config gets the size."""
     from lightning import seed_everything
 
-    from lit_recon.modules import Regression
+    from lit_recon.modules import Training, check_loss
 
     seed_everything(config.run.seed, workers=True, verbose=False)
     data.setup()
     optim = build(config.optim)
+    check_loss(optim.loss, data.y)
     takes = signature(named_class(config.model.class_path)).parameters
     model = build(config.model, **{name: getattr(data, name) for name in DERIVED & set(takes)})
     size = model.size_flag
     config.model.init_args[size], config.model.init_args.p_over_dn = getattr(model, size), None
-    return Regression(model, optim)
+    return Training(model, optim)
 
 
 def run(
     command: CommandLine,
     config: Namespace,
     data: ReconDataModule,
-    module: Regression,
+    module: Training,
     callbacks: Callable[[RunDirectory], list[Callback]],
     *,
     leader: bool,
@@ -422,6 +467,7 @@ def run(
     """Everything that leaves files; bad flags are found before, as far as they can be."""
     from callbacks import saved_checkpoints
     from lit_recon.errors import InputError
+    from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
 
     mode, reason = choose_wandb_mode(config.wandb.mode)
@@ -439,6 +485,7 @@ def run(
             shutil.rmtree(directory.path, ignore_errors=True)  # nothing was trained
         raise
     if leader:
+        finish(directory)
         conclude(directory, trainer.global_step)
 
 
@@ -535,7 +582,7 @@ def build_trainer(
 
 def train(
     trainer: Trainer,
-    module: Regression,
+    module: Training,
     data: ReconDataModule,
     directory: RunDirectory,
     config: Namespace,

@@ -82,9 +82,6 @@ class StepCheckpoint(ModelCheckpoint):
         if step in self._steps or (self._every and step % self._every == 0):
             self._save(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: steps alone decide."""
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 

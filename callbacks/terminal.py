@@ -19,13 +19,10 @@ from lit_recon.solvers import Row
 
 SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
 
-# Warnings that are no news here: a handful of samples in memory needs no workers, is one batch, and
-# may have none held out; a resumed run writes into its own directory; the others are Lightning's
-# about itself.
+# Warnings that are no news here: a handful of samples is one batch; a resumed run writes into its
+# own directory; the others are Lightning's about itself.
 NO_NEWS = (
-    ".*does not have many workers",
     ".*is smaller than the logging interval",
-    ".*Total length of .* across ranks is zero",
     ".*Checkpoint directory .* exists and is not empty",
     ".*isinstance\\(treespec, LeafSpec\\)",
     ".*torch.distributed.nn.functional.all_gather is deprecated",

@@ -15,6 +15,8 @@ class InputError(ValueError):
     def __init__(self, flag: str, given: object, remedy: str) -> None:
         super().__init__(f"{flag} {given}".rstrip() + f": {remedy}")
         self.flag = flag
+        self.given = given
+        self.remedy = remedy
 
 
 class RunError(RuntimeError):

@@ -46,6 +46,7 @@ class Knowledge:
         pixels: the pixel scale for images, None for other data.
         radius: the norm that every training input has, None where it is unknown.
         initial_first_layer: (p, d) first-layer weight at step 0, None where it is unknown.
+        shape: of an input, None where it is that of ``pixels`` or where inputs are vectors.
     """
 
     model: nn.Module
@@ -55,6 +56,12 @@ class Knowledge:
     pixels: PixelScale | None = None
     radius: float | None = None
     initial_first_layer: Tensor | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Of one input, if it is known."""
+        return self.pixels.shape if self.shape is None and self.pixels else self.shape
 
     @property
     def facts(self) -> list[str]:

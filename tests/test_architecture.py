@@ -18,6 +18,7 @@ LEVELS = (
     ("objectives", "solvers", "metrics"),
     ("methods", "modules", "records", "flags"),
     ("report",),
+    ("sweeps",),
     ("datamodules", "callbacks"),
     ("train", "benchmarks"),
 )

@@ -128,7 +128,7 @@ def test_what_is_no_run_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "thesis")
     before = names(tmp_path)
     for name in ("thesis", "file", "link"):
-        with pytest.raises(InputError, match=f"--run.name {name}.*no run directory"):
+        with pytest.raises(InputError, match=f"--run.name {name}.*holds no config.yaml"):
             RunDirectory.create(tmp_path, name, overwrite=overwrite, resume=not overwrite)
     assert names(tmp_path) == before
 
@@ -345,7 +345,8 @@ def test_the_commit_is_that_of_the_checkout_which_tracks_the_code(
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as inside a hook
     package = tmp_path / "lit_recon"
     (package / "records").mkdir(parents=True)
-    for source in ("__init__.py", "errors.py", "records/__init__.py", "records/provenance.py"):
+    records = [f"records/{name}.py" for name in ("__init__", "directory", "provenance")]
+    for source in ("__init__.py", "errors.py", *records):
         (package / source).write_bytes((ROOT / "lit_recon" / source).read_bytes())
 
     def git(*arguments: str) -> str:
@@ -374,7 +375,8 @@ def test_the_commit_is_that_of_the_checkout_which_tracks_the_code(
     git("add", "lit_recon")
     git(*commit)
     assert state() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    (package / "errors.py").write_text("# changed\n")
+    with (package / "errors.py").open("a") as file:
+        file.write("# changed\n")
     assert state() == {"commit": git("rev-parse", "HEAD"), "dirty": True}
 
 

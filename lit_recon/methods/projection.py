@@ -13,7 +13,8 @@ from lit_recon.methods.attack import Attack
 from lit_recon.methods.base import Earlier, Reconstruction, Reconstructor
 from lit_recon.methods.layer import layer_problem
 from lit_recon.methods.layer_attack import LayerAttack
-from lit_recon.methods.problem import loss_at, on_pixels, refused
+from lit_recon.methods.network import NetworkAttack, network_problem
+from lit_recon.methods.problem import Problem, loss_at, on_pixels, refused
 from lit_recon.metrics.certificate import certify
 from lit_recon.models import OneHiddenLayer
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solver, Status, Stop
@@ -155,11 +156,14 @@ class ProjectionReconstructor(Reconstructor):
     def _attack(
         self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None
     ) -> Attack:
-        model = knowledge.model
-        if not isinstance(model, OneHiddenLayer):
-            raise InputError("--model", type(model).__name__, "projection needs one hidden layer")
         m = None if self.candidates == "auto" else self.candidates or knowledge.n
-        problem = layer_problem(knowledge, m, generator)
-        return LayerAttack(
-            self, problem, Monitor(self.max_seconds, on_step, problem.ranks), generator
-        )
+        if isinstance(knowledge.model, OneHiddenLayer):
+            problem = layer_problem(knowledge, m, generator)
+            return LayerAttack(self, problem, self._monitor(problem, on_step), generator)
+        if m is None:
+            raise InputError("--recon.candidates", "auto", "needs one hidden layer; give a number")
+        network = network_problem(knowledge, m)
+        return NetworkAttack(self, network, self._monitor(network, on_step), generator)
+
+    def _monitor(self, problem: Problem, on_step: OnStep | None) -> Monitor:
+        return Monitor(self.max_seconds, on_step, problem.ranks)

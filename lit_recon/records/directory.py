@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lit_recon.errors import InputError, RunError
 
 # What a file system, a shell and a W&B run name all take.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,127}")
 _LEFTOVER = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
-_MARKERS = ("config.yaml", "provenance.json")
+RUN_FILES = ("config.yaml", "provenance.json")
 # A disk without room for this has none for a run; a smaller probe would pass on one that is full.
 _PROBE_BYTES = 1 << 20
 
@@ -50,6 +50,7 @@ class RunDirectory:
         stem: str = "run",
         resume: bool = False,
         overwrite: bool = False,
+        marks: Sequence[str] = RUN_FILES,
     ) -> RunDirectory:
         """Claims ``dir/name`` for a run that starts now.
 
@@ -61,6 +62,7 @@ class RunDirectory:
             resume: go on in the directory of an earlier run; without one, start it.
             overwrite: replace an earlier run. Only a directory that looks like a run is deleted,
                 and only once its successor is known to be writable.
+            marks: files of which a directory that is there has to hold one, if it holds anything.
 
         Raises:
             InputError: a name that is taken or cannot be one, flags that contradict each other, a
@@ -81,7 +83,8 @@ class RunDirectory:
             if name is None:
                 return cls(_claim_automatic(root, stem))
             _remove_leftovers(root, f".{name}.tmp-")
-            return cls(_claim_named(root / name, resume=resume, overwrite=overwrite))
+            claimed = _claim_named(root / name, marks, resume=resume, overwrite=overwrite)
+            return cls(claimed)
 
     @property
     def path(self) -> Path:
@@ -121,6 +124,21 @@ class RunDirectory:
     def write_json(self, relative: str, obj: object) -> Path:
         """Writes `obj` as strict JSON with two spaces of indentation; see `plain`."""
         return self.write_text(relative, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+
+    def read_json(self, relative: str) -> dict[str, Any]:
+        """The object in the file `relative`.
+
+        Raises:
+            RunError: it cannot be read, or holds no JSON object.
+        """
+        path = self._path / relative
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error})") from error
+        if not isinstance(found, dict):
+            raise RunError(f"{path} is damaged (it holds no object)")
+        return found
 
     def append_jsonl(self, relative: str, obj: object) -> Path:
         """Appends `obj` as one line of strict JSON, in a single write; see `plain`.
@@ -194,15 +212,15 @@ def _claim_automatic(root: Path, stem: str) -> Path:
         attempt += 1
 
 
-def _claim_named(path: Path, *, resume: bool, overwrite: bool) -> Path:
+def _claim_named(path: Path, marks: Sequence[str], *, resume: bool, overwrite: bool) -> Path:
     try:
         return _make(path)
     except FileExistsError:
         if not (resume or overwrite):
             _refuse_taken(path)
     replaces_link = overwrite and path.is_symlink()  # whose target is somewhere else for a reason
-    if not path.is_dir() or not _looks_like_run(path) or replaces_link:
-        remedy = "is there and is no run directory; give another name, or move it away"
+    if not path.is_dir() or not _is_ours(path, marks) or replaces_link:
+        remedy = f"is there and holds no {' or '.join(marks)}; give another name, or move it away"
         raise InputError("--run.name", path.name, remedy)
     if overwrite:
         _replace_run(path)
@@ -220,10 +238,10 @@ def _refuse_taken(path: Path) -> NoReturn:
     raise InputError("--run.name", path.name, remedy)
 
 
-def _looks_like_run(path: Path) -> bool:
+def _is_ours(path: Path, marks: Sequence[str]) -> bool:
     """An empty directory counts: a run may be killed before its first file, and nothing is lost."""
     entries = [entry.name for entry in path.iterdir() if not _LEFTOVER.fullmatch(entry.name)]
-    return not entries or any(marker in entries for marker in _MARKERS)
+    return not entries or any(mark in entries for mark in marks)
 
 
 def _make(path: Path) -> Path:

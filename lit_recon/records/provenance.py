@@ -13,6 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lit_recon import __version__
+from lit_recon.records.directory import RunDirectory
+
+FILE = "provenance.json"
 
 _PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "wandb", "numpy", "scipy")
 
@@ -31,24 +34,45 @@ def provenance(argv: Sequence[str], seed: int, device: object) -> dict[str, obje
         told is None.
     """
     return {
-        "started_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": _without_home(shlex.join(argv)),
+        "started_utc": _now(),
+        "command": without_home(shlex.join(argv)),
         "seed": seed,
         "device": str(device),
         "gpu": _gpu_name(),
         "cpu": _cpu_name(),
-        "cores": _cores(),
+        "cores": cores(),
         "platform": platform.platform(),
         "versions": _versions(),
         "git": _git_state(Path(__file__)),
     }
 
 
-def _without_home(command: str) -> str:
+def finish(directory: RunDirectory) -> None:
+    """Notes in the run's provenance.json that it has ended well, and when."""
+    directory.write_json(FILE, {**directory.read_json(FILE), "finished_utc": _now()})
+
+
+def is_finished(directory: RunDirectory) -> bool:
+    """Whether the run has ended well; false where nothing has started.
+
+    Raises:
+        RunError: its provenance.json is damaged.
+    """
+    return (directory.path / FILE).exists() and directory.read_json(FILE).get(
+        "finished_utc"
+    ) is not None
+
+
+def without_home(command: str) -> str:
+    """A command line with ``~`` for the home directory."""
     home = str(Path.home())
     if home == os.sep:  # containers; every path would begin with it
         return command
     return re.sub(rf"{re.escape(home)}(?=[/\s']|$)", "~", command)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str | None]:
@@ -101,7 +125,7 @@ def _git(file: Path, *arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def _cores() -> int | None:
+def cores() -> int | None:
     """Cores that this process may use, which under Slurm and in containers are not all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,0 +1,178 @@
+"""`python train.py sweep`: every point of a grid becomes a run, and the runs one table."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import Namespace
+
+from lit_recon.errors import InputError, RunError
+from lit_recon.flags import CommandLine, Group, Source, describe
+from lit_recon.records.directory import RunDirectory
+from lit_recon.records.provenance import without_home
+from lit_recon.records.tracking import choose_wandb_mode
+from lit_recon.sweeps.grid import Axis, read_axes
+from lit_recon.sweeps.machine import shares
+from lit_recon.sweeps.plan import Fit, Run, plan
+from lit_recon.sweeps.progress import View, summary
+from lit_recon.sweeps.results import FAILED, Results
+from lit_recon.sweeps.workers import Task, outcomes
+
+MOST_RUNS = 10_000  # without a confirmation
+MARK = "sweep.json"
+INTRODUCTION = """\
+usage: python train.py sweep --grid.FLAG VALUES [--grid.FLAG VALUES ...] [--flag value ...]
+
+Runs fit at every combination of the values, skips the runs that are finished, goes on with those
+that are not, and collects their numbers. The name of a sweep is --run.name, or the stem of the
+last --config file. All flags of fit can be given as well.
+
+--grid.FLAG  values of any flag of fit: 0.5,1,2 or a list in brackets, or whole numbers from a up to
+             but not b as a:b; or, as --grid.config, files that each hold a bundle of flags.
+             A file given with --config can hold them too, in a section grid.
+"""
+
+
+@dataclass
+class SweepFlags:
+    """How the runs are started.
+
+    Args:
+        jobs: runs at a time, at least 1; they share cores and GPUs.
+        launcher: local runs them here, slurm as job arrays of a cluster.
+        yes: true confirms a sweep of more than 10,000 runs.
+    """
+
+    jobs: int = 1
+    launcher: Literal["local", "slurm"] = "local"
+    yes: bool = False
+
+
+def sweep(argv: list[str], fit: Fit) -> None:
+    """Run what is not finished of a grid, and write its results.
+
+    Args:
+        argv: the flags.
+        fit: the command that is repeated.
+
+    Raises:
+        InputError: bad input; nothing has been started.
+        RunError: some runs have failed; the others are finished.
+        KeyboardInterrupt: with what is finished, and the command that goes on.
+    """
+    own = [Group("", (SweepFlags,))]
+    if {"-h", "--help"} & set(argv):
+        print(INTRODUCTION, describe(own), sep="\n", end="")
+        return
+    command = CommandLine(
+        "python train.py sweep", [*own, *fit.command.groups.values()], ["lit_recon", "datamodules"]
+    )
+    given = command.read(argv)
+    axes = read_axes(given)
+    sources = [source.without("grid") for source in given]
+    flags = command.parse(sources)
+    check(flags, axes)
+    runs = plan(fit, [source.without(*vars(SweepFlags())) for source in sources], axes)
+    name = flags.run.name or _default_name(sources)
+    again = shlex.join(["python", "train.py", "sweep", *argv])
+    with claimed(flags.run.dir, name) as directory:
+        record = {
+            "command": without_home(again),
+            "grid": {axis.flag: axis.values for axis in axes},
+            "runs": {run.name: run.cell for run in runs},
+        }
+        directory.write_json(MARK, record)
+        results = Results(directory, runs, fit.numbers)
+        try:
+            run_all(fit, flags, directory, runs, results)
+        except KeyboardInterrupt:
+            told = f"; what is finished is in {directory.path}; {again} goes on"
+            raise KeyboardInterrupt(told) from None
+        finally:
+            results.write()
+        conclude(directory, results)
+
+
+def check(flags: Namespace, axes: Sequence[Axis]) -> None:
+    """Refuse what no sweep can be started with."""
+    if flags.jobs < 1:
+        raise InputError("--jobs", flags.jobs, "give at least 1")
+    count = prod(len(axis.values) for axis in axes)
+    if count > MOST_RUNS and not flags.yes:
+        raise InputError("--grid.*", f"of {count:,} runs", "give --yes true to start so many")
+
+
+@contextmanager
+def claimed(dir: str, name: str) -> Iterator[RunDirectory]:
+    """The directory of a sweep, for this process alone."""
+
+    def claim() -> RunDirectory:
+        return RunDirectory.create(dir, name, resume=True, marks=(MARK,))
+
+    path = Path(dir, name)
+    if not path.is_dir():
+        claim()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield claim()
+    except BlockingIOError as error:
+        remedy = "another process is at work in this sweep; wait for it, or give another name"
+        raise InputError("--run.name", name, remedy) from error
+    finally:
+        os.close(descriptor)
+
+
+def run_all(
+    fit: Fit, flags: Namespace, directory: RunDirectory, runs: Sequence[Run], results: Results
+) -> None:
+    """Run what is not finished, and take in the results of all runs."""
+    left = [run for run in runs if not results.has_ended(run)]
+    print(f"{len(runs)} runs, of which {len(runs) - len(left)} have ended before")
+    mode, reason = choose_wandb_mode(flags.wandb.mode)
+    print(reason)
+    group = flags.wandb.group or directory.path.name
+    common = ["--wandb.mode", mode, "--wandb.group", group]
+    tasks = (task(directory, run, common) for run in left)
+    jobs = min(flags.jobs, len(left))
+    view = View(len(left))
+    with closing(outcomes(tasks, fit.main, shares(jobs))) as ended, view.shown():
+        for outcome in ended:
+            row = results.take(outcome.name, outcome.failure)
+            view.tell(outcome.name, summary(row), failed=row["status"] == FAILED)
+
+
+def task(directory: RunDirectory, run: Run, common: Sequence[str]) -> Task:
+    """The command of one run, with its configuration in a file, whatever becomes of other files."""
+    apart = ("run.name", "run.dir", "run.resume", "run.overwrite", "wandb.mode", "wandb.group")
+    values = {flag: value for flag, value in run.values.items() if flag not in apart}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    config = directory.write_text(f"configs/{run.name}.yaml", text)
+    place = ["--run.dir", str(directory.path), "--run.name", run.name, "--run.resume", "true"]
+    argv = ["fit", "--config", str(config), *place, *common]
+    return Task(run.name, argv, directory.path / "logs" / f"{run.name}.log")
+
+
+def conclude(directory: RunDirectory, results: Results) -> None:
+    """The last lines: where the results are, and what has failed."""
+    print(f"results  {directory.path / 'results.csv'}")
+    for name, reason in results.failures.items():
+        print(f"failed   {name}: {reason}")
+    if results.failures:
+        told = f"{len(results.failures)} runs failed; their output is in {directory.path / 'logs'}"
+        raise RunError(f"{told}, and the same command tries them again")
+
+
+def _default_name(sources: Sequence[Source]) -> str:
+    """After the last configuration file."""
+    files = [source.file for source in sources if source.file is not None]
+    return Path(files[-1]).stem if files else "sweep"
