@@ -21,6 +21,16 @@ from lit_recon.report.words import number
 
 FLAG = "--sweep"
 FAILED = "failed"
+# Columns of the table: what results.csv calls them, and what people do.
+NUMBERS = {
+    "p_over_dn": "p\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}(d\N{NO-BREAK SPACE}n)",
+    "recovered_fraction": "recovered",
+    "exact_fraction": "exact",
+    "certified_fraction": "certified",
+    "direction_error": "direction error",
+    "train_loss": "training loss",
+    "seconds": "seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,16 @@ class Sweep:
         named = [name for name in ("model", "solver") if name not in self.axes]
         differ = [name for name in named if len({run.text(name) for run in self.runs} - {""}) > 1]
         return [*self.axes, *differ]
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """The numbers that some run has, and that do not say again what varies."""
+        said = {flag.rpartition(".")[2] for flag in self.axes}
+        return {
+            name: title
+            for name, title in NUMBERS.items()
+            if name not in said and any(run.number(name) is not None for run in self.runs)
+        }
 
     def kind(self, column: str) -> str:
         """``number`` if every run has one there, else ``text``."""
