@@ -90,7 +90,7 @@ def test_durations(seconds: float | None, shown: str) -> None:
             True,
             [
                 "All 4 training images",
-                "The first came back at step 10, that many at step 1,000.",
+                "The first came back at step 10, 4 of 4 at step 1,000.",
                 "accepts 4 of 4 candidates",
             ],
         ),
@@ -109,7 +109,7 @@ def test_durations(seconds: float | None, shown: str) -> None:
             [
                 "No training image came back",
                 "It was tried at 3 checkpoints, steps 0 to 9.",
-                "tells nothing of the training data",
+                "and, hardly different, 1.",
             ],
         ),
         (
