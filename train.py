@@ -38,7 +38,7 @@ commands
   fit --help     list every flag
   sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
   sweep --help   list its own flags
-  report         write report.html again: --run runs/NAME
+  report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
@@ -216,7 +216,7 @@ def reconstruct(argv: list[str]) -> None:
 
 
 def report(argv: list[str]) -> None:
-    """Write the page of a run again."""
+    """Write the page of a run or of a sweep again."""
     from lit_recon.report.command import report
 
     report(argv)
