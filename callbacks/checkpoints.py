@@ -58,6 +58,11 @@ class StepCheckpoint(ModelCheckpoint):
         self.last_saved_epoch = 0
         """The epoch of that checkpoint."""
 
+    @property
+    def state_key(self) -> str:
+        """Its name in checkpoints, which Lightning also asks for in every hook."""
+        return "StepCheckpoint"
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = str(RunDirectory(trainer.default_root_dir).checkpoints)
         super().setup(trainer, pl_module, stage)
