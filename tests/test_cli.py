@@ -227,7 +227,7 @@ def test_training_stops_and_is_logged_in_reasonable_numbers() -> None:
     assert (closed["trainer.max_steps"], closed["trainer.max_epochs"]) == (1, None)
     assert configured("--optim", "SGD")["trainer.max_epochs"] == train.EPOCHS
     long = configured("--optim", "SGD", "--trainer.max_steps", "100000", "--data.batch_size", "5")
-    assert long["trainer.log_every_n_steps"] == 100
+    assert long["trainer.log_every_n_steps"] == 500
 
 
 # --- bad input
