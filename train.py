@@ -86,7 +86,7 @@ ABSENT = {
     "use_distributed_sampler",
 }
 EPOCHS = 1000  # of an iterative optimiser, where no flag says when to stop
-LOGGED_ROWS = 1000  # of training in metrics.jsonl, about
+LOGGED_ROWS = 200  # of training in metrics.jsonl, about
 DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "max_steps",

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lit_recon.errors import InputError, RunError
+from lit_recon.files import whole_file
 from lit_recon.records.directory import RunDirectory
 
 PREFIX = "model."  # of the network's weights in a LightningModule
@@ -57,6 +58,11 @@ class StepCheckpoint(ModelCheckpoint):
         """The step of the newest checkpoint, also of the one resumed from; -1 before the first."""
         self.last_saved_epoch = 0
         """The epoch of that checkpoint."""
+
+    @property
+    def state_key(self) -> str:
+        """Its name in checkpoints, which Lightning also asks for in every hook."""
+        return "StepCheckpoint"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = str(RunDirectory(trainer.default_root_dir).checkpoints)
@@ -111,20 +117,14 @@ class WholeCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         path = Path(path)
-        draft = path.with_name(f".{path.name}.tmp-{os.getpid():08x}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
+            with whole_file(path) as draft, draft.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
         except (OSError, RuntimeError) as error:  # torch makes the second of the first
             cause = error if isinstance(error, OSError) else error.__context__
             reason = getattr(cause, "strerror", None) or error
             raise RunError(f"{path} could not be written: {reason}") from error
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def saved_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:

@@ -135,7 +135,7 @@ class Recorder:
         earlier = read_results(self.directory, before[-1])["images"] if before else []
         rows = [asdict(row) for row in scores.rows]
         for row in rows:
-            known = next((e for e in earlier if e["index"] == row["index"]), {})
+            known: dict[str, Any] = next((e for e in earlier if e["index"] == row["index"]), {})
             for what in ("recovered", "exact"):
                 first = known.get(f"first_{what}")
                 row[f"first_{what}"] = step if first is None and row[what] else first

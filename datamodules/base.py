@@ -7,6 +7,7 @@ Shapes: ``n`` training samples, ``k`` outputs, ``d`` input dimension, the produc
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from lightning import LightningDataModule
 from torch import Tensor
@@ -123,6 +124,10 @@ class ReconDataModule(LightningDataModule):
         if self._place is not None:
             self._batches.load_state_dict(self._place)
         return self._batches
+
+    def transfer_batch_to_device(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Nothing: it is there already, and looking into it would take as long as a small layer."""
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """The place in the order of mini-batches, for a checkpoint.

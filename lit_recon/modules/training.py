@@ -42,10 +42,19 @@ class Training(LightningModule):
         self._classes: bool
         self._training: Split
         self._held_out: Split | None = None
-        self._batch: Batch
-        self._first_evaluation = True
+        self._batch: Batch | None = None
         self._logged_step = -1
         self._epoch = EpochLoss()
+        self.row: dict[str, float] = {}
+        """The numbers that were logged last."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes here which hook it is in, many times a step, and every time torch would
+        # look whether that is a parameter.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> Optimizer:
         if self.optim.span_warning:
@@ -62,15 +71,13 @@ class Training(LightningModule):
         if self._epoch.low:  # in the run that goes on here
             self.trainer.should_stop = True
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self._batch = batch
-        self._first_evaluation = True
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output, y = self.model.readout(self._features(batch)), batch[1]
         loss = LOSSES[self.optim.loss](output, y)
-        if self._first_evaluation:  # of several, where the optimiser searches
-            self._first_evaluation = False
+        if (
+            batch is not self._batch
+        ):  # the first of several evaluations, where the optimiser searches
+            self._batch = batch
             self._log_in_turn(loss.detach(), output.detach(), y)
             self._stop_in_turn(loss.detach(), len(y) * self.trainer.world_size)
         return loss
@@ -115,7 +122,6 @@ class Training(LightningModule):
         means = {name: self._gathered(value).mean() for name, value in values.items()}
         if not bool(torch.isfinite(means["train/loss"])):
             raise RunError(self._broken("the training loss is"))
-        self.log_dict(means, prog_bar=True, logger=False)
         self._log(means)
 
     def _stop_in_turn(self, loss: Tensor, samples: int) -> None:
@@ -134,9 +140,10 @@ class Training(LightningModule):
     @torch.no_grad()
     def _log(self, values: dict[str, Tensor]) -> None:
         """Log at the step of these weights; Lightning's own count is off by one in places."""
-        numbers = {name: float(value) for name, value in {**values, **self._validated()}.items()}
+        numbers = {**values, **self._validated()}
+        self.row = {name: float(value) for name, value in numbers.items()}
         for logger in self.loggers:
-            logger.log_metrics({"epoch": self.current_epoch, **numbers}, step=self.global_step)
+            logger.log_metrics({"epoch": self.current_epoch, **self.row}, step=self.global_step)
 
     def _validated(self) -> dict[str, Tensor]:
         """Accuracy on held-out samples, where there are any and they have classes."""
@@ -159,6 +166,7 @@ class Training(LightningModule):
 
     def _design(self) -> tuple[Tensor, Tensor]:
         """Features and targets of the current batch, gathered over ranks."""
+        assert self._batch is not None
         phi, y = self._features(self._batch), self._batch[1]
         if self.trainer.world_size > 1:
             phi, y = self._gathered(phi).flatten(0, 1), self._gathered(y).flatten(0, 1)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_recon.files import whole_file
 from lit_recon.metrics import Row
 
 DPI = 100
@@ -178,13 +179,8 @@ def figure_to_uint8(figure: Figure) -> NDArray[np.uint8]:
 
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes the figure as PNG at its own resolution; the file appears whole or not at all."""
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(Path(path)) as draft:
         FigureCanvasAgg(figure).print_png(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 class _Canvas:
