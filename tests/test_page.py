@@ -195,7 +195,7 @@ def test_curves_of_one_step_and_of_steps_that_went_astray(tmp_path: Path) -> Non
     assert "<td>–</td>" in page  # a lowest loss that is none
     assert "nan" not in text_of(page) and "inf" not in text_of(page)
     assert labels(path, ["1", "1e-3", "1e-3"]) == labels(path, ["1", "1e-3", "1e30"])
-    assert "1e-5" in labels(path, ["1", "1e-5", "1e-3"])
+    assert "1e-6" in labels(path, ["1", "1e-6", "1e-3"])
 
 
 def labels(path: Path, losses: list[str]) -> list[str]:

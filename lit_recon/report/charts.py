@@ -135,6 +135,7 @@ def inner_chart(checkpoints: Sequence[Checkpoint]) -> str | None:
         _log_axis(axes, [loss for loss in losses if loss <= most])
         axes.grid(axis="y")
         axes.set_xlabel("operator applications")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         description = "Loss of the solver by operator applications, for every checkpoint"
         key = checkpoints[0].folder.parent.name
         return to_svg(figure, description, key=key, last=checkpoints[-1].step)
