@@ -229,7 +229,7 @@ def _legend(axes: Axes) -> None:
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 0.98),
-        ncols=3,
+        ncols=6,
         borderpad=0,
         columnspacing=1,
         handlelength=1.6,
