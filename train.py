@@ -644,7 +644,7 @@ def conclude(directory: RunDirectory, step: int) -> None:
         print(f"W&B            {command}")
     try:
         print(f"report         {write_run_report(directory.path)}")
-    except InputError as error:  # a file of an earlier step, broken since
+    except (InputError, RunError) as error:  # a file of an earlier step, broken since; a full disk
         raise RunError(f"the run is complete, and only its report is missing: {error}") from error
 
 
