@@ -10,10 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from inspect import signature
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from lit_recon.flags import CommandLine, Group, Source
     from lit_recon.modules import Training
     from lit_recon.records.directory import RunDirectory
-    from lit_recon.records.tracking import Mode
 
 # torch and lightning are imported inside the functions, so that --help answers at once.
 
@@ -40,7 +38,7 @@ commands
   fit --help     list every flag
   sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
   sweep --help   list its own flags
-  report         write report.html again: --run runs/NAME
+  report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
@@ -67,6 +65,7 @@ examples
 """
 
 
+PLUGINS: list[ModuleType] = []  # packages of the user's own, whose classes can be chosen
 RUN_PATH = "LIT_RECON_RUN_PATH"  # tells the run directory to the ranks that Lightning starts
 TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
 # What this file gives to the trainer itself, or what is an object and cannot be typed.
@@ -139,7 +138,7 @@ class RunFlags:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["-h"], ["--help"], ["help"]):
         print(HELP, end="")
         return 0
@@ -158,6 +157,23 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         return _say(f"interrupted{interruption}", 130)
     return 0
+
+
+def load_plugins(argv: list[str]) -> None:
+    """Import the packages that ``--plugin`` names, whose classes can be chosen; drop the flag."""
+    from lit_recon.errors import InputError
+
+    while "--plugin" in argv:
+        place = argv.index("--plugin")
+        name = "".join(argv[place + 1 : place + 2])
+        try:
+            plugin = import_module(name or "?")
+        except Exception as error:  # of any kind: it is somebody else's code that runs here
+            reason = f"cannot be imported ({type(error).__name__}: {error})"
+            raise InputError("--plugin", name or "missing", f"{reason}; give a package") from error
+        if plugin not in PLUGINS:
+            PLUGINS.append(plugin)
+        del argv[place : place + 2]
 
 
 def _say(line: str, status: int) -> int:
@@ -190,8 +206,17 @@ def fit(argv: list[str]) -> None:
         run(command, config, data, module, callbacks, leader=leader)
 
 
+def reconstruct(argv: list[str]) -> None:
+    """Attack saved checkpoints."""
+    from callbacks import only_our_lines
+    from callbacks.from_files import reconstruct
+
+    with only_our_lines():
+        reconstruct(argv, command_line(), PLUGINS)
+
+
 def report(argv: list[str]) -> None:
-    """Write the page of a run again."""
+    """Write the page of a run or of a sweep again."""
     from lit_recon.report.command import report
 
     report(argv)
@@ -215,6 +240,7 @@ def sweep(argv: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
+    "reconstruct": reconstruct,
     "sweep": sweep,
     "report": report,
     "dashboard": dashboard,
@@ -234,11 +260,15 @@ def groups() -> list[Group]:
     from lit_recon.flags import Group, choices
 
     quiet = {"enable_model_summary": False}  # a summary of one layer says little
-    data = choices(datamodules, datamodules.ReconDataModule, datamodules.Photos)
-    model = choices(models, models.ReadoutModel, models.RandomFeatures)
-    optim = choices(modules, modules.Optim, modules.LeastSquares)
-    recon = choices(methods, methods.Reconstructor, methods.ProjectionReconstructor)
-    solver = choices(solvers, solvers.Solver, solvers.GaussNewton)
+
+    def classes(room: ModuleType, base: type, first: type) -> tuple[type, ...]:
+        return choices([room, *PLUGINS], base, first)
+
+    data = classes(datamodules, datamodules.ReconDataModule, datamodules.Photos)
+    model = classes(models, models.ReadoutModel, models.RandomFeatures)
+    optim = classes(modules, modules.Optim, modules.LeastSquares)
+    recon = classes(methods, methods.Reconstructor, methods.ProjectionReconstructor)
+    solver = classes(solvers, solvers.Solver, solvers.GaussNewton)
     return [
         Group("data", data, datamodules.ReconDataModule),
         Group("model", model, models.ReadoutModel, hidden=DERIVED),
@@ -256,7 +286,8 @@ def command_line() -> CommandLine:
     """The parser of `fit`."""
     from lit_recon.flags import CommandLine
 
-    return CommandLine("python train.py fit", groups(), ["lit_recon", "datamodules"])
+    packages = ["lit_recon", "datamodules", *(plugin.__name__ for plugin in PLUGINS)]
+    return CommandLine("python train.py fit", groups(), packages)
 
 
 def read_given(command: CommandLine, argv: list[str]) -> list[Source]:
@@ -282,6 +313,8 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
 
 def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, ReconDataModule]:
     """The configuration as far as it can be told without loading data, and its data module."""
+    from lit_recon.flags import build
+
     config = command.parse(sources)
     settle_seeds(config)
     settle_size(config, sources)
@@ -292,6 +325,8 @@ def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, 
 
 def resolve(command: CommandLine, sources: Sequence[Source]) -> dict[str, Any]:
     """The same as flags, once the constructors have seen their arguments too."""
+    from lit_recon.flags import build
+
     config, _ = settle(command, sources)
     build(config.optim)
     build_callbacks(config)
@@ -311,6 +346,8 @@ def settle_seeds(config: Namespace) -> None:
 
 def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
     """Let the last source that gives the model's size in either way overrule the others."""
+    from lit_recon.flags import named_class
+
     ways = {named_class(config.model.class_path).size_flag, "p_over_dn"}
     for source in reversed(sources):
         given = {flag for flag, value in source.values if value not in (None, "null")}
@@ -410,22 +447,10 @@ def resumed_changes(values: Mapping[str, Any], earlier: Mapping[str, Any]) -> It
 # Assembling
 
 
-def build(spec: Namespace, **derived: Any) -> Any:
-    """An object from its class path and constructor arguments, nested ones included."""
-    arguments = vars(spec.init_args) if "init_args" in spec else {}
-    built = {k: build(v) if hasattr(v, "class_path") else v for k, v in arguments.items()}
-    return named_class(spec.class_path)(**built, **derived)
-
-
-def named_class(path: str) -> Any:
-    """The class of a path that the parser has let through."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
 def build_callbacks(config: Namespace) -> Callable[[RunDirectory], list[Callback]]:
     """When checkpoints are saved and what is done at each, once there is a run directory."""
     from callbacks import ReconstructionCallback, StepCheckpoint
+    from lit_recon.flags import build
 
     reconstructor = build(config.recon)
     checkpoint = StepCheckpoint(**config.checkpoint.as_dict())
@@ -442,14 +467,18 @@ def load(config: Namespace, data: ReconDataModule) -> Training:
     """The data, and sized by them the model in its LightningModule; the config gets the size."""
     from lightning import seed_everything
 
-    from lit_recon.modules import Training, check_loss
+    from lit_recon.errors import InputError
+    from lit_recon.flags import build, build_fitting
+    from lit_recon.modules import LeastSquares, Training, check_loss
 
     seed_everything(config.run.seed, workers=True, verbose=False)
     data.setup()
     optim = build(config.optim)
     check_loss(optim.loss, data.y)
-    takes = signature(named_class(config.model.class_path)).parameters
-    model = build(config.model, **{name: getattr(data, name) for name in DERIVED & set(takes)})
+    model = build_fitting(config.model, **{name: getattr(data, name) for name in DERIVED})
+    if isinstance(optim, LeastSquares) and not model.frozen:
+        remedy = f"fits the readout alone, and {type(model).__name__} trains all; give --optim SGD"
+        raise InputError("--optim", "LeastSquares", remedy)
     size = model.size_flag
     config.model.init_args[size], config.model.init_args.p_over_dn = getattr(model, size), None
     return Training(model, optim)
@@ -465,8 +494,10 @@ def run(
     leader: bool,
 ) -> None:
     """Everything that leaves files; bad flags are found before, as far as they can be."""
-    from callbacks import saved_checkpoints
+    from callbacks import saved_checkpoints, wandb_run
+    from callbacks.recorder import named_numbers
     from lit_recon.errors import InputError
+    from lit_recon.flags import build
     from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
 
@@ -477,7 +508,8 @@ def run(
         print(reason)
         directory.write_text("config.yaml", record)
     try:
-        with wandb_run(config, record, directory, mode) as logger:
+        metrics = [*TRAINING_NUMBERS, *named_numbers(f"recon/{build(config.recon).name}")]
+        with wandb_run(config.wandb, record, directory, mode, metrics) as logger:
             trainer = build_trainer(config, directory, callbacks(directory), logger)
             train(trainer, module, data, directory, config)
     except InputError:
@@ -518,38 +550,6 @@ def open_directory(config: Namespace, leader: bool) -> RunDirectory:
     if flags.name is None:
         raise InputError("--run.name", "missing", "give one, for ranks started by another launcher")
     return RunDirectory(os.path.join(flags.dir, flags.name))
-
-
-@contextmanager
-def wandb_run(
-    config: Namespace, record: str, directory: RunDirectory, mode: Mode
-) -> Iterator[WandbLogger | None]:
-    """The W&B run as a logger, ended with what becomes of the training; None without W&B."""
-    import yaml
-
-    from callbacks.recorder import NUMBERS
-    from lit_recon.records.tracking import make_wandb_logger
-
-    flags = config.wandb
-    method = build(config.recon).name
-    logger = make_wandb_logger(
-        directory.path,
-        mode,
-        project=flags.project,
-        name=directory.path.name,
-        entity=flags.entity,
-        group=flags.group,
-        tags=flags.tags,
-        config=yaml.safe_load(record),
-        metrics=[f"recon/{method}/{name}" for name in NUMBERS] + TRAINING_NUMBERS,
-    )
-    status = 1
-    try:
-        yield logger
-        status = 0
-    finally:
-        if logger is not None:
-            logger.experiment.finish(exit_code=status)
 
 
 def build_trainer(

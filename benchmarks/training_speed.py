@@ -33,7 +33,7 @@ from torchmetrics.functional import accuracy
 
 import train
 from benchmarks.records import Flags, Record, count, one_line_errors, table
-from callbacks import only_our_lines
+from callbacks import only_our_lines, wandb_run
 from datamodules import ReconDataModule
 from lit_recon.models import ReadoutModel
 from lit_recon.modules import Training
@@ -182,7 +182,7 @@ class Ours:
             module = self.module(loaded.model, loaded.optim)
             directory = train.open_directory(config, leader=True)
             record = train.configuration(command, config)
-            with train.wandb_run(config, record, directory, "offline") as logger:
+            with wandb_run(config.wandb, record, directory, "offline", []) as logger:
                 everything = [*callbacks(directory), clock]
                 trainer = train.build_trainer(config, directory, everything, logger)
                 trainer.fit(module, datamodule=data)

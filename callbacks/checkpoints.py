@@ -143,16 +143,24 @@ def step_of(checkpoint: str | os.PathLike[str]) -> int:
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The model's weights in a checkpoint of ours, by name, on the CPU.
+    """The network's weights in a checkpoint of ours, by name, on the CPU; errors as below."""
+    state = load_checkpoint(path)["state_dict"]
+    return {name.removeprefix(PREFIX): state[name] for name in state if name.startswith(PREFIX)}
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A Lightning checkpoint, of which nothing but numbers and plain containers is believed.
 
     Raises:
-        RunError: the file is missing, damaged, or none of ours.
+        RunError: the file is missing, damaged, or something else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        return {name.removeprefix(PREFIX): state[name] for name in state if name.startswith(PREFIX)}
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing") from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path} is no whole checkpoint of this project ({reason})") from error
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{path} is no whole checkpoint ({reason})") from error
+    if not (isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict)):
+        raise RunError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return saved

@@ -77,7 +77,9 @@ class ReconstructionCallback(Checkpoint):
         model = copy.deepcopy(live, memo={id(b): b for b in live.buffers()}).eval()
         initial = load_weights(checkpoint_path(self.directory, 0))
         with _progress(trainer, step) as on_step:
-            recorder.attack(step, self.checkpoint.last_saved_epoch, model, initial, on_step)
+            share = pl_module.optim.initial_share(step)  # type: ignore[operator, union-attr]
+            epoch = self.checkpoint.last_saved_epoch
+            recorder.attack(step, epoch, model, initial, share, on_step)
 
 
 def model_of(pl_module: LightningModule) -> ReadoutModel:

@@ -93,6 +93,7 @@ class Recorder:
         epoch: int,
         model: ReadoutModel,
         initial: Mapping[str, Tensor],
+        initial_share: float | None,
         on_step: OnStep | None = None,
     ) -> None:
         """Attack one checkpoint and record the outcome.
@@ -101,9 +102,10 @@ class Recorder:
             step, epoch: of the checkpoint.
             model: the network with the checkpoint's weights, which training will not change.
             initial: its weights at step 0, by name.
+            initial_share: how much of the initial readout is left in the readout; None: not known.
             on_step: see `Reconstructor.reconstruct`.
         """
-        knowledge = known(model, initial, self.truth, self.reconstructor)
+        knowledge = known(model, initial, initial_share, self.truth, self.reconstructor)
         warm = self.broadcast(self._earlier(step) if self.reconstructor.warm_start else None)
         random = generator(self.reconstructor.seed, "candidates")
         outcome = self.reconstructor.reconstruct(knowledge, random, on_step, warm and warm[1])
@@ -119,10 +121,25 @@ class Recorder:
             "method": self.reconstructor.name,
             "started_from": warm and warm[0],
             "knows": knowledge.facts,
-            "images": [asdict(row) for row in scores.rows],
+            "images": self._images(step, scores),
         }
         if self.leader:
             self._write(step, epoch, outcome, scores, numbers)
+
+    def _images(self, step: int, scores: Scores) -> list[dict[str, Any]]:
+        """The rows of the table of images, with the first step at which each came back.
+
+        Of the steps that have been attacked by now, and are not later than this one.
+        """
+        before = [s for s in self.directory.steps() if s < step]
+        earlier = read_results(self.directory, before[-1])["images"] if before else []
+        rows = [asdict(row) for row in scores.rows]
+        for row in rows:
+            known: dict[str, Any] = next((e for e in earlier if e["index"] == row["index"]), {})
+            for what in ("recovered", "exact"):
+                first = known.get(f"first_{what}")
+                row[f"first_{what}"] = step if first is None and row[what] else first
+        return rows
 
     def _earlier(self, step: int) -> tuple[int, Earlier] | None:
         """The last step before this one whose attack had something to find, and what it found."""
@@ -145,7 +162,7 @@ class Recorder:
         results = self.results[step]
         line = sentence(step, results)
         figure = picture(outcome, scores, self.truth, title=line)
-        prefix = f"recon/{self.reconstructor.name}"
+        prefix = f"{self.directory.results}/{self.reconstructor.name}"
         named = {f"{prefix}/{key}": value for key, value in numbers.items()}
         with self.directory.step_directory(step) as folder:
             RunDirectory(folder).write_json("metrics.json", results)
@@ -181,21 +198,33 @@ class Recorder:
         log_curve(logger, f"{prefix}/curve", curve, step, **axes)
 
 
+def named_numbers(prefix: str) -> list[str]:
+    """The names under which numbers are logged."""
+    return [f"{prefix}/{number}" for number in NUMBERS]
+
+
 def known(
-    model: ReadoutModel, initial: Mapping[str, Tensor], truth: Truth, reconstructor: Reconstructor
+    model: ReadoutModel,
+    initial: Mapping[str, Tensor],
+    initial_share: float | None,
+    truth: Truth,
+    reconstructor: Reconstructor,
 ) -> Knowledge:
     """What the attacker holds: weights, constants of the pipeline, and no sample."""
     readout = model.readout.weight.detach()
+    # Where it is not known (Adam with weight decay) nothing fits better than the start itself.
+    share = 1.0 if initial_share is None else initial_share
     first_layer = None
     if reconstructor.evidence == "first_layer":
         first_layer = initial_first_layer(model, initial)
     return Knowledge(
         model=model,
         readout=readout,
-        initial_readout=initial["readout.weight"].to(readout),
+        initial_readout=initial["readout.weight"].to(readout) * share,
         n=truth.n,
         pixels=truth.pixels,
         radius=truth.radius,
+        shape=truth.shape,
         initial_first_layer=first_layer,
     )
 

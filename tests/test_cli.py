@@ -671,15 +671,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     reconstruct = methods.ProjectionReconstructor.reconstruct
     done: list[int] = []
 
-    def interrupted(self: Any, knowledge: Any, random: Any, on_step: Any) -> Any:
+    def interrupted(self: Any, knowledge: Any, random: Any, on_step: Any, earlier: Any) -> Any:
         done.append(len(done) * 2)
         if done[-1] != stop:
-            return reconstruct(self, knowledge, random, on_step)
+            return reconstruct(self, knowledge, random, on_step, earlier)
 
         def interrupt(row: Any, candidates: Any) -> None:
             raise KeyboardInterrupt
 
-        reconstruct(self, knowledge, random, interrupt)
+        reconstruct(self, knowledge, random, interrupt, earlier)
         raise KeyboardInterrupt  # where there is nothing to attack there is no step
 
     monkeypatch.setattr(methods.ProjectionReconstructor, "reconstruct", interrupted)

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 from safetensors.torch import load_file, save_file
 
 from lit_recon.errors import InputError
@@ -26,7 +26,6 @@ from lit_recon.report.run import read_run
 from lit_recon.solvers import Row
 from tests.runs import write_run
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESKTOP = (390, 844), (1280, 900)
 LEAK = {0: 0, 10: 1, 100: 3, 1000: 4}  # how many of four came back at each step
 
@@ -91,7 +90,7 @@ def test_durations(seconds: float | None, shown: str) -> None:
             True,
             [
                 "All 4 training images",
-                "The first came back at step 10, that many at step 1,000.",
+                "The first came back at step 10, 4 of 4 at step 1,000.",
                 "accepts 4 of 4 candidates",
             ],
         ),
@@ -110,7 +109,7 @@ def test_durations(seconds: float | None, shown: str) -> None:
             [
                 "No training image came back",
                 "It was tried at 3 checkpoints, steps 0 to 9.",
-                "tells nothing of the training data",
+                "and, hardly different, 1.",
             ],
         ),
         (
@@ -325,41 +324,6 @@ def test_what_is_no_run_is_refused(name: str, tmp_path: Path) -> None:
 
 
 # --- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens a file; nothing that it does may be an error, or ask for anything from anywhere."""
-    said: list[str] = []
-    contexts = []
-
-    def open_(file: Path, size: tuple[int, int] = DESKTOP) -> Page:
-        width, height = size
-        context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url))
-        page.goto(file.as_uri())
-        assert said.pop(0) == file.as_uri()
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert [line[:80] for line in said if not line.startswith("data:image/png")] == []
 
 
 def shown(page: Page, selector: str) -> list[str]:

@@ -93,18 +93,24 @@ class Group:
         return found
 
 
-def choices(room: ModuleType, base: type, first: type) -> tuple[type, ...]:
-    """The classes that a package offers: those it exports from which it exports nothing derived.
+def choices(rooms: Sequence[ModuleType], base: type, first: type) -> tuple[type, ...]:
+    """The classes that packages offer: those they export from which they export nothing derived.
 
     Args:
-        room: the package, with ``__all__``.
+        rooms: the packages; what one exports is in its ``__all__``, or has no underscore.
         base: what they derive from.
         first: the default, put first.
     """
-    exported = [getattr(room, name) for name in room.__all__]
+    exported = [
+        value for room in rooms for name, value in vars(room).items() if _offers(room, name)
+    ]
     derived = [cls for cls in exported if inspect.isclass(cls) and issubclass(cls, base)]
     leaves = [cls for cls in derived if not any(cls in other.__mro__[1:] for other in derived)]
     return (first, *(cls for cls in leaves if cls not in (first, base)))
+
+
+def _offers(room: ModuleType, name: str) -> bool:
+    return name in room.__all__ if hasattr(room, "__all__") else not name.startswith("_")
 
 
 @cache

@@ -91,6 +91,11 @@ class RunDirectory:
         return self._path
 
     @property
+    def results(self) -> str:
+        """The name of the folder of reconstructions in it."""
+        return self._results
+
+    @property
     def checkpoints(self) -> Path:
         """Where ModelCheckpoint writes; not made here."""
         return self._path / "checkpoints"

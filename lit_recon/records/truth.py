@@ -63,6 +63,11 @@ class Truth:
         return len(self.x)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an input, before it was flattened."""
+        return self.x.shape[1:] if self.images is None else self.images.shape[1:]
+
+    @property
     def names(self) -> list[str]:
         """The class of each sample; empty without classes."""
         return [self.class_names[label] for label in self.labels]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, Group, describe
 from lit_recon.report.page import write_run_report
+from lit_recon.report.sweep import write_sweep_report
 
 
 @dataclass
@@ -38,4 +39,10 @@ def report(argv: Sequence[str]) -> None:
     flags = command.parse(command.read(argv))
     if (flags.run is None) == (flags.sweep is None):
         raise InputError("--run", flags.run or "missing", "give either --run or --sweep runs/NAME")
-    print(f"report         {write_run_report(flags.run)}")
+    if flags.run is not None:
+        print(f"report         {write_run_report(flags.run)}")
+        return
+    page, skipped = write_sweep_report(flags.sweep)
+    for line in skipped:
+        print(f"skipped        {line}")
+    print(f"report         {page}")

@@ -164,9 +164,9 @@ def _numbers(point: Checkpoint) -> Iterator[tuple[str, str]]:
         yield "certified candidates", f"{accepted[0]} of {accepted[1]}"
     for title, name in (
         ("direction error", "direction_error"),
-        ("the same against other data", "null_direction_error"),
+        ("error against others", "null_direction_error"),
         ("projection loss", "projection_loss"),
-        ("the same at the true data", "oracle_loss"),
+        ("loss at the true data", "oracle_loss"),
         ("PSNR, dB", "psnr"),
         ("SSIM", "ssim"),
         ("started from step", "started_from"),

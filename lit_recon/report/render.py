@@ -43,5 +43,9 @@ def _pages() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": words.number, "duration": words.duration}
+    pages.filters |= {
+        "number": words.number,
+        "percent": words.percent,
+        "duration": words.duration,
+    }
     return pages

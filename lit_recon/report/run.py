@@ -117,7 +117,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run(
         path=path,
         config=config,
-        provenance=_read_json(provenance) if provenance.exists() else {},
+        provenance=read_json(provenance) if provenance.exists() else {},
         training=list(_training_rows(path / "metrics.jsonl")),
         attacks=tuple(_attacks(path)),
         truth=Truth.read(path) if (path / truth.FILE).exists() else None,
@@ -125,8 +125,12 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 
 @contextmanager
-def checked(file: Path) -> Iterator[Path]:
+def checked(file: Path, flag: str = FLAG) -> Iterator[Path]:
     """Turns what any reader says about a broken file into one line that names it.
+
+    Args:
+        file: what is read in the block, which gets it again.
+        flag: the flag that led to it.
 
     Raises:
         InputError: the block has found that the file cannot be read, or is not what it should be.
@@ -134,7 +138,7 @@ def checked(file: Path) -> Iterator[Path]:
     try:
         yield file
     except OSError as error:
-        raise InputError(FLAG, file, f"cannot be read: {error.strerror or error}") from error
+        raise InputError(flag, file, f"cannot be read: {error.strerror or error}") from error
     except (
         ValueError,
         TypeError,
@@ -143,13 +147,18 @@ def checked(file: Path) -> Iterator[Path]:
         yaml.YAMLError,
         SafetensorError,
     ) as error:
-        cause = f"{type(error).__name__}: {error}"
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
         remedy = f"is corrupt ({cause}); restore it, or move it away"
-        raise InputError(FLAG, file, remedy) from error
+        raise InputError(flag, file, remedy) from error
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    with checked(file):
+def read_json(file: Path, flag: str = FLAG) -> dict[str, Any]:
+    """The object that a file holds.
+
+    Raises:
+        InputError: it holds none.
+    """
+    with checked(file, flag):
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
@@ -173,7 +182,7 @@ def _attacks(path: Path) -> Iterator[Attack]:
 
 
 def _checkpoint(folder: Path) -> Checkpoint:
-    numbers = _read_json(folder / METRICS)
+    numbers = read_json(folder / METRICS)
     with checked(folder / METRICS):
         named = {name: numbers[name] for name in ("status", "reason", "recovered_fraction", "n")}
         rows = tuple(_fields(Row, row) for row in numbers.pop("images"))

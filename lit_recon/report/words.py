@@ -25,6 +25,11 @@ def number(value: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def percent(share: float | None) -> str:
+    """``85%``."""
+    return NOTHING if share is None else f"{100 * share:.3g}%"
+
+
 def duration(seconds: float | None) -> str:
     """``0.4 s``, ``34 s``, ``5 min 20 s``, ``3 h 5 min``."""
     if seconds is None:
@@ -96,14 +101,15 @@ def when(attack: Attack) -> Iterator[str]:
         return
     first = next(point for point in points if recovered(point))
     if first is not best:
-        yield f"The first came back at step {first.step:,}, that many at step {best.step:,}."
+        most = f"{recovered(best)} of {best.n} at step {best.step:,}"
+        yield f"The first came back at step {first.step:,}, {most}."
     elif first is points[0]:
         yield f"First seen at step {first.step:,}, the first checkpoint."
     else:
         before = points[points.index(first) - 1]
         yield f"First seen at step {first.step:,}; at step {before.step:,} there was nothing."
     if (recovered(last), exact(last) or 0) < (recovered(best), exact(best) or 0):
-        also = "" if exact(last) is None else f", {exact(last)} of them exact"
+        also = "" if exact(last) is None else f", {exact(last) or 'none'} of them exact"
         yield f"At the last checkpoint, step {last.step:,}, it was {recovered(last)}{also}."
 
 
@@ -117,11 +123,11 @@ def certainty(point: Checkpoint) -> Iterator[str]:
         )
     error, null = point.number("direction_error"), point.number("null_direction_error")
     if error is not None and null is not None:
-        verdict = "" if error < CLOSER * null else "so it tells nothing of the training data: "
+        near = "" if error < CLOSER * null else ", hardly different,"
         yield (
-            f"The mean direction error is {verdict}{number(error)} against the training "
-            f"{things(point, 2)} and {number(null)} against others that were not trained on; "
-            f"between unrelated ones it is about {number(sqrt(2))}."
+            f"The mean direction error is {number(error)} against the training {things(point, 2)} "
+            f"and{near} {number(null)} against others that were not trained on; between unrelated "
+            f"ones it is about {number(sqrt(2))}."
         )
     yield f"The attack ended after {duration(point.number('seconds'))}: {point.numbers['reason']}."
 
