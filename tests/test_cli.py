@@ -24,9 +24,11 @@ from safetensors.torch import load_file
 
 import datamodules
 import train
-from callbacks import StepCheckpoint
+from callbacks import StepCheckpoint, saved_checkpoints, step_of
 from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
+from lit_recon.records.directory import RunDirectory
+from tests import kills
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
@@ -474,8 +476,13 @@ def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
-    """All records of the one offline segment of a run, as W&B's own reader prints them."""
+    """All records of the one offline segment of a run."""
     (segment,) = directory.glob("wandb/offline-run-*")
+    return read(segment)
+
+
+def read(segment: Path) -> list[dict[str, Any]]:
+    """The records of an offline segment, as W&B's own reader prints them."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
     text = subprocess.check_output([*command, str(segment)], text=True, timeout=60)
     return [json.loads(line) for line in text.splitlines()]
@@ -632,15 +639,27 @@ def comparable(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
+        if name.startswith("wandb"):
+            continue
         if path.suffix in (".json", ".jsonl") and path.name != "provenance.json":
             found[name] = re.sub(r'seconds": [0-9.e-]+', "", path.read_text())
         elif path.suffix == ".safetensors":
             found[name] = path.read_bytes()
         elif path.suffix == ".ckpt":
-            found[name] = weights(directory, int(path.stem[5:])).numpy().tobytes()
+            saved = torch.load(path, weights_only=True)
+            found[name] = [exact(saved[part]) for part in ("state_dict", "optimizer_states")]
         elif path.is_file():
             found[name] = None
     return found
+
+
+def exact(state: Any) -> Any:
+    """A state with the bytes of its tensors."""
+    if isinstance(state, dict):
+        return {name: exact(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [exact(value) for value in state]
+    return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state
 
 
 @pytest.mark.parametrize("stop", [2, 4])
@@ -679,6 +698,65 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert "of 4 samples recovered" in out
     assert {path: path.stat().st_ino for path in kept} == kept  # not done again
     assert comparable(cut) == comparable(tmp_path / "runs" / "whole")
+
+
+# Mini-batches of 4 and 2, so that checkpoints are within epochs, and momentum. A budget of steps is
+# the same whatever the machine does meanwhile.
+ALIVE = ["--data", "Sphere", "--data.n", "6", "--data.d", "8", "--model.p", "200", *SGD]
+ALIVE += ["--optim.momentum", "0.9", "--data.batch_size", "4", "--trainer.max_steps", "8"]
+ALIVE += ["--checkpoint.at_steps", "[3, 5]", "--recon.max_steps", "20"]
+ALIVE += ["--recon.max_seconds", "1000", "--run.dir", "runs"]
+
+
+@pytest.fixture(scope="module")
+def alive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run leaves that nobody kills."""
+    home = tmp_path_factory.mktemp("alive")
+    argv = [*ALIVE, "--run.dir", str(home), "--run.name", "r", "--wandb.mode", "disabled"]
+    assert train.main(argv) == 0
+    return comparable(home / "r")
+
+
+@pytest.mark.parametrize(
+    ("point", "step", "checkpoints", "attacks"),
+    [
+        (kills.in_training, 7, [0, 3, 5], [0, 3, 5]),
+        (kills.in_a_checkpoint, 0, [], []),
+        (kills.in_a_checkpoint, 5, [0, 3], [0, 3]),
+        (kills.after_a_checkpoint, 8, [0, 3, 5, 8], [0, 3, 5]),
+        (kills.in_an_attack, 2, [0, 3, 5], [0, 3]),
+        (kills.in_the_results, 1, [0, 3], [0]),
+    ],
+)
+def test_a_killed_run_ends_as_one_that_nobody_killed(
+    point: kills.Point,
+    step: int,
+    checkpoints: list[int],
+    attacks: list[int],
+    alive: dict[str, Any],
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    argv = [*ALIVE, "--run.name", "r", "--wandb.mode", "disabled"]
+    kills.killed(point, step, argv, tmp_path)
+    directory = RunDirectory(tmp_path / "runs" / "r")
+    assert [step_of(path) for path in saved_checkpoints(directory.path)] == checkpoints
+    assert directory.steps() == attacks
+    status, _, error = run(*argv, "--run.resume", "true")
+    assert (status, error) == (0, "")
+    assert comparable(directory.path) == alive
+
+
+def test_a_killed_offline_run_goes_on_as_another_segment_of_its_group(
+    run: Run, tmp_path: Path
+) -> None:
+    argv = [*ALIVE, "--run.name", "r", "--wandb.mode", "offline"]
+    kills.killed(kills.in_training, 4, argv, tmp_path)
+    assert run(*argv, "--run.resume", "true")[0] == 0
+    segments = list((tmp_path / "runs" / "r").glob("wandb/offline-run-*"))
+    started = [record["run"] for path in segments for record in read(path) if "run" in record]
+    assert len({run["run_id"] for run in started}) == len(segments) == 2
+    assert {run["run_group"] for run in started} == {"r"}
 
 
 def test_what_may_change_when_a_run_goes_on(run: Run) -> None:
