@@ -14,11 +14,10 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Earlier, Reconstruction, Reconstructor
 from lit_recon.metrics.scores import Scores, score
-from lit_recon.models import OneHiddenLayer, ReadoutModel
+from lit_recon.models import ReadoutModel
 from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
@@ -119,7 +118,7 @@ class Recorder:
             "k": model.readout.out_features,
             "p": model.p,
             "method": self.reconstructor.name,
-            "started_from": warm and warm[0],
+            "started_from": warm[0] if warm and outcome.warm else None,
             "knows": knowledge.facts,
             "images": self._images(step, scores),
         }
@@ -216,7 +215,8 @@ def known(
     share = 1.0 if initial_share is None else initial_share
     first_layer = None
     if reconstructor.evidence == "first_layer":
-        first_layer = initial_first_layer(model, initial)
+        # Weight decay shrinks all layers alike.
+        first_layer = initial["first_layer.weight"].to(readout) * share
     return Knowledge(
         model=model,
         readout=readout,
@@ -227,18 +227,6 @@ def known(
         shape=truth.shape,
         initial_first_layer=first_layer,
     )
-
-
-def initial_first_layer(model: ReadoutModel, initial: Mapping[str, Tensor]) -> Tensor:
-    """The first layer's weight (p, d) at step 0.
-
-    Raises:
-        InputError: the model's first layer is not trained, or not linear.
-    """
-    if not isinstance(model, OneHiddenLayer) or model.frozen:
-        remedy = f"needs a linear first layer that is trained; {type(model).__name__} has none"
-        raise InputError("--recon.evidence", "first_layer", remedy)
-    return initial["first_layer.weight"]
 
 
 def score_reconstruction(outcome: Reconstruction, truth: Truth) -> Scores:

@@ -73,9 +73,8 @@ def sweep(argv: list[str], fit: Fit) -> None:
     if {"-h", "--help"} & set(argv):
         print(INTRODUCTION, describe(own), sep="\n", end="")
         return
-    command = CommandLine(
-        "python train.py sweep", [*own, *fit.command.groups.values()], ["lit_recon", "datamodules"]
-    )
+    groups = [*own, *fit.command.groups.values()]
+    command = CommandLine("python train.py sweep", groups, fit.command.packages)
     given = command.read(argv)
     axes = read_axes(given)
     sources = [source.without("grid") for source in given]
@@ -83,7 +82,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
     check(flags, axes)
     runs = plan(fit, [source.without(*vars(SweepFlags())) for source in sources], axes)
     name = flags.run.name or _default_name(sources)
-    again = shlex.join(["python", "train.py", "sweep", *argv])
+    again = shlex.join(["python", "train.py", "sweep", *fit.flags, *argv])
     with claimed(flags.run.dir, name) as directory:
         record = {
             "command": without_home(again),
@@ -141,7 +140,7 @@ def run_all(
     mode, reason = choose_wandb_mode(flags.wandb.mode)
     print(reason)
     group = flags.wandb.group or directory.path.name
-    common = ["--wandb.mode", mode, "--wandb.group", group]
+    common = [*fit.flags, "--wandb.mode", mode, "--wandb.group", group]
     tasks = (task(directory, run, common) for run in left)
     jobs = min(flags.jobs, len(left))
     view = View(len(left))
