@@ -29,6 +29,7 @@ from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
 from lit_recon.records.directory import RunDirectory
 from tests import kills
+from tests.problems import folder_of_images
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
@@ -402,16 +403,6 @@ def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path:
 
 
 # --- runs
-
-
-def folder_of_images(root: Path) -> Path:
-    random = np.random.default_rng(0)
-    for name in ("frog", "truck"):
-        (root / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
-    return root
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
