@@ -10,9 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
     from datamodules import ReconDataModule
     from lit_recon.flags import CommandLine, Group, Source
-    from lit_recon.modules import Regression
+    from lit_recon.modules import Training
     from lit_recon.records.directory import RunDirectory
-    from lit_recon.records.tracking import Mode
 
 # torch and lightning are imported inside the functions, so that --help answers at once.
 
@@ -39,16 +38,20 @@ commands
   fit --help     list every flag
   sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
   sweep --help   list its own flags
+  reconstruct    attack saved checkpoints: --run runs/NAME --steps all, or --checkpoint FILE
+  report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
+  dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
   --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
-  --model        RandomFeatures; --model.p or --model.p_over_dn, --model.activation
+  --model        RandomFeatures, MLP or ResNet; --model.p, --model.width or --model.p_over_dn
   --optim        LeastSquares, SGD, Adam or LBFGS; --optim.lr, ...
   --recon        ProjectionReconstructor; --recon.solver, --recon.max_seconds, --recon.seed, ...
   --checkpoint.* when checkpoints are saved: every_n_steps, at_steps, keep
   --trainer.*    the arguments of Lightning's Trainer
   --wandb.*      mode auto, online, offline or disabled; project, entity, group, tags
   --run.*        name, dir, seed, resume, overwrite
+  --plugin NAME  an importable package of your own, whose classes can be chosen; you trust its code
   --config FILE  flags from YAML, also several times: a later file wins, a flag wins over all files
   --print_config print the whole configuration as YAML and stop
 
@@ -59,22 +62,39 @@ examples
   python train.py --data ImageFolderSubset --data.root FOLDER --data.classes '[cat, dog]'
   python train.py --data Sphere --data.n 10 --data.d 100 --model.p 2000
   python train.py --run.name NAME --run.resume true
+  python train.py reconstruct --run runs/NAME --steps all --recon.max_seconds 60
+  python train.py report --run runs/NAME
   python train.py sweep --config configs/law_rf.yaml --jobs 2
 """
 
 
+PLUGINS: list[ModuleType] = []  # packages of the user's own, whose classes can be chosen
 RUN_PATH = "LIT_RECON_RUN_PATH"  # tells the run directory to the ranks that Lightning starts
 TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
 # What this file gives to the trainer itself, or what is an object and cannot be typed.
 TAKEN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones", "plugins"}
+# What no run here has: Lightning's loops of validation, test and prediction, its samplers, and
+# epochs of other or fewer data than --data says.
+ABSENT = {
+    "limit_train_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "num_sanity_val_steps",
+    "inference_mode",
+    "reload_dataloaders_every_n_epochs",
+    "overfit_batches",
+    "use_distributed_sampler",
+}
 EPOCHS = 1000  # of an iterative optimiser, where no flag says when to stop
-LOGGED_ROWS = 1000  # of training in metrics.jsonl, about
+LOGGED_ROWS = 200  # of training in metrics.jsonl, about
+DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
     "max_steps",
     "max_epochs",
-    "limit_train_batches",
     "accumulate_grad_batches",
-    "check_val_every_n_epoch",
 )
 # Where data are, and what is stored of V; the rest says which.
 PLACES = {"data.root", "data.url", "data.download", "model.stored_rows"}
@@ -121,7 +141,7 @@ class RunFlags:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["-h"], ["--help"], ["help"]):
         print(HELP, end="")
         return 0
@@ -132,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         if word not in COMMANDS:
             remedy = f"give {' or '.join(COMMANDS)}; python train.py --help tells more"
             raise InputError("command", repr(word), remedy)
-        COMMANDS[word](rest)
+        COMMANDS[word](load_plugins(rest))
     except InputError as error:
         return _say(str(error), 2)
     except RunError as error:
@@ -140,6 +160,35 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         return _say(f"interrupted{interruption}", 130)
     return 0
+
+
+def load_plugins(argv: list[str]) -> list[str]:
+    """Import the packages that ``--plugin`` names, whose classes can be chosen.
+
+    Returns:
+        The other flags.
+    """
+    from lit_recon.errors import InputError
+
+    rest, left = [], list(argv)
+    while left:
+        flag, equals, name = left.pop(0).partition("=")
+        if flag != "--plugin":
+            rest.append(flag + equals + name)
+            continue
+        if not equals:
+            name = left.pop(0) if left and not left[0].startswith("--") else ""
+        if not name:
+            raise InputError("--plugin", "without a value", "give an importable package")
+        try:
+            plugin = import_module(name)
+        except Exception as error:  # of any kind: it is somebody else's code that runs here
+            reason = f"cannot be imported ({type(error).__name__}: {error})"
+            remedy = f"{reason}; give a package that is installed, or whose folder is in PYTHONPATH"
+            raise InputError("--plugin", name, remedy) from error
+        if plugin not in PLUGINS:
+            PLUGINS.append(plugin)
+    return rest
 
 
 def _say(line: str, status: int) -> int:
@@ -172,16 +221,46 @@ def fit(argv: list[str]) -> None:
         run(command, config, data, module, callbacks, leader=leader)
 
 
+def reconstruct(argv: list[str]) -> None:
+    """Attack saved checkpoints."""
+    from callbacks import only_our_lines
+    from callbacks.from_files import reconstruct
+
+    with only_our_lines():
+        reconstruct(argv, command_line(), PLUGINS)
+
+
+def report(argv: list[str]) -> None:
+    """Write the page of a run or of a sweep again."""
+    from lit_recon.report.command import report
+
+    report(argv)
+
+
+def dashboard(argv: list[str]) -> None:
+    """Build a W&B workspace."""
+    from lit_recon.report.dashboard import dashboard
+
+    dashboard(argv)
+
+
 def sweep(argv: list[str]) -> None:
     """Fit at every point of a grid, and draw what comes of it."""
-    from callbacks.reconstruction import NUMBERS
+    from callbacks.recorder import NUMBERS
     from lit_recon.sweeps.command import sweep
     from lit_recon.sweeps.plan import Fit
 
-    sweep(argv, Fit(command_line(), resolve, main, NUMBERS))
+    plugins = [f"--plugin={plugin.__name__}" for plugin in PLUGINS]
+    sweep(argv, Fit(command_line(), resolve, main, NUMBERS, plugins))
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"fit": fit, "sweep": sweep}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "fit": fit,
+    "reconstruct": reconstruct,
+    "sweep": sweep,
+    "report": report,
+    "dashboard": dashboard,
+}
 
 
 # Flags
@@ -196,21 +275,24 @@ def groups() -> list[Group]:
     from lit_recon import methods, models, modules, solvers
     from lit_recon.flags import Group, choices
 
-    # A summary of one layer and a test of the validation say little.
-    quiet = {"enable_model_summary": False, "num_sanity_val_steps": 0}
-    data = choices(datamodules, datamodules.ReconDataModule, datamodules.Photos)
-    model = choices(models, models.ReadoutModel, models.RandomFeatures)
-    optim = choices(modules, modules.Optim, modules.LeastSquares)
-    recon = choices(methods, methods.Reconstructor, methods.ProjectionReconstructor)
-    solver = choices(solvers, solvers.Solver, solvers.GaussNewton)
+    quiet = {"enable_model_summary": False}  # a summary of one layer says little
+
+    def classes(room: ModuleType, base: type, first: type) -> tuple[type, ...]:
+        return choices([room, *PLUGINS], base, first)
+
+    data = classes(datamodules, datamodules.ReconDataModule, datamodules.Photos)
+    model = classes(models, models.ReadoutModel, models.RandomFeatures)
+    optim = classes(modules, modules.Optim, modules.LeastSquares)
+    recon = classes(methods, methods.Reconstructor, methods.ProjectionReconstructor)
+    solver = classes(solvers, solvers.Solver, solvers.GaussNewton)
     return [
         Group("data", data, datamodules.ReconDataModule),
-        Group("model", model, models.ReadoutModel, hidden={"d", "k", "n"}),
+        Group("model", model, models.ReadoutModel, hidden=DERIVED),
         Group("optim", optim, modules.Optim),
         Group("recon", recon, methods.Reconstructor),
         Group("recon.solver", solver, solvers.Solver),
         Group("checkpoint", (StepCheckpoint,)),
-        Group("trainer", (Trainer,), hidden=TAKEN, defaults=quiet),
+        Group("trainer", (Trainer,), hidden=TAKEN | ABSENT, defaults=quiet),
         Group("wandb", (WandbFlags,)),
         Group("run", (RunFlags,)),
     ]
@@ -220,7 +302,8 @@ def command_line() -> CommandLine:
     """The parser of `fit`."""
     from lit_recon.flags import CommandLine
 
-    return CommandLine("python train.py fit", groups(), ["lit_recon", "datamodules"])
+    packages = ["lit_recon", "datamodules", *(plugin.__name__ for plugin in PLUGINS)]
+    return CommandLine("python train.py fit", groups(), packages)
 
 
 def read_given(command: CommandLine, argv: list[str]) -> list[Source]:
@@ -246,16 +329,20 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
 
 def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, ReconDataModule]:
     """The configuration as far as it can be told without loading data, and its data module."""
+    from lit_recon.flags import build
+
     config = command.parse(sources)
     settle_seeds(config)
     settle_size(config, sources)
     data = build(config.data)
-    settle_length(config, given={flag for source in sources for flag, _ in source.values})
+    settle_length(config)
     return config, data
 
 
 def resolve(command: CommandLine, sources: Sequence[Source]) -> dict[str, Any]:
     """The same as flags, once the constructors have seen their arguments too."""
+    from lit_recon.flags import build
+
     config, _ = settle(command, sources)
     build(config.optim)
     build_callbacks(config)
@@ -269,23 +356,28 @@ def settle_seeds(config: Namespace) -> None:
     if config.run.seed < 0:
         raise InputError("--run.seed", config.run.seed, "give 0 or more")
     for part in (config.data, config.model, config.recon):
-        if part.init_args.seed is None:
+        if part.init_args.get("seed", 0) is None:  # a class of a plugin may have none
             part.init_args.seed = config.run.seed
 
 
 def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
-    """Let the last source that gives the number of features in either way overrule the others."""
+    """Let the last source that gives the model's size in either way overrule the others."""
+    from lit_recon.flags import named_class
+
+    ways = {named_class(config.model.class_path).size_flag, "p_over_dn"} & set(
+        vars(config.model.init_args)
+    )
     for source in reversed(sources):
         given = {flag for flag, value in source.values if value not in (None, "null")}
-        said = {"p", "p_over_dn"} & {flag.removeprefix("model.") for flag in given}
+        said = ways & {flag.removeprefix("model.") for flag in given}
         if said:
-            for unsaid in {"p", "p_over_dn"} - said:
+            for unsaid in ways - said:
                 config.model.init_args[unsaid] = None
             return
 
 
-def settle_length(config: Namespace, given: set[str]) -> None:
-    """Say when training stops, and how often it is logged and validated."""
+def settle_length(config: Namespace) -> None:
+    """Say when training stops, and how often it is logged."""
     from lit_recon.errors import InputError
 
     flags, data = config.trainer, config.data.init_args
@@ -301,8 +393,6 @@ def settle_length(config: Namespace, given: set[str]) -> None:
     steps = flags.max_steps if flags.max_steps != -1 else (flags.max_epochs or 0) * batches
     if flags.log_every_n_steps is None:
         flags.log_every_n_steps = max(1, steps // LOGGED_ROWS)
-    if not given & {"trainer.check_val_every_n_epoch", "trainer.val_check_interval"}:
-        flags.check_val_every_n_epoch = max(1, flags.log_every_n_steps // batches)
 
 
 def check_trainer(config: Namespace) -> bool:
@@ -322,10 +412,12 @@ def check_trainer(config: Namespace) -> bool:
         trainer = Trainer(**trainer_settings(config), logger=False, enable_checkpointing=False)
     except Exception as error:  # of many kinds; all that has run is Lightning on its own flags
         raise trainer_error(error, config) from error
-    n, ranks = config.data.init_args.n, trainer.world_size
-    if n % ranks:
-        remedy = f"does not divide among {ranks} processes; give a multiple, or --trainer.devices 1"
-        raise InputError("--data.n", n, remedy)
+    data, ranks = config.data.init_args, trainer.world_size
+    # With these two the last batch of an epoch, which may be smaller, divides as well.
+    for name, size in (("n", data.n), ("batch_size", min(data.batch_size or data.n, data.n))):
+        if size % ranks:
+            remedy = f"does not divide among {ranks} processes; give a multiple"
+            raise InputError(f"--data.{name}", size, f"{remedy}, or --trainer.devices 1")
     return trainer.is_global_zero
 
 
@@ -373,22 +465,10 @@ def resumed_changes(values: Mapping[str, Any], earlier: Mapping[str, Any]) -> It
 # Assembling
 
 
-def build(spec: Namespace, **derived: Any) -> Any:
-    """An object from its class path and constructor arguments, nested ones included."""
-    arguments = vars(spec.init_args) if "init_args" in spec else {}
-    built = {k: build(v) if hasattr(v, "class_path") else v for k, v in arguments.items()}
-    return named_class(spec.class_path)(**built, **derived)
-
-
-def named_class(path: str) -> Any:
-    """The class of a path that the parser has let through."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
 def build_callbacks(config: Namespace) -> Callable[[RunDirectory], list[Callback]]:
     """When checkpoints are saved and what is done at each, once there is a run directory."""
     from callbacks import ReconstructionCallback, StepCheckpoint
+    from lit_recon.flags import build
 
     reconstructor = build(config.recon)
     checkpoint = StepCheckpoint(**config.checkpoint.as_dict())
@@ -401,32 +481,44 @@ def build_callbacks(config: Namespace) -> Callable[[RunDirectory], list[Callback
     return callbacks
 
 
-def load(config: Namespace, data: ReconDataModule) -> Regression:
+def load(config: Namespace, data: ReconDataModule) -> Training:
     """The data, and sized by them the model in its LightningModule; the config gets the size."""
     from lightning import seed_everything
 
-    from lit_recon.modules import Regression
+    from lit_recon.errors import InputError
+    from lit_recon.flags import build, build_fitting
+    from lit_recon.modules import LeastSquares, Training, check_loss
 
     seed_everything(config.run.seed, workers=True, verbose=False)
     data.setup()
     optim = build(config.optim)
-    model = build(config.model, d=data.d, k=data.k, n=data.n)
-    config.model.init_args.p, config.model.init_args.p_over_dn = model.p, None
-    return Regression(model, optim)
+    check_loss(optim.loss, data.y)
+    model = build_fitting(config.model, **{name: getattr(data, name) for name in DERIVED})
+    if isinstance(optim, LeastSquares) and not model.frozen:
+        remedy = f"fits the readout alone, and {type(model).__name__} trains all; give --optim SGD"
+        raise InputError("--optim", "LeastSquares", remedy)
+    if config.recon.init_args.enabled:
+        build(config.recon).check(model)
+    arguments = config.model.init_args
+    if "p_over_dn" in arguments:
+        arguments[model.size_flag], arguments.p_over_dn = getattr(model, model.size_flag), None
+    return Training(model, optim)
 
 
 def run(
     command: CommandLine,
     config: Namespace,
     data: ReconDataModule,
-    module: Regression,
+    module: Training,
     callbacks: Callable[[RunDirectory], list[Callback]],
     *,
     leader: bool,
 ) -> None:
     """Everything that leaves files; bad flags are found before, as far as they can be."""
-    from callbacks import saved_checkpoints
+    from callbacks import saved_checkpoints, wandb_run
+    from callbacks.recorder import named_numbers
     from lit_recon.errors import InputError
+    from lit_recon.flags import build
     from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
 
@@ -437,7 +529,8 @@ def run(
         print(reason)
         directory.write_text("config.yaml", record)
     try:
-        with wandb_run(config, record, directory, mode) as logger:
+        metrics = [*TRAINING_NUMBERS, *named_numbers(f"recon/{build(config.recon).name}")]
+        with wandb_run(config.wandb, record, directory, mode, metrics) as logger:
             trainer = build_trainer(config, directory, callbacks(directory), logger)
             train(trainer, module, data, directory, config)
     except InputError:
@@ -480,38 +573,6 @@ def open_directory(config: Namespace, leader: bool) -> RunDirectory:
     return RunDirectory(os.path.join(flags.dir, flags.name))
 
 
-@contextmanager
-def wandb_run(
-    config: Namespace, record: str, directory: RunDirectory, mode: Mode
-) -> Iterator[WandbLogger | None]:
-    """The W&B run as a logger, ended with what becomes of the training; None without W&B."""
-    import yaml
-
-    from callbacks.reconstruction import NUMBERS
-    from lit_recon.records.tracking import make_wandb_logger
-
-    flags = config.wandb
-    method = named_class(config.recon.class_path).name
-    logger = make_wandb_logger(
-        directory.path,
-        mode,
-        project=flags.project,
-        name=directory.path.name,
-        entity=flags.entity,
-        group=flags.group,
-        tags=flags.tags,
-        config=yaml.safe_load(record),
-        metrics=[f"recon/{method}/{name}" for name in NUMBERS] + TRAINING_NUMBERS,
-    )
-    status = 1
-    try:
-        yield logger
-        status = 0
-    finally:
-        if logger is not None:
-            logger.experiment.finish(exit_code=status)
-
-
 def build_trainer(
     config: Namespace,
     directory: RunDirectory,
@@ -545,7 +606,7 @@ def build_trainer(
 
 def train(
     trainer: Trainer,
-    module: Regression,
+    module: Training,
     data: ReconDataModule,
     directory: RunDirectory,
     config: Namespace,
@@ -587,9 +648,14 @@ def raised_by_lightning(error: Exception) -> bool:
 
 
 def conclude(directory: RunDirectory, step: int) -> None:
-    """The last lines: what came back at the last step, and where to look at it."""
-    from callbacks.reconstruction import read_results, tally
+    """The last lines: what came back at the last step, and where to look at it.
+
+    The report comes last: whatever is wrong with it, the run is complete and has said so.
+    """
+    from callbacks.recorder import read_results, tally
+    from lit_recon.errors import InputError, RunError
     from lit_recon.records.tracking import view_command
+    from lit_recon.report.page import write_run_report
 
     results = read_results(directory, step)
     print()
@@ -600,6 +666,10 @@ def conclude(directory: RunDirectory, step: int) -> None:
     command = view_command(directory.path)
     if command:
         print(f"W&B            {command}")
+    try:
+        print(f"report         {write_run_report(directory.path)}")
+    except (InputError, RunError) as error:  # a file of an earlier step, broken since; a full disk
+        raise RunError(f"the run is complete, and only its report is missing: {error}") from error
 
 
 if __name__ == "__main__":

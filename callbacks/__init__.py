@@ -1,6 +1,7 @@
 """When a reconstruction runs, and where its numbers go."""
 
 from callbacks.checkpoints import StepCheckpoint, WholeCheckpoints, saved_checkpoints, step_of
+from callbacks.loggers import wandb_run
 from callbacks.reconstruction import ReconstructionCallback
 from callbacks.terminal import StepProgressBar, only_our_lines
 
@@ -12,4 +13,5 @@ __all__ = [
     "only_our_lines",
     "saved_checkpoints",
     "step_of",
+    "wandb_run",
 ]

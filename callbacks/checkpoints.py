@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,13 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from lit_recon.errors import InputError, RunError
+from lit_recon.files import whole_file
 from lit_recon.records.directory import RunDirectory
+
+PREFIX = "model."  # of the network's weights in a LightningModule
 
 
 class StepCheckpoint(ModelCheckpoint):
@@ -54,6 +61,11 @@ class StepCheckpoint(ModelCheckpoint):
         self.last_saved_epoch = 0
         """The epoch of that checkpoint."""
 
+    @property
+    def state_key(self) -> str:
+        """Its name in checkpoints, which Lightning also asks for in every hook."""
+        return "StepCheckpoint"
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = str(RunDirectory(trainer.default_root_dir).checkpoints)
         super().setup(trainer, pl_module, stage)
@@ -78,16 +90,13 @@ class StepCheckpoint(ModelCheckpoint):
         if step in self._steps or (self._every and step % self._every == 0):
             self._save(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: steps alone decide."""
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self.last_saved_step:
             return
-        path = str(Path(self.dirpath or "", f"step={trainer.global_step:08d}.ckpt"))
+        path = str(checkpoint_path(RunDirectory(trainer.default_root_dir), trainer.global_step))
         trainer.save_checkpoint(path, weights_only=False)
         self.last_saved_step = trainer.global_step
         self.last_saved_epoch = trainer.current_epoch
@@ -110,20 +119,14 @@ class WholeCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         path = Path(path)
-        draft = path.with_name(f".{path.name}.tmp-{os.getpid():08x}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
+            with whole_file(path) as draft, draft.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
         except (OSError, RuntimeError) as error:  # torch makes the second of the first
             cause = error if isinstance(error, OSError) else error.__context__
             reason = getattr(cause, "strerror", None) or error
             raise RunError(f"{path} could not be written: {reason}") from error
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def saved_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
@@ -131,6 +134,59 @@ def saved_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
     return sorted(RunDirectory(directory).checkpoints.glob("step=*.ckpt"), key=step_of)
 
 
+def checkpoint_path(directory: RunDirectory, step: int) -> Path:
+    """Where the checkpoint of a step is, if it has been saved."""
+    return directory.checkpoints / f"step={step:08d}.ckpt"
+
+
 def step_of(checkpoint: str | os.PathLike[str]) -> int:
     """The step that a checkpoint's name tells."""
     return int(Path(checkpoint).stem.removeprefix("step="))
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The network's weights in a checkpoint of ours, by name, on the CPU.
+
+    Raises:
+        RunError: as in `load_checkpoint`.
+    """
+    return weights_of(load_checkpoint(path))
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's weights in a checkpoint of ours, by name."""
+    state = checkpoint["state_dict"]
+    return {name.removeprefix(PREFIX): state[name] for name in state if name.startswith(PREFIX)}
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A Lightning checkpoint on the CPU, of which nothing but numbers and containers is believed.
+
+    Raises:
+        RunError: the file is missing, damaged, or something else.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            archive = zipfile.is_zipfile(file)
+        # Anything else than an archive is of torch before 1.6, or no checkpoint at all.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # of any kind: the bytes may be any
+        raise RunError(f"{path} {_unreadable(error)}") from error
+    if not (isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict)):
+        raise RunError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return saved
+
+
+def _unreadable(error: Exception) -> str:
+    """What torch has to say about a file that it does not load."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return f"holds {found[1]}, and nothing but numbers and plain containers is loaded"
+    reason = re.split(r"\n|\. ", str(error))[0] if isinstance(error, RuntimeError) else ""
+    return f"is no whole checkpoint ({reason or type(error).__name__})"

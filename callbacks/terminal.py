@@ -8,26 +8,25 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lit_recon.modules import Training
 from lit_recon.solvers import Row
 
 SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
 
-# Warnings that are no news here: a handful of samples in memory needs no workers, is one batch, and
-# may have none held out; a resumed run writes into its own directory; a machine may have Slurm and
-# a run not need it; the others are Lightning's about itself.
+# Warnings that are no news here: a handful of samples is one batch; a resumed run writes into its
+# own directory; a cluster's node has srun whether it is used or not; the others are Lightning's about
+# itself.
 NO_NEWS = (
-    ".*does not have many workers",
+    ".*The `srun` command is available",
     ".*is smaller than the logging interval",
-    ".*Total length of .* across ranks is zero",
     ".*Checkpoint directory .* exists and is not empty",
-    ".*The `srun` command is available on your system but is not used",
     ".*isinstance\\(treespec, LeafSpec\\)",
     ".*torch.distributed.nn.functional.all_gather is deprecated",
 )
@@ -89,11 +88,10 @@ class StepProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        self._progress.update(self._task, completed=trainer.global_step)
         if self._turn():
-            values = trainer.progress_bar_metrics.items()
-            numbers = ", ".join(f"{name} {value:.3g}" for name, value in values)
-            self._progress.update(self._task, numbers=numbers)
+            row = cast(Training, pl_module).row
+            numbers = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
+            self._progress.update(self._task, completed=trainer.global_step, numbers=numbers)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._progress.stop()

@@ -6,17 +6,16 @@ Shapes: ``n`` training samples, ``k`` outputs, ``d`` input dimension, the produc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
+from typing import Any
 
-import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from datamodules.batches import Batches
+from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
 from lit_recon.knowledge import PixelScale
-from lit_recon.randomness import generator
 
 
 class ReconDataModule(LightningDataModule):
@@ -84,6 +83,8 @@ class ReconDataModule(LightningDataModule):
         self.seed = seed
         self.batch_size = batch_size
         self._loaded = False
+        self._batches: Batches | None = None
+        self._place: dict[str, int] | None = None
 
     @property
     def d(self) -> int:
@@ -111,59 +112,36 @@ class ReconDataModule(LightningDataModule):
             self.load()
             self._loaded = True
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches ``(x, y)``: everything in order, or shuffled mini-batches with ``batch_size``."""
-        dataset = TensorDataset(self.x, self.y)
-        if self.batch_size is None:
-            return _loader(dataset, self.n)
-        return _loader(dataset, self.batch_size, EpochShuffle(self.n, self.seed))
+    def train_dataloader(self) -> Batches:
+        """Everything in order in one batch, or shuffled mini-batches with ``batch_size``.
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """One batch ``(val_x, val_y)``, or no loader at all where nothing is held out."""
-        if not len(self.val_x):
-            return []
-        return _loader(TensorDataset(self.val_x, self.val_y), len(self.val_x))
+        They lie on the trainer's device, and this rank gets its part of each.
+        """
+        device = self.trainer.strategy.root_device if self.trainer else self.x.device
+        size = min(self.batch_size or self.n, self.n)
+        seed = None if self.batch_size is None else self.seed
+        self._batches = Batches(self.x.to(device), self.y.to(device), size, seed, ranks())
+        if self._place is not None:
+            self._batches.load_state_dict(self._place)
+        return self._batches
 
+    def transfer_batch_to_device(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Nothing: it is there already, and looking into it would take as long as a small layer."""
+        return batch
 
-class EpochShuffle(Sampler[int]):
-    """A new order every epoch, fixed by seed and epoch and so the same after a resume.
+    def state_dict(self) -> dict[str, int]:
+        """The place in the order of mini-batches, for a checkpoint.
 
-    Lightning checkpoints hold no generator state, but the trainer calls :meth:`set_epoch` before
-    every epoch. Without a trainer the epochs count themselves.
+        Lightning saves that of its loader too, but only gives it back within an epoch.
+        """
+        return {} if self._batches is None else self._batches.state_dict()
 
-    Args:
-        n: number of samples.
-        seed: at least 0.
-    """
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n = n
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the order of this epoch next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[int]:
-        order = generator(self.seed, "mini-batches", self.epoch)
-        self.epoch += 1
-        return iter(torch.randperm(self.n, generator=order).tolist())
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the loader that is made next go on from a place."""
+        self._place = state_dict
 
 
 def check_at_least(flag: str, given: int, least: int) -> None:
     """Raise InputError where an integer flag is below its range."""
     if given < least:
         raise InputError(flag, given, f"give a whole number of at least {least}")
-
-
-def _loader(
-    dataset: TensorDataset, batch_size: int, sampler: EpochShuffle | None = None
-) -> DataLoader:
-    # Every iterator of a DataLoader draws a base seed, from the global generator unless it is given
-    # one; that draw would change the training of whoever looks at the data.
-    own = generator(0, "loader")
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, generator=own)

@@ -40,10 +40,14 @@ class Knowledge:
         model: the trained network in eval mode with its final parameters; shares storage with no
             parameter that training still changes.
         readout: (k, p) final readout weight.
-        initial_readout: (k, p) readout weight at step 0.
+        initial_readout: (k, p) readout weight at step 0; where weight decay has shrunk it since,
+            what is left of it.
         n: the number of training samples.
         pixels: the pixel scale for images, None for other data.
         radius: the norm that every training input has, None where it is unknown.
+        initial_first_layer: (p, d) first-layer weight at step 0, or what weight decay has left of
+            it; None where it is unknown.
+        shape: of an input, None where it is that of ``pixels`` or where inputs are vectors.
     """
 
     model: nn.Module
@@ -52,6 +56,26 @@ class Knowledge:
     n: int
     pixels: PixelScale | None = None
     radius: float | None = None
+    initial_first_layer: Tensor | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Of one input, if it is known."""
+        return self.pixels.shape if self.shape is None and self.pixels else self.shape
+
+    @property
+    def facts(self) -> list[str]:
+        """What the attacker holds, in words."""
+        held = {
+            "final weights": True,
+            "initial readout": True,
+            "initial first layer": self.initial_first_layer is not None,
+            "number of training samples": True,
+            "image shape and normalisation": self.pixels is not None,
+            "norm of the inputs": self.radius is not None,
+        }
+        return [fact for fact, known in held.items() if known]
 
     @property
     def target(self) -> Tensor:

@@ -123,6 +123,31 @@ def spectral_directions(
     return map.ranks.first((turn.T.to(rows) @ rows)[:count])
 
 
+def widest_directions(map: Map, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The leading right singular vectors of V, and their singular values.
+
+    Args:
+        map: V.
+        count: how many, at most d.
+        random: for the start of the subspace iteration (Halko, Martinsson, Tropp 2011).
+
+    Returns:
+        (count, d) orthonormal rows, and (count,) values in falling order, in float64.
+    """
+    like, d = map.rows.like, map.rows.d
+    if d <= EXPLICIT_DIMENSIONS:
+        rows = torch.eye(d).to(like)
+    else:
+        rows = torch.randn(min(count + 8, d), d, generator=random, dtype=like.dtype).to(like)
+        for _ in range(SUBSPACE_ITERATIONS):
+            rows = _orthonormal_rows(map.transpose(map.apply(rows)))
+    images = map.apply(rows).double()
+    gram = map.ranks.total(images @ images.T).nan_to_num(0, 0, 0)
+    values, turn = torch.linalg.eigh(gram)
+    leading = turn[:, -count:].flip(1).T.to(like) @ rows
+    return map.ranks.first(leading), values[-count:].flip(0).clamp_min(0).sqrt()
+
+
 def _sum_of_squares(rows: list[Tensor]) -> Tensor:
     """(r, r) sum of ``y y^T`` over matrices y (r, q); 0 where that is not finite: eigh raises."""
     return torch.stack([y @ y.T for y in rows]).sum(0).nan_to_num(0, 0, 0)

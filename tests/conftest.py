@@ -1,9 +1,16 @@
-"""Shared small problems with known answers."""
+"""What all tests run in, and a browser for those that look at a page."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +20,39 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The browser that is installed here; tests that need one are skipped without."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is on the path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a file; nothing that it does may be an error, or ask for anything from anywhere."""
+    said: list[str] = []
+    contexts = []
+
+    def open_(file: Path, size: tuple[int, int] = (1280, 900)) -> Page:
+        width, height = size
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url))
+        page.goto(file.as_uri())
+        assert said.pop(0) == file.as_uri()
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert [line[:80] for line in said if not line.startswith("data:image/")] == []

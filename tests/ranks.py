@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 # Imported once, by the process that the ranks are forked from.
-standard.set_forkserver_preload(["lit_recon.methods", "tests.problems"])
+standard.set_forkserver_preload(["callbacks", "datamodules", "lit_recon.methods", "tests.problems"])
 
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

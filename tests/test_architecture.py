@@ -11,15 +11,17 @@ import pytest
 
 # A room imports from the levels above it and from itself; rooms of one level do not see each other.
 LEVELS = (
-    ("errors", "randomness"),
+    ("errors", "files", "randomness"),
     ("activations", "distributed", "rows"),
     ("linalg", "knowledge"),
     ("models", "features"),
     ("objectives", "solvers", "metrics"),
-    ("methods", "modules", "report", "records", "flags"),
+    ("methods", "modules", "records", "flags"),
+    ("report",),
     ("sweeps",),
     ("datamodules", "callbacks"),
-    ("train", "benchmarks"),
+    ("train",),
+    ("benchmarks",),
 )
 APPLICATION = ("datamodules", "callbacks", "train", "benchmarks")  # rooms outside lit_recon/
 NO_NAMES = {"utils", "common", "helpers"}

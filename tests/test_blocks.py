@@ -72,7 +72,7 @@ def case(request, monkeypatch) -> tuple[Dense, Linearisation]:
     """The reference and the operators at one point; without a ridge the two agree closely."""
     name, k, linear, slope = request.param
     set_block(monkeypatch, BLOCK)
-    monkeypatch.setattr("lit_recon.objectives.projection.RIDGE", 0.0)
+    monkeypatch.setattr("lit_recon.objectives.span.RIDGE", 0.0)
     s, v, x = ACTIVATION[name], gaussian_rows(0, P, D, torch.float64), sphere(M, D, 0).double()
     random = torch.Generator().manual_seed(1)
     target = torch.randn(k, P, generator=random, dtype=torch.float64)

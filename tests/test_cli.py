@@ -24,9 +24,11 @@ from safetensors.torch import load_file
 
 import datamodules
 import train
-from callbacks import StepCheckpoint
-from callbacks.reconstruction import NUMBERS
+from callbacks import StepCheckpoint, saved_checkpoints, step_of
+from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
+from lit_recon.records.directory import RunDirectory
+from tests import kills
 from tests.problems import folder_of_images
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +67,7 @@ def configured(*argv: str) -> dict[str, Any]:
     config = command.parse(sources)
     train.settle_seeds(config)
     train.settle_size(config, sources)
-    train.settle_length(config, given=set())
+    train.settle_length(config)
     return command.values(config)
 
 
@@ -133,7 +135,7 @@ CHOICES: dict[str, tuple[list[type], set[str]]] = {
     "recon": ([methods.ProjectionReconstructor], {"solver"}),
     "recon.solver": ([solvers.GaussNewton, solvers.MomentumDescent], set()),
     "checkpoint": ([StepCheckpoint], set()),
-    "trainer": ([Trainer], train.TAKEN),
+    "trainer": ([Trainer], train.TAKEN | train.ABSENT),
     "wandb": ([train.WandbFlags], set()),
     "run": ([train.RunFlags], set()),
 }
@@ -228,8 +230,7 @@ def test_training_stops_and_is_logged_in_reasonable_numbers() -> None:
     assert (closed["trainer.max_steps"], closed["trainer.max_epochs"]) == (1, None)
     assert configured("--optim", "SGD")["trainer.max_epochs"] == train.EPOCHS
     long = configured("--optim", "SGD", "--trainer.max_steps", "100000", "--data.batch_size", "5")
-    assert long["trainer.log_every_n_steps"] == 100
-    assert long["trainer.check_val_every_n_epoch"] == 50
+    assert long["trainer.log_every_n_steps"] == 500
 
 
 # --- bad input
@@ -272,6 +273,13 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--data.n", "--data.n without a value"),
         ("--data.n 4 5", "5 is no flag"),
         ("sweeep", "sweeep give fit"),
+        # report
+        ("report", "--run missing give either --run or --sweep runs/NAME"),
+        ("report --run nowhere", "--run nowhere no such directory runs/NAME"),
+        ("report --run empty", "--run empty no run config.yaml runs/NAME"),
+        ("report --run empty --sweep empty", "--run empty give either --run or --sweep"),
+        ("report --runs empty", "--runs empty did you mean --run"),
+        ("report empty", "empty is no flag"),
         # what constructors refuse
         ("--data.n 0", "--data.n 0 at least 1"),
         ("--data.n 5", "--data.n 5 2 classes 4 or 6"),
@@ -288,6 +296,11 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--model.p 3 --model.p_over_dn 2", "--model.p_over_dn either this or --model.p"),
         ("--optim SGD --optim.lr -1", "--optim.lr -1.0 finite number, 0 or more"),
         ("--optim SGD --optim.lr .nan", "--optim.lr nan finite number, 0 or more"),
+        ("--optim SGD --optim.stop_loss -1", "--optim.stop_loss -1.0 finite number, 0 or more"),
+        ("--optim SGD --optim.loss hinge", "--optim.loss hinge mse, cross_entropy or logistic"),
+        ("--optim SGD --optim.loss cross_entropy", "--optim.loss cross_entropy logistic or mse"),
+        ("--data Sphere --optim SGD --optim.loss logistic", "--optim.loss logistic classes mse"),
+        ("--optim.loss mse", "--optim.loss mse of LeastSquares LBFGS, SGD and Adam have it"),
         ("--data.batch_size 2", "--data.batch_size 2 LeastSquares --optim SGD"),
         ("--checkpoint.keep 0", "--checkpoint.keep 0 at least 1"),
         ("--recon.max_seconds 0", "--recon.max_seconds 0.0 above 0"),
@@ -302,10 +315,14 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--trainer.max_steps 0", "--trainer.max_steps 0 more than 0"),
         ("--trainer.profiler foo", "--trainer.profiler foo simple"),
         ("--trainer.max_time soon", "--trainer.max_time soon DD:HH:MM:SS"),
-        ("--model.p 9 --trainer.val_check_interval 9", "--trainer.val_check_interval 9"),
+        ("--trainer.limit_val_batches 9", "--trainer.limit_val_batches 9 no such flag"),
         (
             "--trainer.devices 3 --trainer.accelerator cpu --trainer.strategy ddp",
             "--data.n 10 3 processes --trainer.devices 1",
+        ),
+        (
+            f"{' '.join(TWO)} {' '.join(SGD)} --data.batch_size 3",
+            "--data.batch_size 3 2 processes --trainer.devices 1",
         ),
         # configuration files
         ("--config nowhere.yaml", "--config nowhere.yaml cannot be read No such file"),
@@ -423,6 +440,7 @@ def test_a_run_prints_our_lines_and_no_others(real: tuple[Path, list[str]]) -> N
         "picture +runs/one/recon/step=00000001/grid.png",
         "run directory +runs/one",
         "W&B +.*wandb leet runs/one/wandb/offline-run-.*",
+        "report +runs/one/report.html",
     ]
     lines = real[1]
     assert len(lines) == len(patterns)
@@ -440,6 +458,8 @@ def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[
         "config.yaml",
         "provenance.json",
         "metrics.jsonl",
+        "report.html",
+        "data.safetensors",
         *(f"checkpoints/step={step}.ckpt" for step in steps),
         *(f"recon/step={step}/{part}" for step in steps for part in parts),
     }
@@ -447,8 +467,13 @@ def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
-    """All records of the one offline segment of a run, as W&B's own reader prints them."""
+    """All records of the one offline segment of a run."""
     (segment,) = directory.glob("wandb/offline-run-*")
+    return read(segment)
+
+
+def read(segment: Path) -> list[dict[str, Any]]:
+    """The records of an offline segment, as W&B's own reader prints them."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
     text = subprocess.check_output([*command, str(segment)], text=True, timeout=60)
     return [json.loads(line) for line in text.splitlines()]
@@ -485,14 +510,11 @@ def test_the_same_numbers_are_in_every_place(real: tuple[Path, list[str]]) -> No
 def test_training_is_logged_at_the_step_of_its_weights(real: tuple[Path, list[str]]) -> None:
     directory = real[0]
     logged = [row for row in rows(directory) if "recon/projection/status" not in row]
-    assert [sorted(row.keys() - {"epoch"}) for row in logged] == [
-        ["step", "train/acc", "train/loss"],
-        ["step", "val/acc"],
-        ["step", "train/acc", "train/loss"],
-    ]
-    assert [row["step"] for row in logged] == [0, 1, 1]
-    assert (logged[0]["train/loss"], logged[2]["train/acc"]) == (1.0, 1.0)
-    assert logged[2]["train/loss"] < 1e-9
+    names = {"step", "epoch", "train/acc", "train/loss", "val/acc"}
+    assert [row.keys() for row in logged] == [names, names]
+    assert [(row["step"], row["epoch"]) for row in logged] == [(0, 0), (1, 1)]
+    assert (logged[0]["train/loss"], logged[1]["train/acc"]) == (1.0, 1.0)
+    assert logged[1]["train/loss"] < 1e-9
     items = [row["history"]["item"] for row in records(directory) if "history" in row]
     sent = [(i["trainer/global_step"], i["train/loss"]) for i in items if "train/loss" in i]
     assert sent == [(row["step"], row["train/loss"]) for row in logged if "train/loss" in row]
@@ -556,9 +578,32 @@ def test_fewer_features_than_samples_is_no_error(run: Run, tmp_path: Path) -> No
 def test_without_reconstruction(run: Run, tmp_path: Path) -> None:
     status, out, _ = run(*SPHERE, "--recon.enabled", "false", "--run.name", "r")
     assert status == 0
-    assert out.splitlines()[1:] == ["", "run directory  runs/r"]
+    report = "report         runs/r/report.html"
+    assert out.splitlines()[1:] == ["", "run directory  runs/r", report]
     assert len(list((tmp_path / "runs" / "r" / "checkpoints").iterdir())) == 2
     assert not (tmp_path / "runs" / "r" / "recon").exists()
+
+
+def test_the_report_is_written_again_and_a_broken_run_says_what_is_wrong(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run(*SPHERE, *SHORT, "--run.name", "r")[0] == 0
+    page = tmp_path / "runs" / "r" / "report.html"
+    whole = page.read_text()
+    page.unlink()
+    assert run("report", "--run", "runs/r") == (0, "report         runs/r/report.html\n", "")
+    assert page.read_text() == whole
+    broken = tmp_path / "runs" / "r" / "recon" / "step=00000000" / "metrics.json"
+    broken.write_text("{")
+    status, _, error = run("report", "--run", "runs/r")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "step=00000000/metrics.json: is corrupt" in error
+    assert page.read_text() == whole
+    # A run that goes on, and ends well, has lost nothing but the page.
+    status, out, error = run("--run.name", "r", "--run.resume", "true")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "of 4 samples recovered" in out
+    assert "the run is complete, and only its report is missing" in error
 
 
 def test_adam_is_warned_about_and_runs(run: Run) -> None:
@@ -585,15 +630,27 @@ def comparable(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
+        if name.startswith("wandb"):
+            continue
         if path.suffix in (".json", ".jsonl") and path.name != "provenance.json":
             found[name] = re.sub(r'seconds": [0-9.e-]+', "", path.read_text())
         elif path.suffix == ".safetensors":
             found[name] = path.read_bytes()
         elif path.suffix == ".ckpt":
-            found[name] = weights(directory, int(path.stem[5:])).numpy().tobytes()
+            saved = torch.load(path, weights_only=True)
+            found[name] = [exact(saved[part]) for part in ("state_dict", "optimizer_states")]
         elif path.is_file():
             found[name] = None
     return found
+
+
+def exact(state: Any) -> Any:
+    """A state with the bytes of its tensors."""
+    if isinstance(state, dict):
+        return {name: exact(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [exact(value) for value in state]
+    return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state
 
 
 @pytest.mark.parametrize("stop", [2, 4])
@@ -605,15 +662,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     reconstruct = methods.ProjectionReconstructor.reconstruct
     done: list[int] = []
 
-    def interrupted(self: Any, knowledge: Any, random: Any, on_step: Any) -> Any:
+    def interrupted(self: Any, knowledge: Any, random: Any, on_step: Any, earlier: Any) -> Any:
         done.append(len(done) * 2)
         if done[-1] != stop:
-            return reconstruct(self, knowledge, random, on_step)
+            return reconstruct(self, knowledge, random, on_step, earlier)
 
         def interrupt(row: Any, candidates: Any) -> None:
             raise KeyboardInterrupt
 
-        reconstruct(self, knowledge, random, interrupt)
+        reconstruct(self, knowledge, random, interrupt, earlier)
         raise KeyboardInterrupt  # where there is nothing to attack there is no step
 
     monkeypatch.setattr(methods.ProjectionReconstructor, "reconstruct", interrupted)
@@ -632,6 +689,65 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert "of 4 samples recovered" in out
     assert {path: path.stat().st_ino for path in kept} == kept  # not done again
     assert comparable(cut) == comparable(tmp_path / "runs" / "whole")
+
+
+# Mini-batches of 4 and 2, so that checkpoints are within epochs, and momentum. A budget of steps is
+# the same whatever the machine does meanwhile.
+ALIVE = ["--data", "Sphere", "--data.n", "6", "--data.d", "8", "--model.p", "200", *SGD]
+ALIVE += ["--optim.momentum", "0.9", "--data.batch_size", "4", "--trainer.max_steps", "8"]
+ALIVE += ["--checkpoint.at_steps", "[3, 5]", "--recon.max_steps", "20"]
+ALIVE += ["--recon.max_seconds", "1000", "--run.dir", "runs"]
+
+
+@pytest.fixture(scope="module")
+def alive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run leaves that nobody kills."""
+    home = tmp_path_factory.mktemp("alive")
+    argv = [*ALIVE, "--run.dir", str(home), "--run.name", "r", "--wandb.mode", "disabled"]
+    assert train.main(argv) == 0
+    return comparable(home / "r")
+
+
+@pytest.mark.parametrize(
+    ("point", "step", "checkpoints", "attacks"),
+    [
+        (kills.in_training, 7, [0, 3, 5], [0, 3, 5]),
+        (kills.in_a_checkpoint, 0, [], []),
+        (kills.in_a_checkpoint, 5, [0, 3], [0, 3]),
+        (kills.after_a_checkpoint, 8, [0, 3, 5, 8], [0, 3, 5]),
+        (kills.in_an_attack, 2, [0, 3, 5], [0, 3]),
+        (kills.in_the_results, 1, [0, 3], [0]),
+    ],
+)
+def test_a_killed_run_ends_as_one_that_nobody_killed(
+    point: kills.Point,
+    step: int,
+    checkpoints: list[int],
+    attacks: list[int],
+    alive: dict[str, Any],
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    argv = [*ALIVE, "--run.name", "r", "--wandb.mode", "disabled"]
+    kills.killed(point, step, argv, tmp_path)
+    directory = RunDirectory(tmp_path / "runs" / "r")
+    assert [step_of(path) for path in saved_checkpoints(directory.path)] == checkpoints
+    assert directory.steps() == attacks
+    status, _, error = run(*argv, "--run.resume", "true")
+    assert (status, error) == (0, "")
+    assert comparable(directory.path) == alive
+
+
+def test_a_killed_offline_run_goes_on_as_another_segment_of_its_group(
+    run: Run, tmp_path: Path
+) -> None:
+    argv = [*ALIVE, "--run.name", "r", "--wandb.mode", "offline"]
+    kills.killed(kills.in_training, 4, argv, tmp_path)
+    assert run(*argv, "--run.resume", "true")[0] == 0
+    segments = list((tmp_path / "runs" / "r").glob("wandb/offline-run-*"))
+    started = [record["run"] for path in segments for record in read(path) if "run" in record]
+    assert len({run["run_id"] for run in started}) == len(segments) == 2
+    assert {run["run_group"] for run in started} == {"r"}
 
 
 def test_what_may_change_when_a_run_goes_on(run: Run) -> None:

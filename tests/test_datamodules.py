@@ -17,12 +17,10 @@ import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning import LightningModule, Trainer
 from PIL import Image
 
 from datamodules import CIFAR10Subset, ImageFolderSubset, Photos, ReconDataModule, Sphere
 from datamodules import cifar as cifar_file
-from datamodules.base import EpochShuffle
 from lit_recon.errors import InputError
 
 
@@ -87,74 +85,13 @@ def test_second_setup_loads_nothing() -> None:
 def test_full_batch_is_everything_in_order_and_draws_from_no_global_generator() -> None:
     data = ready(Photos(n=6))
     before = torch.get_rng_state()
+    batches = data.train_dataloader()
     for _ in range(2):
-        ((x, y),) = data.train_dataloader()
+        ((x, y, samples),) = batches
         assert torch.equal(x, data.x) and torch.equal(y, data.y)
-        ((val_x, val_y),) = data.val_dataloader()
-        assert torch.equal(val_x, data.val_x) and torch.equal(val_y, data.val_y)
+        assert x.data_ptr() == data.x.data_ptr()  # nothing is copied
+        assert samples == slice(0, 6)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def mini_batches(data: ReconDataModule, epochs: int) -> list[torch.Tensor]:
-    loader = data.train_dataloader()
-    return [torch.cat([x for x, _ in loader]) for _ in range(epochs)]
-
-
-def test_mini_batches_cover_everything_in_a_seeded_order_of_each_epoch() -> None:
-    data = ready(Sphere(n=10, d=3, batch_size=4, seed=5))
-    before = torch.get_rng_state()
-    first, second = mini_batches(data, 2)
-    assert [len(x) for x, _ in data.train_dataloader()] == [4, 4, 2]
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first.sort(dim=0).values, data.x.sort(dim=0).values)
-    assert not torch.equal(first, second)
-    assert torch.equal(mini_batches(data, 2)[1], second)
-    resumed = data.train_dataloader()
-    assert isinstance(resumed.sampler, EpochShuffle)
-    resumed.sampler.set_epoch(1)  # what the trainer does
-    assert torch.equal(torch.cat([x for x, _ in resumed]), second)
-
-
-class Linear(LightningModule):
-    """Remembers the batches that it was trained on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 1)
-        self.seen: list[torch.Tensor] = []
-
-    def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
-        self.seen.append(batch[0])
-        return (self.layer(batch[0]) - batch[1]).square().mean()
-
-    def validation_step(self, batch: list[torch.Tensor], _: int) -> None:
-        pass
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.mark.parametrize("n_val", [0, 2])
-def test_a_trainer_sees_the_same_batches(tmp_path: Path, n_val: int) -> None:
-    data, model = Sphere(n=5, d=3, n_val=n_val, batch_size=5), Linear()
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, datamodule=data)
-    expected = mini_batches(data, 2)
-    assert all(torch.equal(*pair) for pair in zip(model.seen, expected, strict=True))
-
-
-def test_nothing_held_out_gives_no_loader() -> None:
-    data = ready(Photos(n=2, n_val=0))
-    assert data.val_dataloader() == []
-    assert data.val_x.shape == (0, *data.input_shape) and data.val_y.shape == (0, data.k)
 
 
 @pytest.mark.parametrize("module", [Photos, CIFAR10Subset, ImageFolderSubset, Sphere])

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
+from math import log
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import Tensor
 
-from datamodules import Sphere
+from callbacks import StepCheckpoint, saved_checkpoints, step_of
+from datamodules import ReconDataModule, Sphere
 from lit_recon.errors import InputError, RunError
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import RandomFeatures
-from lit_recon.modules import LBFGS, SGD, Adam, LeastSquares, Optim, Regression
+from lit_recon.models import RandomFeatures, ReadoutModel
+from lit_recon.modules import LBFGS, SGD, Adam, LeastSquares, Optim, Training, check_loss, training
+from lit_recon.modules.losses import LOSSES, Loss
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 
@@ -23,23 +28,34 @@ N, D, P = 6, 5, 80
 
 
 def trained(
-    path: Path, optim: Optim, steps: int = 1, batch_size: int | None = None, **flags: Any
-) -> tuple[Regression, Sphere]:
-    """A small model after some steps, logged to path/metrics.jsonl."""
-    data = Sphere(n=N, d=D, batch_size=batch_size)
+    path: Path,
+    optim: Optim,
+    steps: int = 1,
+    batch_size: int | None = None,
+    model: ReadoutModel | None = None,
+    data: ReconDataModule | None = None,
+    callbacks: Sequence[Callback] = (),
+    **flags: Any,
+) -> tuple[Training, ReconDataModule]:
+    """A small model after some steps, logged to path/metrics.jsonl; goes on from a checkpoint."""
+    data = data or Sphere(n=N, d=D, batch_size=batch_size)
     data.setup()
-    module = Regression(RandomFeatures(d=D, k=1, n=N, p=P), optim)
+    module = Training(model or RandomFeatures(d=data.d, k=data.k, n=N, p=P), optim)
+    saved = saved_checkpoints(path)
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
         logger=JsonlLogger(RunDirectory(path)),
-        enable_checkpointing=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+        default_root_dir=path,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         **({"log_every_n_steps": 1} | flags),
     )
-    trainer.fit(module, data)
+    last = saved[-1] if saved else None
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     return module, data
 
 
@@ -47,15 +63,15 @@ def logged(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-def span_residual(module: Regression, data: Sphere) -> float:
-    """How much of the readout lies outside the span of the training samples' features."""
-    readout = module.model.readout.weight.detach().double()
-    phi = module.model.features(data.x).double()
-    fitted = torch.linalg.lstsq(phi.T, readout.T).solution
-    return float((readout.T - phi.T @ fitted).norm() / readout.norm())
+def span_residual(module: Training, data: ReconDataModule, start: Tensor | float = 0.0) -> float:
+    """How much of the readout less its start lies outside the span of the training features."""
+    moved = (module.model.readout.weight.detach() - start).double()
+    phi = module.model.features(data.x.to(module.model.readout.weight)).double()
+    fitted = torch.linalg.lstsq(phi.T, moved.T).solution
+    return float((moved.T - phi.T @ fitted).norm() / moved.norm())
 
 
-def loss_of(module: Regression, data: Sphere, readout: Tensor) -> float:
+def loss_of(module: Training, data: ReconDataModule, readout: Tensor) -> float:
     return float((module.model.features(data.x) @ readout.T - data.y).square().mean())
 
 
@@ -75,6 +91,56 @@ def test_optimisers_that_keep_the_span(optim: Optim, tmp_path: Path) -> None:
     assert span_residual(*trained(tmp_path, optim, steps)) < 1e-5
 
 
+def from_somewhere(
+    path: Path, optim: Optim, steps: int, batch_size: int | None
+) -> tuple[Training, ReconDataModule, Tensor]:
+    """A model in float64 whose readout started elsewhere than at zero, and where that was."""
+    model = RandomFeatures(d=D, k=1, n=N, p=P)
+    random = torch.Generator().manual_seed(0)
+    start = torch.randn(1, P, generator=random, dtype=torch.float64) / P**0.5
+    with torch.no_grad():
+        model.readout.weight.copy_(start)
+    start = model.readout.weight.detach().double()
+    found = trained(path, optim, steps, batch_size, model=model, precision="64-true")
+    return *found, start
+
+
+@pytest.mark.parametrize(
+    ("optim", "batch_size"),
+    [
+        (SGD(lr=1e-3), None),
+        (SGD(lr=1e-3, momentum=0.9), 2),
+        (SGD(lr=1e-3, momentum=0.9, weight_decay=0.5), 4),
+        (SGD(lr=1e-2, weight_decay=2.0), 2),
+        (LBFGS(max_iter=2), None),
+        (LeastSquares(), None),
+    ],
+)
+def test_what_is_left_of_the_start_is_known(
+    optim: Optim, batch_size: int | None, tmp_path: Path
+) -> None:
+    steps = 1 if isinstance(optim, LeastSquares) else 40
+    module, data, start = from_somewhere(tmp_path, optim, steps, batch_size)
+    share = optim.initial_share(steps)
+    assert share is not None and optim.initial_share(0) == 1
+    assert span_residual(module, data, share * start) < 1e-11
+    assert span_residual(module, data, (share + 0.01) * start) > 1e-3
+
+
+def test_weight_decay_takes_a_share_of_the_start() -> None:
+    assert SGD(lr=0.1, weight_decay=0.5).initial_share(3) == pytest.approx(0.95**3, rel=1e-14)
+    assert SGD(lr=0.1, momentum=0.9).initial_share(1000) == 1
+    assert LBFGS().initial_share(5) == Adam().initial_share(5) == 1
+    assert Adam(weight_decay=0.1).initial_share(5) is None
+
+
+@pytest.mark.filterwarnings("ignore:Adam scales")
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_adam_leaves_the_span_of_any_start(batch_size: int | None, tmp_path: Path) -> None:
+    module, data, start = from_somewhere(tmp_path, Adam(lr=1e-3), 40, batch_size)
+    assert span_residual(module, data, start) > 1e-3
+
+
 def test_adam_leaves_the_span_and_says_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Adam scales every weight on its own"):
         found = trained(tmp_path, Adam(lr=1e-2), steps=3)
@@ -89,6 +155,9 @@ def test_adam_leaves_the_span_and_says_so(tmp_path: Path) -> None:
         (lambda: SGD(momentum=float("inf")), "--optim.momentum"),
         (lambda: Adam(weight_decay=-0.1), "--optim.weight_decay"),
         (lambda: LBFGS(max_iter=0), "--optim.max_iter"),
+        (lambda: SGD(stop_loss=-1e-7), "--optim.stop_loss"),
+        (lambda: Adam(stop_loss=float("nan")), "--optim.stop_loss"),
+        (lambda: LBFGS(stop_loss=float("inf")), "--optim.stop_loss"),
     ],
 )
 def test_settings_outside_their_range_are_refused_by_name(make: Any, flag: str) -> None:
@@ -119,32 +188,33 @@ class Counting(RandomFeatures):
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])
-def test_features_of_a_sample_are_computed_once(batch_size: int | None) -> None:
-    data = Sphere(n=N, d=D, batch_size=batch_size)
-    data.setup()
-    module = Regression(Counting(d=D, k=1, n=N, p=P), SGD())
-    batches = [x for _ in range(3) for x, _ in data.train_dataloader()]  # in another order each
-    with torch.no_grad():
-        module.model.readout.weight.normal_()
-    held = {*vars(module.model), "counted"}
-    found = [module(x) for x in batches]
-    assert module.model.counted == N // (batch_size or N)
-    for x, output in zip(batches, found, strict=True):
-        assert torch.allclose(output, module.model(x), atol=1e-6)
-    assert set(vars(module.model)) == held  # an attacker gets the model, so no sample is in it
+def test_features_that_never_change_are_computed_once(
+    batch_size: int | None, tmp_path: Path
+) -> None:
+    model = Counting(d=D, k=1, n=N, p=P)
+    held = {*vars(model)}
+    module, data = trained(tmp_path, SGD(), steps=5, batch_size=batch_size, model=model)
+    assert model.counted == 1
+    assert set(vars(model)) == held | {"counted"}  # an attacker gets the model: no sample is in it
+    for x, y, samples in data.train_dataloader():
+        found = module.training_step((x, y, samples), 0)
+        assert torch.allclose(found, (model(x) - y).square().mean())
 
 
-def test_features_that_may_change_are_computed_anew() -> None:
-    module = Regression(Counting(d=D, k=1, n=N, p=P), SGD())
-    assert module.model.frozen
-    x = torch.randn(2, D, requires_grad=True)
-    assert [module(x).requires_grad, module(x).requires_grad] == [True, True]
-    assert module.model.counted == 2
-    module.model.another = torch.nn.Parameter(torch.zeros(1))
-    assert not module.model.frozen
-    for _ in range(2):
-        module(x.detach())
-    assert module.model.counted == 4
+def test_features_that_may_change_are_computed_anew(tmp_path: Path) -> None:
+    model = Counting(d=D, k=1, n=N, p=P)
+    assert model.frozen
+    model.another = torch.nn.Parameter(torch.zeros(1))
+    assert not model.frozen
+    trained(tmp_path, SGD(), steps=5, model=model, log_every_n_steps=100)
+    assert model.counted == 5 + 1  # every step, and the row at the end
+
+
+def test_many_samples_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "KNOWN_SAMPLES", N - 1)
+    model = Counting(d=D, k=1, n=N, p=P)
+    trained(tmp_path, SGD(), steps=5, model=model, log_every_n_steps=100)
+    assert model.counted == 5 + 1
 
 
 def test_what_is_logged_of_many_steps(tmp_path: Path) -> None:
@@ -156,5 +226,119 @@ def test_what_is_logged_of_many_steps(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler")
 def test_weights_that_are_no_numbers_end_the_run_before_they_are_saved(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"the weights are not finite at step .* lower --optim.lr"):
-        trained(tmp_path, SGD(lr=3e38), steps=5)
+    with pytest.raises(RunError, match=r"the weights are not finite at step 1 .* lower --optim.lr"):
+        trained(tmp_path, SGD(lr=3e38), steps=5, callbacks=[StepCheckpoint(every_n_steps=1)])
+    assert [path.name for path in saved_checkpoints(tmp_path)] == ["step=00000000.ckpt"]
+
+
+# --- losses
+
+
+class Classes(Sphere):
+    """Points whose targets are classes."""
+
+    def load(self) -> None:
+        super().load()
+        self.k = 3
+        eye = torch.eye(self.k)
+        self.y, self.val_y = eye[torch.arange(self.n) % 3], eye[torch.arange(len(self.val_x)) % 3]
+
+
+def test_losses_are_what_their_names_say() -> None:
+    random = torch.Generator().manual_seed(0)
+    output, classes = torch.randn(5, 3, generator=random), torch.tensor([0, 2, 1, 1, 0])
+    one_hot, sign = torch.eye(3)[classes], torch.tensor([[1.0], [-1], [-1], [1], [1]])
+    log_softmax = output - output.exp().sum(1, keepdim=True).log()
+    assert torch.allclose(
+        LOSSES["cross_entropy"](output, one_hot), -log_softmax[range(5), classes].mean()
+    )
+    assert torch.allclose(LOSSES["mse"](output, one_hot), (output - one_hot).square().mean())
+    each = [(1 + (-s * f).exp()).log() for s, f in zip(sign.flatten(), output[:, 0], strict=True)]
+    assert torch.allclose(LOSSES["logistic"](output[:, :1], sign), torch.stack(each).mean())
+    columns = [LOSSES["logistic"](output[:, [i]], 2 * one_hot[:, [i]] - 1) for i in range(3)]
+    assert torch.allclose(LOSSES["logistic"](output, one_hot), torch.stack(columns).mean())
+
+
+@pytest.mark.filterwarnings("ignore:Adam scales")
+@pytest.mark.parametrize("make", [SGD, Adam, LBFGS])
+@pytest.mark.parametrize(("loss", "start"), [("cross_entropy", log(3)), ("logistic", log(2))])
+def test_every_optimiser_minimises_its_loss(
+    make: Any, loss: str, start: float, tmp_path: Path
+) -> None:
+    settings = {"max_iter": 2} if make is LBFGS else {"lr": 0.1}
+    trained(tmp_path, make(loss=loss, **settings), steps=40, data=Classes(n=N, d=D))
+    rows = logged(tmp_path)
+    assert rows[0]["train/loss"] == pytest.approx(start)  # all outputs are zero
+    assert rows[-1]["train/loss"] < start / 2
+    assert rows[-1]["train/acc"] == 1 and 0 <= rows[-1]["val/acc"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "words"),
+    [
+        ("cross_entropy", [[1.0], [-1.0]], "an output for every class"),
+        ("cross_entropy", [[0.4, 0.6]], "needs classes"),
+        ("logistic", [[1.0], [0.5]], "needs classes"),
+        ("logistic", [[1.0, 1.0, 0.0]], "needs classes"),
+    ],
+)
+def test_losses_for_other_targets_are_refused(loss: Loss, y: list[Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        check_loss(loss, torch.tensor(y))
+    assert refused.value.flag == "--optim.loss"
+
+
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        ("mse", [[0.3]]),
+        ("logistic", [[1.0], [-1.0]]),
+        ("logistic", [[0.0, 1.0, 0.0]]),
+        ("cross_entropy", [[0.0, 1.0, 0.0]]),
+    ],
+)
+def test_losses_for_their_targets_are_accepted(loss: Loss, y: list[Any]) -> None:
+    check_loss(loss, torch.tensor(y))
+    output = torch.zeros(len(y), len(y[0]), requires_grad=True)
+    (gradient,) = torch.autograd.grad(LOSSES[loss](output, torch.tensor(y)), output)
+    assert (gradient * torch.tensor(y)).sum() < 0  # towards the targets
+
+
+# --- the end
+
+
+def means(rows: list[dict[str, Any]], batches: int, sizes: Sequence[int]) -> list[float]:
+    """The mean loss of every epoch, from a row for every step."""
+    losses = [row["train/loss"] for row in rows]
+    epochs = [losses[i : i + batches] for i in range(0, len(losses) - batches + 1, batches)]
+    return [sum(a * b for a, b in zip(epoch, sizes, strict=True)) / sum(sizes) for epoch in epochs]
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [6]), (4, [4, 2])])
+def test_training_ends_when_the_loss_of_an_epoch_is_low(
+    batch_size: int | None, sizes: list[int], tmp_path: Path
+) -> None:
+    optim = SGD(lr=2e-2, momentum=0.5)
+    trained(tmp_path / "long", optim, steps=60, batch_size=batch_size)
+    found = means(logged(tmp_path / "long"), len(sizes), sizes)
+    enough = found[10] * (1 + 1e-6)
+    assert min(found[:10]) > enough
+    flags: dict[str, Any] = {"steps": 60, "batch_size": batch_size}
+    short = replace(optim, stop_loss=enough)
+    for _ in range(2):  # what has ended does not go on
+        every = StepCheckpoint(every_n_steps=5)
+        trained(tmp_path / "short", short, **flags, callbacks=[every])
+        saved = [step_of(path) for path in saved_checkpoints(tmp_path / "short")]
+        assert saved[-1] == 11 * len(sizes)
+
+
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+@pytest.mark.parametrize("step", range(1, 20, 3))
+def test_an_epoch_that_goes_on_has_the_mean_of_all_of_it(step: int, tmp_path: Path) -> None:
+    flags: dict[str, Any] = {"batch_size": 4, "log_every_n_steps": 1000}
+    optim = SGD(lr=5e-3, momentum=0.5, stop_loss=0.1)
+    trained(tmp_path / "cut", optim, step, callbacks=[StepCheckpoint()], **flags)
+    module, _ = trained(tmp_path / "cut", optim, 60, callbacks=[StepCheckpoint()], **flags)
+    whole, _ = trained(tmp_path / "whole", optim, 60, callbacks=[StepCheckpoint()], **flags)
+    assert 10 < whole.global_step < 60 and whole.global_step == module.global_step
+    assert torch.equal(whole.model.readout.weight, module.model.readout.weight)

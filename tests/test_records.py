@@ -346,7 +346,7 @@ def test_the_commit_is_that_of_the_checkout_which_tracks_the_code(
     package = tmp_path / "lit_recon"
     (package / "records").mkdir(parents=True)
     records = [f"records/{name}.py" for name in ("__init__", "directory", "provenance")]
-    for source in ("__init__.py", "errors.py", *records):
+    for source in ("__init__.py", "errors.py", "files.py", *records):
         (package / source).write_bytes((ROOT / "lit_recon" / source).read_bytes())
 
     def git(*arguments: str) -> str:
@@ -487,6 +487,24 @@ def test_online_that_fails_goes_offline_and_says_why(tmp_path: Path) -> None:
     assert "offline-run-" in command
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("online", "last-one"), ("offline", None)])
+def test_a_run_goes_on_under_its_id_where_it_is_online(
+    mode: Any, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    for name in (
+        "run-20260101_235959-zz",
+        "run-20260102_000000-last-one",
+        "offline-run-20260103_0-a",
+    ):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(wandb, "init", lambda **arguments: given.update(arguments))
+    tracking._start_run(mode, dir=str(tmp_path), project="p", name="n")
+    assert (given["mode"], given["id"], given["resume"]) == (mode, expected, "allow")
+
+
 def test_a_wandb_that_cannot_start_at_all_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -530,7 +548,6 @@ def offline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         project="lit_recon",
         name="demo",
         tags=["a", "b"],
-        run_id="segment1",
         config={"model": {"p": 8}},
         metrics=["train/loss", "recon/projection/psnr"],
     )
@@ -570,7 +587,7 @@ def test_numbers_are_read_back_over_the_training_step(offline_run: Path) -> None
 def test_the_run_carries_its_name_group_tags_and_configuration(offline_run: Path) -> None:
     (segment,) = segments(offline_run)
     run = next(row["run"] for row in records(segment) if row["type"] == "run")
-    assert run["run_id"] == "segment1"
+    assert segment.name.endswith(f"-{run['run_id']}")
     assert run["project"] == "lit_recon"
     assert run["display_name"] == "demo"
     assert run["run_group"] == "demo"
@@ -631,12 +648,11 @@ def test_the_commands_name_paths_that_are_there(
 def test_a_resumed_offline_run_is_a_segment_of_its_own_in_the_same_group(tmp_path: Path) -> None:
     ids = []
     for _ in range(2):
-        logger = make_wandb_logger(tmp_path, "offline", project="p", name="n", run_id="same")
+        logger = make_wandb_logger(tmp_path, "offline", project="p", name="n")
         assert logger is not None
         ids.append(logger.version)
         logger.experiment.finish()
-    assert ids[0] == "same"
-    assert ids[1] != "same"
+    assert ids[0] != ids[1]
     runs = [row["run"] for path in segments(tmp_path) for row in records(path) if "run" in row]
     assert {run["run_group"] for run in runs} == {"n"}
 

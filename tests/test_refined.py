@@ -42,7 +42,7 @@ def test_value_and_residual_are_exact_to_double_precision(case, monkeypatch):
     at = refined.linearise(z)
     assert relative(at.loss, loss) < 1e-12
     assert relative(at.residual, residual) < 1e-8
-    monkeypatch.setattr("lit_recon.objectives.projection.RIDGE", 0.0)
+    monkeypatch.setattr("lit_recon.objectives.span.RIDGE", 0.0)
     at = refined.linearise(z)
     assert relative(at.loss, loss) < 1e-12
     assert relative(at.residual, residual) < 1e-12

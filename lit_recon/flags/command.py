@@ -59,6 +59,7 @@ class CommandLine:
 
     def __init__(self, command: str, groups: Sequence[Group], packages: Sequence[str]) -> None:
         self.command = command
+        self.packages = packages
         self.groups = {group.name: group for group in groups}
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(packages))
         self._parser = Parser(allow_abbrev=False, add_help=False)

@@ -12,7 +12,21 @@ from torch import Tensor
 
 from lit_recon.knowledge import Knowledge
 from lit_recon.metrics.certificate import Certificates
+from lit_recon.models import ReadoutModel
 from lit_recon.solvers import OnStep, Row, Status
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the attack on an earlier checkpoint of the same run gave.
+
+    Attributes:
+        candidates: (m, d).
+        sure: that attack ended with evidence of success.
+    """
+
+    candidates: Tensor
+    sure: bool
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class Reconstruction:
         status: how the attack ended.
         certificates: what the integer-pixel certificate says, None without pixels.
         sign_blind: candidates are known up to sign only.
+        warm: the attack began at the candidates of an earlier checkpoint.
         rows: the inner curve.
         applications, restarts, seconds: what it cost.
         p_over_dn: equations over unknowns, k p / (n d).
@@ -39,6 +54,7 @@ class Reconstruction:
     certificates: Certificates | None
     sign_blind: bool
     p_over_dn: float
+    warm: bool = False
     rows: list[Row] = field(default_factory=list)
     applications: int = 0
     restarts: int = 0
@@ -50,16 +66,40 @@ class Reconstruction:
 
 
 class Reconstructor(ABC):
-    """A published attack: feature map, objective, constraint, solver and defaults."""
+    """A published attack: feature map, objective, constraint, solver and defaults.
 
-    name: ClassVar[str]
+    Attributes:
+        evidence: what it takes beyond the final weights: the initial ``readout``, or the initial
+            ``first_layer`` too.
+        warm_start: whether it begins at an earlier checkpoint's candidates.
+    """
+
+    evidence: str
+    warm_start: bool
     citation: ClassVar[str]
     seed: int
     enabled: bool
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The method in the names of numbers; another one for other evidence."""
+
+    @abstractmethod
+    def check(self, model: ReadoutModel) -> None:
+        """Refuse a model that these settings cannot attack.
+
+        Raises:
+            InputError: the flag that does not fit the model.
+        """
+
     @abstractmethod
     def reconstruct(
-        self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None = None
+        self,
+        knowledge: Knowledge,
+        generator: torch.Generator,
+        on_step: OnStep | None = None,
+        earlier: Earlier | None = None,
     ) -> Reconstruction:
         """Reconstruct the training inputs from what the attacker knows.
 
@@ -71,4 +111,5 @@ class Reconstructor(ABC):
             generator: the only source of randomness.
             on_step: called with every row of the inner curve and its candidates (m, d), which
                 in a coarse phase are coordinates in its subspace.
+            earlier: where to begin, if anywhere.
         """

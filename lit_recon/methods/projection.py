@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import isfinite, nan
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
 
-from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
-from lit_recon.features import LinearMap
 from lit_recon.knowledge import Knowledge
-from lit_recon.linalg import least_squares_rows, spectral_directions
-from lit_recon.methods.base import Reconstruction, Reconstructor
-from lit_recon.methods.problem import (
-    Problem,
-    all_certified,
-    coarse_blocks,
-    loss_at,
-    noise,
-    on_pixels,
-    proposals,
-    refused,
-    unit,
-    with_signs,
-)
+from lit_recon.methods.attack import Attack
+from lit_recon.methods.base import Earlier, Reconstruction, Reconstructor
+from lit_recon.methods.layer import layer_problem
+from lit_recon.methods.layer_attack import LayerAttack
+from lit_recon.methods.network import NetworkAttack, network_problem
+from lit_recon.methods.problem import Problem, loss_at, on_pixels, refused
 from lit_recon.metrics.certificate import certify
-from lit_recon.models import OneHiddenLayer
-from lit_recon.objectives.projection import Linearisation, ProjectionObjective
-from lit_recon.objectives.refined import RefinedObjective
-from lit_recon.rows import Rows
-from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solution, Solver, Status, Stop, minimise
-from lit_recon.solvers.gauss_newton import MIN_DAMPING
-from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates, fewest
-
-# The even stage spends k d of the k p equations on the linear rows. Below this many equations per
-# unknown the plain loss goes first (measured: synthetic data at p = 1.5 d n are complete in half
-# the applications then, images at p = 2 d n in twice as many).
-EVEN_FIRST = 1.7
-# Below this many equations per unknown a stuck fit is mostly wrong, so that all candidates are
-# perturbed before single ones are replaced.
-HOP_BELOW = 2.2
-HOP_SCALE = 1.2
-COARSE_STARTS = 3
-# A subspace with more than this share of the dimensions is not searched: to search it would save
-# nothing against a search in all of them.
-SEARCHED = 0.2
-# Rows of V that the subspace search reads, per unknown; more change its result little.
-COARSE_ROWS = 150
-COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
-# Directions of the spectral subspace per candidate; a few more than needed cost nothing.
-SUBSPACE = 1.4
-# Even-part loss at which signs are told and the plain loss takes over.
-HANDOVER = 1e-7
-# The candidates with which to begin where their number is to be found, and the equations per
-# unknown below which it cannot be.
-FIRST = 2
-IDENTIFIABLE = 1.2
-# The last steps, with residuals in float64.
-POLISH = Stop(min_decrease=0.3, max_steps=6)
-POLISH_TOLERANCE = 1e-2
+from lit_recon.models import OneHiddenLayer, ReadoutModel
+from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solver, Status, Stop
 
 
 class ProjectionReconstructor(Reconstructor):
@@ -95,10 +51,13 @@ class ProjectionReconstructor(Reconstructor):
         max_steps: solver steps of one phase, at least 1.
         loss: loss at which a phase ends, 0 for the numerical floor; the paper uses 1e-7.
         seed: seed of the attack's own generator, 0 or more; null: --run.seed.
+        evidence: what the attacker holds. ``readout``: the final weights, and of the initial ones
+            the readout; ``first_layer``: the initial first layer too, which must be a trained one:
+            its change confines the candidates to the span of the training inputs.
+        warm_start: begin at the candidates of the checkpoint before, where there is one.
         enabled: false trains and saves checkpoints without reconstructing.
     """
 
-    name = "projection"
     citation = "Iurada, Bombari, Tommasi, Mondelli 2025, arXiv 2509.22214"
 
     def __init__(
@@ -116,6 +75,8 @@ class ProjectionReconstructor(Reconstructor):
         max_steps: int = 1_000_000,
         loss: float = 0.0,
         seed: int | None = None,
+        evidence: Literal["readout", "first_layer"] = "readout",
+        warm_start: bool = True,
         enabled: bool = True,
     ) -> None:
         if not max_seconds > 0:
@@ -145,25 +106,47 @@ class ProjectionReconstructor(Reconstructor):
         self.polish = polish
         self.stop = Stop(loss=loss, max_steps=max_steps)
         self.seed = seed or 0
+        self.evidence = evidence
+        self.warm_start = warm_start
         self.enabled = enabled
+
+    @property
+    def name(self) -> str:
+        return "projection" if self.evidence == "readout" else "projection_first_layer"
+
+    def check(self, model: ReadoutModel) -> None:
+        layer = isinstance(model, OneHiddenLayer)
+        kind = type(model).__name__
+        if self.evidence == "first_layer" and (not layer or model.frozen):
+            remedy = f"needs a linear first layer that is trained; {kind} has none"
+            raise InputError("--recon.evidence", "first_layer", remedy)
+        if self.candidates == "auto" and not layer:
+            remedy = f"needs one hidden layer, and {kind} has more; give a number"
+            raise InputError("--recon.candidates", "auto", remedy)
 
     @torch.no_grad()
     def reconstruct(
-        self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None = None
+        self,
+        knowledge: Knowledge,
+        generator: torch.Generator,
+        on_step: OnStep | None = None,
+        earlier: Earlier | None = None,
     ) -> Reconstruction:
-        problem = self._problem(knowledge)
-        monitor = Monitor(self.max_seconds, on_step, problem.map.ranks)
-        refusal = refused(problem)
+        self.check(cast(ReadoutModel, knowledge.model))
+        attack = self._attack(knowledge, generator, on_step)
+        monitor, refusal = attack.monitor, refused(attack.problem)
         if refusal is None:
-            problem, solution = self._attack(problem, monitor, generator)
+            solution = attack.run(earlier if self.warm_start else None)
             candidates, loss = solution.at.candidates, float(solution.at.loss)
             status = solution.status
-            if status is Status.CONVERGED and problem.equations < problem.m * problem.map.d:
-                status = Status.UNDERDETERMINED
         else:
-            candidates = noise(problem, problem.m, generator)
+            candidates = attack.problem.noise(attack.problem.m, generator)
             loss, status = nan, refusal
-        certificates = None
+        problem = attack.problem  # by now with the number of candidates
+        exact = status in (Status.CONVERGED, Status.AGREED)
+        if exact and problem.equations < problem.m * problem.unknowns:
+            status = Status.UNDERDETERMINED
+        candidates, certificates = problem.inputs(candidates), None
         if problem.pixels is not None:
             certificates = certify(candidates.cpu(), problem.pixels)
             candidates = on_pixels(candidates, certificates, problem.pixels, problem.radius)
@@ -173,212 +156,25 @@ class ProjectionReconstructor(Reconstructor):
             oracle=lambda x: loss_at(problem, x),
             status=status,
             certificates=certificates,
-            sign_blind=problem.activation.odd,
-            p_over_dn=problem.equations / (knowledge.n * problem.map.d),
+            sign_blind=problem.sign_blind,
+            warm=attack.warm,
+            p_over_dn=problem.equations / (knowledge.n * problem.d),
             rows=monitor.rows,
             applications=monitor.applications,
             restarts=monitor.restarts,
             seconds=monitor.seconds,
         )
 
-    def _problem(self, knowledge: Knowledge) -> Problem:
-        model = knowledge.model
-        if not isinstance(model, OneHiddenLayer):
-            raise InputError("--model", type(model).__name__, "projection needs one hidden layer")
-        us = ranks()
-        share = us.share(model.p)
-        map = LinearMap(model.rows(share), us)
-        radius = knowledge.radius
-        if model.activation.homogeneous and radius is None:
-            radius = map.d**0.5  # the norm cannot be seen, so any fixed one will do
-        return Problem(
-            map=map,
-            activation=model.activation,
-            target=unit(knowledge.target.detach())[:, share.start : share.stop].to(map.rows.like),
-            m=FIRST if self.candidates == "auto" else self.candidates or knowledge.n,
-            pixels=knowledge.pixels,
-            radius=radius,
-        )
-
     def _attack(
-        self, problem: Problem, monitor: Monitor, generator: torch.Generator
-    ) -> tuple[Problem, Solution]:
-        """Fresh starts until one converges; the best of them otherwise."""
-        even, start, counted = self._even_first(problem), None, None
-        if self.candidates == "auto":
-            counted = self._count(problem, monitor, generator)
-            problem = replace(problem, m=len(counted.at.candidates))
-            if counted.status not in (Status.STALLED, Status.CONVERGED):
-                return problem, counted
-            even, start = self._has_even_stage(problem), counted.at.z
-        best = self._attempt(problem, monitor, generator, even=even, start=start)
-        for _ in range(self.restarts):
-            if best.status is not Status.STALLED:
-                break
-            monitor.restarts += 1
-            even = self._has_even_stage(problem) and not even
-            fresh = self._attempt(problem, monitor, generator, even=even)
-            best = fresh if fresh.at.loss < best.at.loss else replace(best, status=fresh.status)
-        if counted is not None and counted.status is Status.STALLED:  # with as many as can be told
-            objective = problem.objective()
-            best = fewest(best, objective, self.solver, self.stop, monitor, "count")
-            problem = replace(problem, m=len(best.at.candidates))
-        return problem, self._polished(problem, best, monitor)
+        self, knowledge: Knowledge, generator: torch.Generator, on_step: OnStep | None
+    ) -> Attack:
+        m = None if self.candidates == "auto" else self.candidates or knowledge.n
+        if isinstance(knowledge.model, OneHiddenLayer):
+            problem = layer_problem(knowledge, m, generator)
+            return LayerAttack(self, problem, self._monitor(problem, on_step), generator)
+        assert m is not None
+        network = network_problem(knowledge, m)
+        return NetworkAttack(self, network, self._monitor(network, on_step), generator)
 
-    def _count(self, problem: Problem, monitor: Monitor, generator: torch.Generator) -> Solution:
-        """A solution of the first stage with as few candidates as it needs.
-
-        More candidates than samples are the easier fit, so one descent for every power of two
-        mostly finds one; where none does, each number gets a search.
-        """
-        most = max(int(problem.equations / (IDENTIFIABLE * problem.map.d)), FIRST)
-        sizes = [m for m in (FIRST * 2**i for i in range(64)) if m < most] + [most]
-        stop = replace(self.stop, loss=max(self.stop.loss, HANDOVER), min_decrease=0.05, patience=2)
-        even = self._has_even_stage(problem)
-        objective = problem.even_objective() if even else problem.objective()
-        for searched in (False, True):
-            for m in sizes:
-                guess = replace(problem, m=m)
-                z = self._start(guess, monitor, generator, even=even)
-                if searched:
-                    found = self._minimise(objective, z, stop, guess, monitor, generator, "count")
-                else:
-                    found = minimise(objective, z, self.solver, stop, monitor, "count")
-                if found.status is not Status.STALLED:
-                    return fewest(found, objective, self.solver, stop, monitor, "count")
-        return found
-
-    def _has_even_stage(self, problem: Problem) -> bool:
-        return self.even_stage == "auto" and problem.activation.even_part is not None
-
-    def _even_first(self, problem: Problem) -> bool:
-        return self._has_even_stage(problem) and problem.per_unknown >= EVEN_FIRST
-
-    def _hops_first(self, problem: Problem) -> bool:
-        return self.hops > 0 and problem.per_unknown < HOP_BELOW
-
-    def _width(self, problem: Problem) -> int:
-        """Candidates to start with."""
-        return problem.m if self._hops_first(problem) else problem.m + self.spare
-
-    def _attempt(
-        self,
-        problem: Problem,
-        monitor: Monitor,
-        generator: torch.Generator,
-        *,
-        even: bool,
-        start: Tensor | None = None,
-    ) -> Solution:
-        """From noise, or from a start for the first stage, to a solution of the plain loss."""
-        if start is None:
-            start = self._start(problem, monitor, generator, even=even)
-        if even:
-            start = self._even_stage(problem, start, monitor, generator)
-        objective = problem.objective(self.solver.surrogate_slope)
-        stop = replace(self.stop, satisfied=all_certified(problem))
-        return self._minimise(objective, start, stop, problem, monitor, generator, "plain")
-
-    def _polished(self, problem: Problem, found: Solution, monitor: Monitor) -> Solution:
-        """A solution at the floor of single precision, taken to the floor of the stored target."""
-        at = found.at
-        if not (
-            self.polish
-            and found.status is Status.CONVERGED
-            and isinstance(self.solver, GaussNewton)
-            and isinstance(at, Linearisation)
-            and at.z.dtype == torch.float32
-            and monitor.agreed(float(at.loss) <= at.floor())
-        ):
-            return found
-        objective = RefinedObjective(at.objective)
-        solver = replace(self.solver, damping=MIN_DAMPING, cg_tolerance=POLISH_TOLERANCE)
-        stop = replace(POLISH, satisfied=all_certified(problem))
-        polished = minimise(objective, at.z, solver, stop, monitor, "polish")
-        certified = polished.status is Status.CERTIFIED
-        return polished if certified else replace(polished, status=found.status)
-
-    def _minimise(
-        self,
-        objective: ProjectionObjective,
-        z: Tensor,
-        stop: Stop,
-        problem: Problem,
-        monitor: Monitor,
-        generator: torch.Generator,
-        phase: str,
-    ) -> Solution:
-        """Minimise from z, with the moves that are switched on."""
-        moves = self._moves(problem, generator, both_signs=objective.linear_rows == 0)
-        if not (moves or self.spare):
-            return minimise(objective, z, self.solver, stop, monitor, phase)
-        search = Search(problem.m, moves, generator)
-        return search(objective, z, self.solver, stop, monitor, phase)
-
-    def _moves(
-        self, problem: Problem, generator: torch.Generator, *, both_signs: bool
-    ) -> list[Move]:
-        """What to try where a descent is stuck."""
-        moves: list[Move] = []
-        if self._hops_first(problem):
-            moves.append(Perturbation(HOP_SCALE, generator, self.hops))
-        if self.spare and self.rounds:
-            propose = proposals(problem, generator, both_signs=both_signs)
-            moves.append(SpareCandidates(self.spare, propose, self.rounds))
-        return moves
-
-    def _start(
-        self, problem: Problem, monitor: Monitor, generator: torch.Generator, *, even: bool
-    ) -> Tensor:
-        """(m' + l, d), m' >= m, the first point of the even or of the plain loss."""
-        if not even:
-            return noise(problem, self._width(problem), generator)
-        linear = least_squares_rows(problem.map, problem.target)
-        return self._coarse_start(problem, linear, monitor, generator)
-
-    def _even_stage(
-        self, problem: Problem, start: Tensor, monitor: Monitor, generator: torch.Generator
-    ) -> Tensor:
-        """(m, d) candidates from the even part of the activation, with their signs told."""
-        objective = problem.even_objective()
-        stop = replace(self.stop, loss=max(self.stop.loss, HANDOVER))
-        found = self._minimise(objective, start, stop, problem, monitor, generator, "even")
-        return with_signs(problem, found.at.candidates)
-
-    def _coarse_start(
-        self, problem: Problem, linear: Tensor, monitor: Monitor, generator: torch.Generator
-    ) -> Tensor:
-        """(m' + k, d) candidates, m' >= m, and linear rows from a spectral subspace.
-
-        In the subspace, of a few dimensions more than candidates, a Gauss-Newton step costs
-        milliseconds, so several starts are tried and the best is taken.
-        """
-        map, count = problem.map, self._width(problem)
-        if not self.spectral_start:
-            return torch.cat([noise(problem, count, generator), linear])
-        rest = problem.target - map.apply(linear)
-        blocks = coarse_blocks(problem)
-        dimensions = min(round(SUBSPACE * problem.m) + 1, blocks.dimension)
-        basis = blocks.up(
-            spectral_directions(map, rest, dimensions, generator, blocks.down, blocks.up)
-        )  # (r, d)
-        if dimensions > SEARCHED * map.d:
-            z = torch.randn(count, dimensions, generator=generator, dtype=basis.dtype).to(basis)
-            return torch.cat([z @ basis, linear])
-        # Every rank's first rows, so that all have the same to do.
-        head = map.head(-(-COARSE_ROWS * count * dimensions // map.ranks.size))
-        weight = head.apply(basis).T.contiguous()  # (rows, r)
-        objective = ProjectionObjective(
-            LinearMap(Rows.of(weight), map.ranks),
-            problem.even_part,
-            rest[:, : len(weight)],
-            linear=True,
-            radius=problem.norm,
-        )
-        tries = []
-        for _ in range(COARSE_STARTS):
-            z = torch.randn(count, dimensions, generator=generator, dtype=weight.dtype)
-            z = torch.cat([z.to(weight.device), linear.new_zeros(len(linear), dimensions)])
-            tries.append(minimise(objective, z, GaussNewton(), COARSE_TRIES, monitor, "coarse"))
-        z = min(tries, key=lambda solution: float(solution.at.loss)).at.z @ basis
-        return torch.cat([z[:count], z[count:] + linear])
+    def _monitor(self, problem: Problem, on_step: OnStep | None) -> Monitor:
+        return Monitor(self.max_seconds, on_step, problem.ranks)

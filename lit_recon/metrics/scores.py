@@ -226,7 +226,7 @@ def score(
     reconstructions = is_exact = psnrs = ssims = None
     if images is not None and pixels is not None:
         images = images.cpu()
-        shown = _shown_images(aligned, sign, pixels, decoded, certified)
+        shown = shown_images(aligned, sign, pixels, decoded, certified)
         reconstructions = torch.zeros_like(images)
         reconstructions[matched] = shown[matching.index[matched]]
         is_exact = exact(images, reconstructions) & matched
@@ -270,14 +270,23 @@ def _pair_error(x: Tensor, aligned: Tensor, matching: Matching) -> Tensor:
     return (x.detach().to("cpu", torch.float64) - partner).norm(dim=1) / sqrt(x.shape[1])
 
 
-def _shown_images(
+def shown_images(
     aligned: Tensor,
     sign: Tensor,
     pixels: PixelScale,
     decoded: Tensor | None,
     certified: Tensor | None,
 ) -> Tensor:
-    """(m, c, h, w) uint8: the decoded images, but those negated here from the candidates anew."""
+    """(m, c, h, w) uint8: the decoded images, but those negated here from the candidates anew.
+
+    Args:
+        aligned: (m, d) candidates, each times its sign.
+        sign: (m,) -1 where scoring has negated a candidate to agree with the truth, else 1.
+        pixels: the pixel scale.
+        decoded: (m, c, h, w) uint8, what the attack says that the candidates are; None for the
+            candidates as they stand.
+        certified: (m,) bool, accepted by the certificate, which chose the sign without the truth.
+    """
     as_it_stands = images_from_inputs(aligned, pixels)
     if decoded is None:
         return as_it_stands

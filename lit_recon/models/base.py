@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from lit_recon.activations import Activation
+from lit_recon.errors import InputError
 from lit_recon.linalg import times_rows
 from lit_recon.rows import Rows
+
+DEFAULT_P_OVER_DN = 3.0
 
 
 class ReadoutModel(nn.Module, ABC):
@@ -16,9 +20,16 @@ class ReadoutModel(nn.Module, ABC):
 
     Attributes:
         readout: the last linear layer, weight (k, p).
+        size_flag: the constructor's argument, and the attribute, that says how large it is.
     """
 
     readout: nn.Linear
+    size_flag: ClassVar[str]
+
+    @property
+    def p(self) -> int:
+        """The number of features."""
+        return self.readout.in_features
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
@@ -44,11 +55,6 @@ class OneHiddenLayer(ReadoutModel):
 
     activation: Activation
 
-    @property
-    def p(self) -> int:
-        """The number of features."""
-        return self.readout.in_features
-
     @abstractmethod
     def rows(self, share: range) -> Rows:
         """These rows of V (p, d), which any rank can read without the help of another."""
@@ -56,3 +62,25 @@ class OneHiddenLayer(ReadoutModel):
     def features(self, x: Tensor) -> Tensor:
         """(n, *input shape) to (n, p)."""
         return self.activation.value(times_rows(x.flatten(1), self.rows(range(self.p))))
+
+
+def feature_count(flag: str, size: int | None, p_over_dn: float | None, per_unit: float) -> int:
+    """A model's size from either of its two flags.
+
+    Args:
+        flag: the name of the first.
+        size: how many units, at least 1.
+        p_over_dn: k p / (n d), above 0.
+        per_unit: the units for which that is 1.
+    """
+    if size is not None and p_over_dn is not None:
+        remedy = f"give either this or --model.{flag}, not both"
+        raise InputError("--model.p_over_dn", p_over_dn, remedy)
+    if size is None:
+        p_over_dn = DEFAULT_P_OVER_DN if p_over_dn is None else p_over_dn
+        if not 0 < p_over_dn < float("inf"):
+            raise InputError("--model.p_over_dn", p_over_dn, "give a finite number above 0")
+        return max(1, round(p_over_dn * per_unit))
+    if size < 1:
+        raise InputError(f"--model.{flag}", size, "give at least 1")
+    return size

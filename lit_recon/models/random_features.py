@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
+from torch.nn.utils import skip_init
 
 from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
-from lit_recon.models.base import OneHiddenLayer
+from lit_recon.models.base import OneHiddenLayer, feature_count
 from lit_recon.rows import Rows, SeededRows
-
-DEFAULT_P_OVER_DN = 3.0
 
 
 class RandomFeatures(OneHiddenLayer):
@@ -36,6 +37,8 @@ class RandomFeatures(OneHiddenLayer):
         InputError: p below 1, p_over_dn not above 0, or both given; stored_rows below 0.
     """
 
+    size_flag: ClassVar[str] = "p"
+
     def __init__(
         self,
         d: int,
@@ -48,7 +51,7 @@ class RandomFeatures(OneHiddenLayer):
         stored_rows: int | None = None,
     ) -> None:
         super().__init__()
-        p = feature_count(p, p_over_dn, n * d / k)
+        p = feature_count("p", p, p_over_dn, n * d / k)
         seed = seed or 0
         if seed < 0:
             raise InputError("--model.seed", seed, "give 0 or more")
@@ -57,7 +60,7 @@ class RandomFeatures(OneHiddenLayer):
         self.activation = ACTIVATIONS[activation]
         self.first_layer = SeededRows(seed, p, d)
         self.stored_rows = stored_rows
-        self.readout = nn.Linear(p, k, bias=False)
+        self.readout = skip_init(nn.Linear, p, k, bias=False)
         nn.init.zeros_(self.readout.weight)
 
     def rows(self, share: range) -> Rows:
@@ -65,17 +68,3 @@ class RandomFeatures(OneHiddenLayer):
         like = self.readout.weight.detach()
         self.first_layer.store(ranks().share(self.p)[: self.stored_rows], like)
         return Rows(self.first_layer, share, like)
-
-
-def feature_count(p: int | None, p_over_dn: float | None, per_unit: float) -> int:
-    """p from either of its two flags; ``per_unit`` is n d / k."""
-    if p is not None and p_over_dn is not None:
-        raise InputError("--model.p_over_dn", p_over_dn, "give either this or --model.p, not both")
-    if p is None:
-        p_over_dn = DEFAULT_P_OVER_DN if p_over_dn is None else p_over_dn
-        if not 0 < p_over_dn < float("inf"):
-            raise InputError("--model.p_over_dn", p_over_dn, "give a finite number above 0")
-        return max(1, round(p_over_dn * per_unit))
-    if p < 1:
-        raise InputError("--model.p", p, "give at least 1 feature")
-    return p

@@ -1,6 +1,7 @@
 """LightningModules: how models are trained."""
 
+from lit_recon.modules.losses import check_loss
 from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Optim
-from lit_recon.modules.training import Regression
+from lit_recon.modules.training import Training
 
-__all__ = ["LBFGS", "SGD", "Adam", "LeastSquares", "Optim", "Regression"]
+__all__ = ["LBFGS", "SGD", "Adam", "LeastSquares", "Optim", "Training", "check_loss"]

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from lit_recon.errors import InputError
 from lit_recon.linalg import minimum_norm
+from lit_recon.modules.losses import Loss
 
 Design = Callable[[], tuple[Tensor, Tensor]]
 
@@ -27,6 +28,8 @@ class Optim(ABC):
     """A choice of optimiser with its settings."""
 
     span_warning: ClassVar[str | None] = None
+    loss: Loss = "mse"
+    stop_loss: float | None = None
 
     @abstractmethod
     def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
@@ -37,10 +40,18 @@ class Optim(ABC):
             design: gives features (n, p) and targets (n, k) of the current batch.
         """
 
+    @abstractmethod
+    def initial_share(self, steps: int) -> float | None:
+        """How much of the initial readout is left in the readout after so many steps.
 
-def _check(**values: float) -> None:
+        The readout less this share of its start is what the training samples put there. None:
+        what is left is no multiple of the start.
+        """
+
+
+def _check(**values: float | None) -> None:
     for name, value in values.items():
-        if not (isfinite(value) and value >= 0):
+        if value is not None and not (isfinite(value) and value >= 0):
             raise InputError(f"--optim.{name}", value, "give a finite number, 0 or more")
 
 
@@ -54,6 +65,9 @@ class LeastSquares(Optim):
 
     def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
         return _ClosedForm(parameters, design)
+
+    def initial_share(self, steps: int) -> float:
+        return 0.0 if steps else 1.0
 
 
 class _ClosedForm(Optimizer):
@@ -83,19 +97,36 @@ class SGD(Optim):
         lr: learning rate, 0 or more.
         momentum: heavy-ball momentum, 0 or more.
         weight_decay: L2 penalty, 0 or more.
+        loss: mse for targets of any kind; logistic for classes; cross_entropy for more than two.
+        stop_loss: mean loss of an epoch at which training ends, 0 or more, with every batch's taken
+            before its step; null: none.
     """
 
     lr: float = 1e-3
     momentum: float = 0.0
     weight_decay: float = 0.0
+    loss: Loss = "mse"
+    stop_loss: float | None = None
 
     def __post_init__(self) -> None:
         _check(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        _check(stop_loss=self.stop_loss)
 
     def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
+
+    def initial_share(self, steps: int) -> float:
+        """Weight decay alone, by the recursion of torch: v = mu v + (g + lambda w), w = w - lr v.
+
+        It is linear, so the part of w that comes from its start goes its own way, with g = 0.
+        """
+        share, velocity = 1.0, 0.0
+        for _ in range(steps):
+            velocity = self.momentum * velocity + self.weight_decay * share
+            share -= self.lr * velocity
+        return share
 
 
 @dataclass(frozen=True)
@@ -105,6 +136,9 @@ class Adam(Optim):
     Args:
         lr: learning rate, 0 or more.
         weight_decay: L2 penalty, 0 or more.
+        loss: mse for targets of any kind; logistic for classes; cross_entropy for more than two.
+        stop_loss: mean loss of an epoch at which training ends, 0 or more, with every batch's taken
+            before its step; null: none.
     """
 
     span_warning: ClassVar[str | None] = (
@@ -115,12 +149,18 @@ class Adam(Optim):
 
     lr: float = 1e-3
     weight_decay: float = 0.0
+    loss: Loss = "mse"
+    stop_loss: float | None = None
 
     def __post_init__(self) -> None:
-        _check(lr=self.lr, weight_decay=self.weight_decay)
+        _check(lr=self.lr, weight_decay=self.weight_decay, stop_loss=self.stop_loss)
 
     def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+    def initial_share(self, steps: int) -> float | None:
+        """With weight decay every weight shrinks at its own rate."""
+        return None if self.weight_decay and steps else 1.0
 
 
 @dataclass(frozen=True)
@@ -130,13 +170,18 @@ class LBFGS(Optim):
     Args:
         lr: first step length, 0 or more.
         max_iter: inner iterations of one training step, at least 1.
+        loss: mse for targets of any kind; logistic for classes; cross_entropy for more than two.
+        stop_loss: mean loss of an epoch at which training ends, 0 or more, with every batch's taken
+            before its step; null: none.
     """
 
     lr: float = 1.0
     max_iter: int = 20
+    loss: Loss = "mse"
+    stop_loss: float | None = None
 
     def __post_init__(self) -> None:
-        _check(lr=self.lr)
+        _check(lr=self.lr, stop_loss=self.stop_loss)
         if self.max_iter < 1:
             raise InputError("--optim.max_iter", self.max_iter, "give at least 1")
 
@@ -144,3 +189,6 @@ class LBFGS(Optim):
         return torch.optim.LBFGS(
             parameters, lr=self.lr, max_iter=self.max_iter, line_search_fn="strong_wolfe"
         )
+
+    def initial_share(self, steps: int) -> float:
+        return 1.0

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics.functional import accuracy
 
 from lit_recon.errors import RunError
 from lit_recon.models import ReadoutModel
+from lit_recon.modules.losses import LOSSES, accuracy, are_classes
 from lit_recon.modules.optimisers import Optim
 
 KNOWN_SAMPLES = 256  # whose features are kept, p numbers each
 
+Batch = tuple[Tensor, Tensor, slice | Tensor]
 
-class Regression(LightningModule):
-    """Trains a model on squared error, the loss of the papers for targets in {-1, 1} or one-hot.
+
+class Training(LightningModule):
+    """Trains a model on the loss of its optimiser's settings, which also tell when it is enough.
+
+    Batches are ``(x, y, samples)``: inputs (b, *input shape), targets (b, k), and which of the data
+    module's training samples they are.
+
+    Held-out samples are looked at whenever a row is logged, and not in a loop of their own: a row
+    is then written at once, and a run that is killed has it or lacks it and never has half of it.
 
     Args:
         model: a network with ``features(x)`` and a linear ``readout``.
@@ -31,13 +39,22 @@ class Regression(LightningModule):
         super().__init__()
         self.model: ReadoutModel = model
         self.optim = optim
-        self._known = KnownFeatures(model)
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._classes: bool
+        self._training: Split
+        self._held_out: Split | None = None
+        self._batch: Batch | None = None
         self._logged_step = -1
+        self._epoch = EpochLoss()
+        self.row: dict[str, float] = {}
+        """The numbers that were logged last."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, *input shape) to (n, k)."""
-        return self.model.readout(self._known(x))
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes here which hook it is in, many times a step, and every time torch would
+        # look whether that is a parameter.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> Optimizer:
         if self.optim.span_warning:
@@ -45,56 +62,101 @@ class Regression(LightningModule):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return self.optim.build(trained, self._design)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        self._batch = batch
-        x, y = batch
-        values = _values(self(x), y)
-        # Means over ranks, whose shares are equal. All see the failure of one: none waits for it.
-        means = {name: self._gathered(value.detach()).mean() for name, value in values.items()}
-        if not bool(torch.isfinite(means["train/loss"])):
-            raise RunError(self._broken("the training loss is"))
-        self.log_dict(means, prog_bar=True, logger=False)
-        self._log_in_turn(means)
-        return values["train/loss"]
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._classes = are_classes(data.y)
+        self._training = Split.of(self.model, data.x, data.y)
+        if self._classes and len(data.val_x):
+            self._held_out = Split.of(self.model, data.val_x, data.val_y)
+        if self._epoch.low:  # in the run that goes on here
+            self.trainer.should_stop = True
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take the step, and end the run before weights that are no numbers are saved."""
-        super().optimizer_step(*args, **kwargs)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        output, y = self.model.readout(self._features(batch)), batch[1]
+        loss = LOSSES[self.optim.loss](output, y)
+        if (
+            batch is not self._batch
+        ):  # the first of several evaluations, where the optimiser searches
+            self._batch = batch
+            self._log_in_turn(loss.detach(), output.detach(), y)
+            self._stop_in_turn(loss.detach(), len(y) * self.trainer.world_size)
+        return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """End the run rather than save weights that are no numbers.
+
+        The weights are the same on all ranks, which so end together.
+        """
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise RunError(self._broken("the weights are"))
+        checkpoint["epoch_loss"] = asdict(self._epoch)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        x, y = batch
-        values = _accuracy("val", self(x), y)
-        self.log_dict(values, prog_bar=True, logger=False, batch_size=len(x), sync_dist=True)
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._epoch = EpochLoss(**checkpoint["epoch_loss"])
 
-    def on_validation_epoch_end(self) -> None:
-        metrics = self.trainer.callback_metrics
-        self._log_now({name: value for name, value in metrics.items() if name == "val/acc"})
-
+    @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Log the loss of the final weights: training_step sees the weights before its step."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        weight = self.model.readout.weight
-        with torch.no_grad():
-            output = self(data.x.to(weight))
-        self._log_now(_values(output, data.y.to(weight)))
+        """Log the numbers of the final weights: training_step sees the weights before its step."""
+        output, y = self.model.readout(self._training.features(self.model)), self._training.y
+        loss = LOSSES[self.optim.loss](output, y)
+        self._log({"train/loss": loss, **self._accuracy("train", output, y)})
 
-    def _log_in_turn(self, values: dict[str, Tensor]) -> None:
-        """Log every few steps, and once where a step takes several batches or evaluations."""
+    def _features(self, batch: Batch) -> Tensor:
+        """(b, p), not computed again where nothing of them is trained."""
+        x, _, samples = batch
+        known = self._training.known
+        return self.model.features(x) if known is None else known[samples]
+
+    def _log_in_turn(self, loss: Tensor, output: Tensor, y: Tensor) -> None:
+        """Log every few steps, and once where a step takes several batches.
+
+        Nothing else in a step waits for a GPU or for other ranks, or looks at the loss.
+        """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         step = self.global_step
-        if every and step % every == 0 and step != self._logged_step:
-            self._logged_step = step
-            self._log_now(values)
-
-    def _log_now(self, values: dict[str, Tensor]) -> None:
-        """Log at the step of these weights; Lightning's own count is off by one in places."""
-        if not values:
+        if not every or step % every or step == self._logged_step:
             return
-        numbers = {name: float(value) for name, value in values.items()}
+        self._logged_step = step
+        values = {"train/loss": loss, **self._accuracy("train", output, y)}
+        # Means over ranks, whose shares are equal. All see the failure of one: none waits for it.
+        means = {name: self._gathered(value).mean() for name, value in values.items()}
+        if not bool(torch.isfinite(means["train/loss"])):
+            raise RunError(self._broken("the training loss is"))
+        self._log(means)
+
+    def _stop_in_turn(self, loss: Tensor, samples: int) -> None:
+        """End the run after this epoch where its mean loss is low enough, on all ranks alike."""
+        if self.optim.stop_loss is None:
+            return
+        epoch = self._epoch
+        epoch.total = epoch.total + self._gathered(loss).mean() * samples
+        epoch.samples += samples
+        if epoch.samples < len(self._training.y):
+            return
+        if epoch.total <= self.optim.stop_loss * epoch.samples:
+            epoch.low = self.trainer.should_stop = True
+        epoch.total, epoch.samples = 0.0, 0
+
+    @torch.no_grad()
+    def _log(self, values: dict[str, Tensor]) -> None:
+        """Log at the step of these weights; Lightning's own count is off by one in places."""
+        numbers = {**values, **self._validated()}
+        self.row = {name: float(value) for name, value in numbers.items()}
         for logger in self.loggers:
-            logger.log_metrics({"epoch": self.current_epoch, **numbers}, step=self.global_step)
+            logger.log_metrics({"epoch": self.current_epoch, **self.row}, step=self.global_step)
+
+    def _validated(self) -> dict[str, Tensor]:
+        """Accuracy on held-out samples, where there are any and they have classes."""
+        if self._held_out is None:
+            return {}
+        self.model.eval()
+        output = self.model.readout(self._held_out.features(self.model))
+        self.model.train()
+        return self._accuracy("val", output, self._held_out.y)
+
+    def _accuracy(self, stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Nothing where the targets are no classes."""
+        return {f"{stage}/acc": accuracy(output, y)} if self._classes else {}
 
     def _broken(self, what: str) -> str:
         return (
@@ -105,8 +167,7 @@ class Regression(LightningModule):
     def _design(self) -> tuple[Tensor, Tensor]:
         """Features and targets of the current batch, gathered over ranks."""
         assert self._batch is not None
-        x, y = self._batch
-        phi = self._known(x)
+        phi, y = self._features(self._batch), self._batch[1]
         if self.trainer.world_size > 1:
             phi, y = self._gathered(phi).flatten(0, 1), self._gathered(y).flatten(0, 1)
         return phi, y
@@ -118,48 +179,50 @@ class Regression(LightningModule):
         return gathered
 
 
-class KnownFeatures:
-    """The features of inputs, not computed again where nothing of them is trained.
+@dataclass
+class EpochLoss:
+    """The loss of an epoch as its batches come, and what it decided; a part of checkpoints.
 
-    They are kept sample by sample, so that shuffled mini-batches find them too. They are kept here
-    and not in the model, which an attacker gets.
-
-    Args:
-        model: whose features.
+    Attributes:
+        total: sum over samples so far of the loss, before each batch's step.
+        samples: how many, on all ranks.
+        low: whether the mean of an epoch was low enough to end the run.
     """
 
-    def __init__(self, model: ReadoutModel) -> None:
-        self._model = model
-        self._known: dict[tuple[bytes, torch.device], Tensor] = {}
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(n, *input shape) to (n, p)."""
-        if not self._model.frozen or x.requires_grad or len(x) > KNOWN_SAMPLES:
-            return self._model.features(x)
-        samples = x.detach().cpu().contiguous().view(torch.uint8).numpy()
-        keys = [(sample.tobytes(), x.device) for sample in samples]
-        if not all(key in self._known for key in keys):
-            for key, row in zip(keys, self._model.features(x), strict=True):
-                self._known[key] = row.clone()
-            for key in list(self._known)[:-KNOWN_SAMPLES]:
-                del self._known[key]
-        # One layout, new or known: sums over features must not differ after a resume.
-        return torch.stack([self._known[key] for key in keys], dim=1).T
+    total: Tensor | float = 0.0
+    samples: int = 0
+    low: bool = False
 
 
-def _values(output: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Training loss, and accuracy where the targets are classes."""
-    return {"train/loss": F.mse_loss(output, y), **_accuracy("train", output, y)}
+@dataclass(frozen=True)
+class Split:
+    """All training samples, or all held-out ones, on the model's device.
 
+    They are kept here and not in the model, which an attacker gets.
 
-def _accuracy(stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Accuracy where the targets are classes, one-hot or -1 and 1; nothing for other targets."""
-    name = f"{stage}/acc"
-    if y.shape[1] > 1:
-        classes = y.shape[1]
-        return {
-            name: accuracy(output.argmax(1), y.argmax(1), task="multiclass", num_classes=classes)
-        }
-    if bool((y.abs() == 1).all()):
-        return {name: accuracy(output[:, 0] > 0, y[:, 0] > 0, task="binary")}
-    return {}
+    Attributes:
+        x: (n, *input shape).
+        y: (n, k).
+        known: (n, p) features, where nothing of them is trained and they are few enough to keep.
+    """
+
+    x: Tensor
+    y: Tensor
+    known: Tensor | None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: ReadoutModel, x: Tensor, y: Tensor) -> Split:
+        """Move the samples to the model.
+
+        All features are computed here together: in mini-batches they would differ in their last
+        bits with the order, and with the place where a run goes on.
+        """
+        weight = model.readout.weight
+        x, y = x.to(weight), y.to(weight)
+        known = model.features(x) if model.frozen and len(x) <= KNOWN_SAMPLES else None
+        return cls(x, y, known)
+
+    def features(self, model: ReadoutModel) -> Tensor:
+        """(n, p)."""
+        return model.features(self.x) if self.known is None else self.known

@@ -32,56 +32,19 @@ from torch import Tensor
 
 from lit_recon.activations import Activation
 from lit_recon.features import CACHE_ROWS, LinearMap
-
-# Rounding of a fit, in units of eps; measured, converged float32 runs end between 3 and 40 units.
-FLOOR_UNITS = 64.0
-RIDGE = 1e-9  # relative to the mean diagonal of the Gram; keeps merged candidates solvable
-
-
-def _solve(factor: Tensor, right: Tensor) -> Tensor:
-    """Solve in float64 with a Cholesky factor and return in the dtype of ``right``."""
-    return torch.cholesky_solve(right.double(), factor).to(right.dtype)
+from lit_recon.objectives.span import SpanLinearisation, eliminated
 
 
 @dataclass(frozen=True)
-class Linearisation:
-    """The objective at one point: value, residual, and the operators around it.
+class Linearisation(SpanLinearisation):
+    """The objective at one point.
 
     Attributes:
-        z: (m + l, d) the point.
-        loss: () the projection loss.
-        residual: (k, p).
-        coefficients: (m, k), the eliminated A.
-        phi, slopes: (m, p).
-        gram: (m, m) Phi Phi^T in float64, with its ridge.
-        factor: (m, m) Cholesky factor of the Gram.
-        moments: (m, k) Phi times the target less its linear rows, in float64.
+        slopes: (m, p).
     """
 
     objective: ProjectionObjective
-    z: Tensor
-    loss: Tensor
-    residual: Tensor
-    coefficients: Tensor
-    phi: Tensor
     slopes: Tensor
-    gram: Tensor
-    factor: Tensor
-    moments: Tensor
-
-    @property
-    def candidates(self) -> Tensor:
-        """(m, d)"""
-        return self.z[: len(self.phi)]
-
-    def project(self, u: Tensor) -> Tensor:
-        """(k, p) to its part orthogonal to every feature row."""
-        inner = self.objective.ranks.total(self.phi @ u.T)
-        return u - _solve(self.factor, inner).T @ self.phi
-
-    def inner(self, u: Tensor, w: Tensor) -> Tensor:
-        """() the inner product of two (k, p) over all columns."""
-        return self.objective.ranks.total((u * w).sum())
 
     def jvp(self, step: Tensor) -> Tensor:
         """J[D]: (m + l, d) to (k, p)."""
@@ -105,10 +68,6 @@ class Linearisation:
             total.addmm_(weights.T, v)
         return self.objective.ranks.total(total)
 
-    def gradient(self) -> Tensor:
-        """(m + l, d) gradient of the loss."""
-        return -2 / self.objective.energy * self.vjp(self.residual)
-
     def curvature(self) -> Tensor:
         """(m + l, m + l) what J^T J concentrates to for p >> d m, an identity on d left out.
 
@@ -126,34 +85,6 @@ class Linearisation:
             coefficients = torch.cat([coefficients, torch.eye(k).to(coefficients)])
         overlaps = self.objective.ranks.total(overlaps)
         return (coefficients @ coefficients.T).double() * overlaps * self.objective.map.mean_square
-
-    def importance(self) -> Tensor:
-        """(m,) by how much the loss rises when one candidate is left out."""
-        inverse = torch.cholesky_solve(torch.eye(len(self.factor)).to(self.factor), self.factor)
-        gain = self.coefficients.double().square().sum(1) / inverse.diagonal()
-        return gain / self.objective.energy
-
-    def floor(self) -> float:
-        """The loss that rounding alone leaves here, from the size of the terms that cancel."""
-        terms = self.coefficients.double().square().sum(1) @ self.gram.diagonal()
-        unit = max(torch.finfo(self.phi.dtype).eps, RIDGE)  # in float64 the ridge is what is left
-        return float((FLOOR_UNITS * unit) ** 2 * (1 + terms / self.objective.energy))
-
-    def keep(self, m: int) -> Tensor:
-        """Indices of the m candidates left when the least important one goes, again and again."""
-        left = list(range(len(self.phi)))
-        while len(left) > m:
-            inverse = torch.linalg.inv_ex(self.gram[left][:, left]).inverse
-            gain = (inverse @ self.moments[left]).square().sum(1) / inverse.diagonal()
-            left.pop(int(gain.argmin()))
-        return torch.tensor(left, device=self.phi.device)
-
-    def gain(self, directions: Tensor) -> Tensor:
-        """(r,) by how much the loss falls when the feature of one more input (r, d) is added."""
-        new = self.objective.activation.value(self.objective.map.apply(directions))  # (r, p)
-        new = self.project(new)
-        inner, size = self.objective.ranks.totals(new @ self.residual.T, new.square().sum(1))
-        return inner.square().sum(1) / size / self.objective.energy
 
 
 class ProjectionObjective:
@@ -209,14 +140,25 @@ class ProjectionObjective:
         if self.surrogate_slope:
             slopes[slopes == 0] = self.surrogate_slope
         gram, moments = self.ranks.total(sums).split([m, target.shape[1]], dim=1)
-        gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(m).to(gram)
-        factor = torch.linalg.cholesky_ex(gram).L
-        coefficients = _solve(factor, moments).to(phi.dtype)
+        coefficients, gram, factor = eliminated(gram, moments, phi.dtype)
         residual = fitted - phi @ coefficients
         loss = self.ranks.total(residual.square().sum()) / self.energy
         return Linearisation(
-            self, z, loss, residual.T, coefficients, phi.T, slopes.T, gram, factor, moments
+            objective=self,
+            z=z,
+            loss=loss,
+            residual=residual.T,
+            phi=phi.T,
+            coefficients=coefficients,
+            gram=gram,
+            factor=factor,
+            moments=moments,
+            slopes=slopes.T,
         )
+
+    def features(self, candidates: Tensor) -> Tensor:
+        """(r, p) of candidates (r, d)."""
+        return self.activation.value(self.map.apply(candidates))
 
     def retract(self, z: Tensor) -> Tensor:
         """z with its candidates back at the radius."""

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from lit_recon.errors import InputError, RunError
+from lit_recon.files import LEFTOVER, beside, sync, whole_file
 
 # What a file system, a shell and a W&B run name all take.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,127}")
-_LEFTOVER = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
 SWEEP_FILE = "sweep.json"
 _MARKS = {"run": ("config.yaml", "provenance.json"), "sweep": (SWEEP_FILE,)}
 # A disk without room for this has none for a run; a smaller probe would pass on one that is full.
@@ -35,10 +34,12 @@ class RunDirectory:
 
     The constructor only names a directory that is there, for `reconstruct`, `report` and the ranks
     beside rank 0; a new run starts with `create`. Writing that fails raises `RunError`.
+    Reconstructions are in its folder `results`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], results: str = "recon") -> None:
         self._path = Path(path)
+        self._results = results
 
     @classmethod
     def create(
@@ -91,29 +92,40 @@ class RunDirectory:
         return self._path
 
     @property
+    def results(self) -> str:
+        """The name of the folder of reconstructions in it."""
+        return self._results
+
+    @property
     def checkpoints(self) -> Path:
         """Where ModelCheckpoint writes; not made here."""
         return self._path / "checkpoints"
 
     def step_path(self, step: int) -> Path:
         """Where the reconstruction at training step `step` is, if it has been done."""
-        return self._path / "recon" / f"step={step:08d}"
+        return self._path / self._results / f"step={step:08d}"
+
+    def steps(self) -> list[int]:
+        """The training steps whose reconstructions are there."""
+        folders = (self._path / self._results).glob("step=*")
+        return sorted(int(folder.name.removeprefix("step=")) for folder in folders)
 
     def has_step(self, step: int) -> bool:
         """Whether the reconstruction at training step `step` is there; if it is, it is whole."""
         return self.step_path(step).is_dir()
 
-    def write_bytes(self, relative: str, content: bytes) -> Path:
+    def write_text(self, relative: str, text: str) -> Path:
         """Writes the file `relative`, replacing one that is there, and returns its path."""
+        return self.write_bytes(relative, text.encode())
+
+    def write_bytes(self, relative: str, content: bytes) -> Path:
+        """The same for bytes."""
         path = self._path / relative
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, content)
+            with whole_file(path) as draft:
+                draft.write_bytes(content)
         return path
-
-    def write_text(self, relative: str, text: str) -> Path:
-        """Writes `text` in UTF-8; see `write_bytes`."""
-        return self.write_bytes(relative, text.encode())
 
     def write_json(self, relative: str, obj: object) -> Path:
         """Writes `obj` as strict JSON with two spaces of indentation; see `plain`."""
@@ -159,14 +171,14 @@ class RunDirectory:
         path = self.step_path(step)
         if path.exists():
             raise RunError(f"{path} is there already; a step that is done is not done again")
-        temporary = _beside(path)
+        temporary = beside(path)
         try:
             with _writing(path):
                 temporary.mkdir(parents=True)
                 yield temporary
                 _sync_tree(temporary)
                 temporary.rename(path)
-                _sync(path.parent)
+                sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -237,7 +249,7 @@ def _refuse_taken(path: Path) -> NoReturn:
 
 def _is_ours(path: Path, marks: Sequence[str]) -> bool:
     """An empty directory counts: a run may be killed before its first file, and nothing is lost."""
-    entries = [entry.name for entry in path.iterdir() if not _LEFTOVER.fullmatch(entry.name)]
+    entries = [entry.name for entry in path.iterdir() if not LEFTOVER.fullmatch(entry.name)]
     return not entries or any(mark in entries for mark in marks)
 
 
@@ -254,8 +266,8 @@ def _make(path: Path) -> Path:
 
 def _replace_run(path: Path) -> None:
     """Puts an empty directory in the place of an earlier run, and only then deletes that run."""
-    fresh = _make(_beside(path))
-    earlier = _beside(path)
+    fresh = _make(beside(path))
+    earlier = beside(path)
     path.rename(earlier)
     fresh.rename(path)
     shutil.rmtree(earlier, ignore_errors=True)  # what resists is a leftover, tried again next time
@@ -263,7 +275,7 @@ def _replace_run(path: Path) -> None:
 
 def _probe(directory: Path) -> None:
     """Raises OSError where files cannot be written, now rather than after an hour of training."""
-    path = _beside(directory / "probe")
+    path = beside(directory / "probe")
     try:
         with path.open("xb") as file:
             file.write(bytes(_PROBE_BYTES))
@@ -273,20 +285,15 @@ def _probe(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
-    """A new name in the same directory, hence on the same file system, that tells a leftover."""
-    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
-
-
 def _remove_leftovers(directory: Path, prefix: str) -> None:
     for entry in directory.iterdir():
-        if entry.name.startswith(prefix) and _LEFTOVER.fullmatch(entry.name):
+        if entry.name.startswith(prefix) and LEFTOVER.fullmatch(entry.name):
             _remove(entry)
 
 
 def _remove_leftovers_below(directory: Path) -> None:
     for parent, directories, files in os.walk(directory):
-        for name in [name for name in directories + files if _LEFTOVER.fullmatch(name)]:
+        for name in [name for name in directories + files if LEFTOVER.fullmatch(name)]:
             _remove(Path(parent, name))
 
 
@@ -295,19 +302,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = _beside(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _append_line(path: Path, line: bytes) -> None:
@@ -326,20 +320,11 @@ def _drop_half_line(descriptor: int) -> None:
     os.ftruncate(descriptor, content.rfind(b"\n") + 1)
 
 
-def _sync(path: Path) -> None:
-    """Makes the content of a file, or the names in a directory, outlast a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_tree(directory: Path) -> None:
     for parent, _, files in os.walk(directory):
         for name in files:
-            _sync(Path(parent, name))
-        _sync(Path(parent))
+            sync(Path(parent, name))
+        sync(Path(parent))
 
 
 @contextmanager

@@ -50,8 +50,7 @@ class JsonlLogger(Logger):
 def rewind(directory: RunDirectory, step: int) -> None:
     """Drop the rows that a run resumed at `step` writes again.
 
-    Those are the rows of training from that step on, of validation beyond it, and of
-    reconstructions without results.
+    Those are the rows of training from that step on, and of reconstructions without results.
     """
     path = directory.path / FILE
     if not path.exists():
@@ -63,6 +62,7 @@ def rewind(directory: RunDirectory, step: int) -> None:
 
 
 def _stays(row: dict[str, Any], directory: RunDirectory, step: int) -> bool:
-    if any(name.startswith("recon/") for name in row):
-        return directory.has_step(row["step"])
-    return row["step"] < step or (row["step"] == step and "val/acc" in row)
+    folder = next((name.partition("/")[0] for name in row if name.startswith("recon")), None)
+    if folder is not None:  # of the run's own attack or of a later one
+        return RunDirectory(directory.path, folder).has_step(row["step"])
+    return row["step"] < step

@@ -71,6 +71,20 @@ def choose_wandb_mode(mode: str) -> tuple[Mode, str]:
     return "online", f"W&B: online at {base_url}."
 
 
+def why_not_online() -> str | None:
+    """Why nothing can be sent to W&B from here, in about two seconds; None if it can."""
+    try:
+        configured, base_url = _open_session(None)
+        missing = _missing_key()
+    except Exception as error:  # a broken W&B set-up can fail in any way
+        return f"it cannot start ({_line(error)})"
+    if configured != "online":
+        return f"it is {configured} here, by WANDB_MODE or `wandb {configured}`"
+    if missing:
+        return f"{missing}; run `wandb login`"
+    return None if _answers(base_url) else f"{base_url} does not answer"
+
+
 def make_wandb_logger(
     directory: Path,
     mode: Mode,
@@ -80,11 +94,13 @@ def make_wandb_logger(
     entity: str | None = None,
     group: str | None = None,
     tags: Sequence[str] = (),
-    run_id: str | None = None,
     config: Mapping[str, Any] | None = None,
     metrics: Iterable[str] = (),
 ) -> WandbLogger | None:
     """Starts the W&B run now; where that fails, prints why in one line and does with less.
+
+    A directory that goes on goes on with its run where it is online. Offline runs count steps from
+    0 again, so that every segment is a run of its own in the same group.
 
     Args:
         directory: the run directory; W&B's files go to ``directory/wandb``.
@@ -95,8 +111,6 @@ def make_wandb_logger(
         group: what the dashboard groups by; None for `name`, which holds the segments of a resumed
             run together.
         tags: labels for the dashboard.
-        run_id: the id of a W&B run to go on with. Offline runs count steps from 0 again, so that a
-            directory with an earlier segment gets a new id there.
         config: the resolved configuration.
         metrics: the exact names of all numbers that will be logged. W&B has to be told one by one
             that they are drawn over `STEP`: its globs stop at slashes, and where two of them match,
@@ -122,7 +136,6 @@ def make_wandb_logger(
         entity=entity,
         group=group or name,
         tags=list(tags),
-        id=run_id,
         config=dict(config or {}),
     )
     if run is None:
@@ -218,11 +231,10 @@ def _init(mode: Mode, arguments: Mapping[str, Any]) -> Any:
     import wandb
 
     _open_session(None)
-    arguments = dict(arguments)
-    if mode == "offline" and any(Path(arguments["dir"]).glob("wandb/*run-*")):
-        arguments["id"] = None
+    earlier = [path.name for path in Path(arguments["dir"]).glob("wandb/run-*-*")]
     return wandb.init(
         mode=mode,
+        id=max(earlier).split("-", 2)[2] if earlier and mode == "online" else None,
         resume="allow",
         reinit="create_new",  # a run that is still open in this process is somebody else's
         settings=wandb.Settings(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lit_recon.files import whole_file
 from lit_recon.metrics import Row
 
 DPI = 100
@@ -31,6 +32,7 @@ HEADER = 64  # pixels above the first block
 MARGIN = 14
 COLUMNS = 11
 MAX_SHOWN = 32
+AMPLIFY = 4  # of differences, which are faint otherwise
 
 # Okabe & Ito (2008), told apart with any colour vision; the captions say the same in words.
 EXACT, RECOVERED, FAILED = "#00795c", "#0072b2", "#c44e00"
@@ -44,7 +46,7 @@ def reconstruction_grid(
     rows: Sequence[Row],
     title: str = "",
     *,
-    amplify: int = 4,
+    amplify: int = AMPLIFY,
     max_shown: int = MAX_SHOWN,
 ) -> Figure:
     """Training image, reconstruction and their amplified difference, one column for each sample.
@@ -72,7 +74,7 @@ def reconstruction_grid(
             f"images {tuple(images.shape)}, reconstructions {tuple(reconstructions.shape)} and "
             f"{len(rows)} rows do not belong together"
         )
-    shown = _shown(rows, max_shown)
+    shown = best_and_worst(rows, max_shown)
     height, width = images.shape[2:]
     factor = max(1, round(TILE / max(height, width)))
     tile_h, tile_w = height * factor, width * factor
@@ -90,8 +92,9 @@ def reconstruction_grid(
         block, column = divmod(place, columns)
         x = MARGIN + LABELS + column * (tile_w + GAP)
         y = HEADER + block * block_h
-        tiles = _tiles(images[row.index], reconstructions[row.index], row, amplify)
-        for line, (name, tile) in enumerate(tiles.items()):
+        three = tiles(images[row.index], reconstructions[row.index], row, amplify)
+        names = ("training", "reconstruction", f"|difference| ×{amplify}")
+        for line, (name, tile) in enumerate(zip(names, three, strict=True)):
             top = y + line * (tile_h + GAP)
             canvas.image(x, top, tile_w, tile_h, tile)
             if not column:
@@ -129,7 +132,7 @@ def overlay_figure(
     """
     if len(x) != len(rows) or not len(rows):
         raise ValueError(f"{len(x)} samples and {len(rows)} rows do not belong together")
-    shown = _shown(rows, max_shown)
+    shown = best_and_worst(rows, max_shown)
     columns = ceil(len(shown) / ceil(len(shown) / 6))
     panel, step_x, step_y = 150, 162, 212
     canvas = _Canvas(
@@ -180,13 +183,8 @@ def figure_to_uint8(figure: Figure) -> NDArray[np.uint8]:
 
 def save_png(pixels: NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
     """Writes (H, W, 3) uint8, as of `figure_to_uint8`; the file appears whole or not at all."""
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(Path(path)) as draft:
         Image.fromarray(pixels).save(draft, format="PNG")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 class _Canvas:
@@ -227,10 +225,10 @@ class _Canvas:
     def caption(self, x: float, y: float, row: Row) -> None:
         """Two lines below a tile, centred at x."""
         self.text(x, y, f"#{row.index}  {_error(row)}", ha="center", va="top")
-        self.text(x, y + 15, _verdict(row), ha="center", va="top", color=_colour(row))
+        self.text(x, y + 15, verdict(row), ha="center", va="top", color=_colour(row))
 
 
-def _shown(rows: Sequence[Row], max_shown: int) -> list[Row]:
+def best_and_worst(rows: Sequence[Row], max_shown: int) -> list[Row]:
     """Sorted by direction error, without the middle if there are too many."""
 
     def error(row: Row) -> float:
@@ -262,19 +260,25 @@ def _summary(rows: Sequence[Row], shown: int) -> str:
     return "  ·  ".join(parts)
 
 
-def _tiles(
-    image: Tensor, reconstruction: Tensor, row: Row, amplify: int
-) -> dict[str, NDArray[np.uint8]]:
-    """The three pictures of a column by their names; blank where there is no candidate."""
+def tiles(
+    image: Tensor, reconstruction: Tensor, row: Row, amplify: int = AMPLIFY
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Training image, reconstruction and difference, the last two blank without a candidate.
+
+    Args:
+        image: (c, h, w) uint8, c = 1 or 3.
+        reconstruction: (c, h, w) uint8.
+        row: what scoring found for the image.
+        amplify: factor of the absolute differences, which are clipped at 255.
+
+    Returns:
+        Three pictures of (h, w, 3) uint8.
+    """
     truth, found = _pixels(image), _pixels(reconstruction)
     difference = np.abs(truth.astype(int) - found.astype(int)) * amplify
     if row.candidate is None:
         found, difference = np.full_like(truth, BLANK), np.full_like(truth, BLANK)
-    return {
-        "training": truth,
-        "reconstruction": found,
-        f"|difference| ×{amplify}": difference.clip(0, 255).astype(np.uint8),
-    }
+    return truth, found, difference.clip(0, 255).astype(np.uint8)
 
 
 def _pixels(image: Tensor) -> NDArray[np.uint8]:
@@ -291,7 +295,8 @@ def _error(row: Row) -> str:
     return f"{mantissa}e{int(exponent)}" if int(exponent) else mantissa
 
 
-def _verdict(row: Row) -> str:
+def verdict(row: Row) -> str:
+    """How much of a training sample came back, in a word or two."""
     if row.exact:
         return "exact, certified" if row.certified else "exact"
     return "recovered" if row.recovered else "not recovered"

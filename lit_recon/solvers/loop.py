@@ -21,6 +21,7 @@ class Status(str, Enum):
 
     CONVERGED = "converged"
     CERTIFIED = "certified"
+    AGREED = "agreed"
     STALLED = "stalled"
     MAX_STEPS = "max_steps"
     OUT_OF_TIME = "out_of_time"
@@ -37,6 +38,7 @@ class Status(str, Enum):
 _SENTENCES = {
     Status.CONVERGED: "the loss reached its numerical floor",
     Status.CERTIFIED: "every candidate is an image of integer pixels",
+    Status.AGREED: "independent attempts end in the same candidates",
     Status.STALLED: "restarts no longer lower the loss",
     Status.MAX_STEPS: "the step limit was reached",
     Status.OUT_OF_TIME: "the time budget ran out; these are the best candidates so far",

@@ -81,9 +81,8 @@ def sweep(argv: list[str], fit: Fit) -> None:
     if {"-h", "--help"} & set(argv):
         print(INTRODUCTION, describe(own), sep="\n", end="")
         return
-    command = CommandLine(
-        "python train.py sweep", [*own, *fit.command.groups.values()], ["lit_recon", "datamodules"]
-    )
+    groups = [*own, *fit.command.groups.values()]
+    command = CommandLine("python train.py sweep", groups, fit.command.packages)
     given = command.read(argv)
     axes = read_axes(given)
     sources = [source.without("grid") for source in given]
@@ -95,7 +94,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
     if flags.wandb_sweep is not None:
         write_wandb_sweep(flags, name, [source.without("run.name") for source in sources], axes)
         return
-    again = shlex.join(["python", "train.py", "sweep", *argv])
+    again = shlex.join(["python", "train.py", "sweep", *fit.flags, *argv])
     with claimed(flags.run.dir, name) as directory:
         record = {
             "command": without_home(again),
@@ -167,7 +166,13 @@ def run_all(
     print(reason)
     here = flags.launcher == "local"  # elsewhere every run looks for itself
     group = flags.wandb.group or directory.path.name
-    common = ["--wandb.mode", mode if here else flags.wandb.mode, "--wandb.group", group]
+    common = [
+        *fit.flags,
+        "--wandb.mode",
+        mode if here else flags.wandb.mode,
+        "--wandb.group",
+        group,
+    ]
     tasks = (task(directory, run, common) for run in left)
     jobs = min(flags.jobs, len(left))
     if here:

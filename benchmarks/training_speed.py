@@ -1,0 +1,296 @@
+"""Steps per second of training: the trainer of train.py against a bare loop of PyTorch.
+
+The model has two linear layers without biases, both trained, by SGD on all samples in one batch.
+What train.py does goes through its own functions, with all loggers and callbacks; the attacks at
+the start and at the end are outside the clock. Other rows tell what it is made of: Lightning's loop
+with nothing of ours around it, and train.py with one habit of many Lightning programs put back.
+
+A figure is that of the best of many stretches: other programs on a machine only ever slow one down.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from os import devnull
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.functional import accuracy
+
+import train
+from benchmarks.records import Flags, Record, count, one_line_errors, table
+from callbacks import only_our_lines, wandb_run
+from datamodules import ReconDataModule
+from lit_recon.models import ReadoutModel
+from lit_recon.modules import Training
+
+LR = 1e-6  # of no interest here, and small enough for any size
+STRETCHES = 20
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """n samples of d dimensions, hidden units, k outputs, and steps to take."""
+
+    n: int
+    d: int
+    width: int
+    k: int
+    steps: int
+
+
+SIZES = {
+    "small": Size(10, 192, 500, 1, 20_000),
+    "medium": Size(20, 192, 5000, 10, 4000),
+    "large": Size(20, 3072, 4000, 10, 400),
+}
+QUICK = Size(4, 192, 50, 1, 60)
+
+
+# --- what is measured
+
+
+class Clock(Callback):
+    """The time at the start of every step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.times.append(time.perf_counter())
+
+
+def bare(module: Training, data: ReconDataModule, steps: int) -> list[float]:
+    """The times of a loop as one writes it by hand."""
+    model, times = module.model, []
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    for _ in range(steps):
+        times.append(time.perf_counter())
+        optimizer.zero_grad()
+        F.mse_loss(model(data.x), data.y).backward()
+        optimizer.step()
+    return times
+
+
+class Plain(LightningModule):
+    """The least that Lightning trains."""
+
+    def __init__(self, model: ReadoutModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, _ = batch
+        return F.mse_loss(self.model(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=LR)
+
+
+def lightning(module: Training, data: ReconDataModule, steps: int) -> list[float]:
+    """The times of Lightning's loop with nothing around it."""
+    clock = Clock()
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        callbacks=[clock],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Plain(module.model), datamodule=data)
+    return clock.times
+
+
+class ChecksWeights(Training):
+    """Looks in every step whether the weights are numbers."""
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        assert all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
+
+
+class LogsSteps(Training):
+    """Gives loss and accuracy of every step to Lightning."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, _ = batch
+        output = self.model(x)
+        loss = F.mse_loss(output, y)
+        if y.shape[1] == 1:
+            share = accuracy(output[:, 0] > 0, y[:, 0] > 0, task="binary")
+        else:
+            classes = output.argmax(1), y.argmax(1)
+            share = accuracy(*classes, task="multiclass", num_classes=y.shape[1])
+        self.log("train/loss", loss.detach(), prog_bar=True, logger=False)
+        self.log("train/acc", share, prog_bar=True, logger=False)
+        return loss
+
+
+def with_loader(data: ReconDataModule) -> None:
+    """Let torch's loader serve the batches, and Lightning move them."""
+    dataset = TensorDataset(data.x, data.y, torch.arange(data.n))
+    data.train_dataloader = lambda: DataLoader(dataset, data.n)  # type: ignore
+    move = LightningDataModule.transfer_batch_to_device
+    data.transfer_batch_to_device = MethodType(move, data)  # type: ignore
+
+
+def nothing(data: ReconDataModule) -> None:
+    """As it is."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """train.py, or what it would be with another habit.
+
+    Attributes:
+        module: what is trained.
+        change: of the data module.
+        flags: more of them for train.py.
+    """
+
+    module: type[Training] = Training
+    change: Callable[[ReconDataModule], None] = nothing
+    flags: Sequence[str] = ()
+
+    def __call__(self, argv: Sequence[str]) -> tuple[list[float], Training, ReconDataModule]:
+        """The times of one run, its module and its data."""
+        command, clock = train.command_line(), Clock()
+        with tempfile.TemporaryDirectory() as runs:
+            flags = [*argv, "--run.dir", runs, *self.flags]
+            sources, _ = train.read_sources(command, flags)
+            config, data = train.settle(command, sources)
+            callbacks = train.build_callbacks(config)
+            loaded = train.load(config, data)
+            self.change(data)
+            module = self.module(loaded.model, loaded.optim)
+            directory = train.open_directory(config, leader=True)
+            record = train.configuration(command, config)
+            with wandb_run(config.wandb, record, directory, "offline", []) as logger:
+                everything = [*callbacks(directory), clock]
+                trainer = train.build_trainer(config, directory, everything, logger)
+                trainer.fit(module, datamodule=data)
+        return clock.times, module, data
+
+
+OURS = {
+    "train.py": Ours(),
+    "  weights checked in every step": Ours(module=ChecksWeights),
+    "  numbers of every step to Lightning": Ours(module=LogsSteps),
+    "  DataLoader and transfer": Ours(change=with_loader),
+    "  a row for every step": Ours(flags=("--trainer.log_every_n_steps", "1")),
+}
+
+
+# --- the script
+
+
+def noise(folder: Path, size: Size) -> Path:
+    """Pictures of noise, FOLDER/CLASS/NUMBER.png, as many as are trained on and held out."""
+    random = np.random.default_rng(SEED)
+    classes = max(2, size.k)
+    side = round((size.d // 3) ** 0.5)
+    for name in range(classes):
+        (folder / str(name)).mkdir(parents=True)
+        for number in range(2 * size.n // classes):
+            pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / str(name) / f"{number}.png")
+    return folder
+
+
+def command_line(folder: Path, size: Size) -> list[str]:
+    """The flags of train.py for one size."""
+    flags = {
+        "data": "ImageFolderSubset",
+        "data.root": folder,
+        "data.n": size.n,
+        "model": "MLP",
+        "model.width": size.width,
+        "optim": "SGD",
+        "optim.lr": LR,
+        "trainer.max_steps": size.steps,
+        "trainer.accelerator": "cpu",
+        "recon.max_seconds": 0.01,
+        "run.seed": SEED,
+    }
+    return [f"--{flag}={value}" for flag, value in flags.items()]
+
+
+def speed(times: list[float]) -> float:
+    """Steps per second in the best stretch but the first, in which a machine warms up."""
+    length = max(1, len(times) // (STRETCHES + 1))
+    ends = times[length::length]
+    return length / min(later - earlier for earlier, later in pairwise(ends))
+
+
+def measure(name: str, size: Size, repeats: int) -> list[dict[str, Any]]:
+    """All rows of one size; they take turns, so that a busy minute is nobody's alone."""
+    best: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, open(devnull, "w") as nowhere:
+        argv = command_line(noise(Path(folder, "images"), size), size)
+        for _ in range(repeats):
+            for row, ours in OURS.items():
+                with redirect_stdout(nowhere), only_our_lines():
+                    times, module, data = ours(argv)
+                    found = {row: times, "bare loop": bare(module, data, size.steps)}
+                    if row == "train.py":
+                        found["Lightning alone"] = lightning(module, data, size.steps)
+                for key, value in found.items():
+                    best[key] = max(best.get(key, 0.0), speed(value))
+                print(f"{name}: {row.strip()}", file=sys.stderr, flush=True)
+    order = ["bare loop", "Lightning alone", *OURS]
+    return [
+        {
+            "size": name,
+            **asdict(size),
+            "what": row.strip(),
+            "steps_per_second": best[row],
+            "over_bare": best[row] / best["bare loop"],
+            "added_microseconds": 1e6 / best[row] - 1e6 / best["bare loop"],
+        }
+        for row in order
+    ]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the table."""
+    header = ["what", "size", "n", "d", "width", "k", "steps/s", "over bare", "added: us"]
+    names = ("what", "size", "n", "d", "width", "k")
+    numbers = ("steps_per_second", "over_bare", "added_microseconds")
+    print(table(header, [[row[name] for name in names + numbers] for row in rows]))
+
+
+@one_line_errors("training_speed")
+def main(argv: list[str] | None = None) -> int:
+    quick: dict[str, Any] = {"sizes": ["quick"], "repeats": 1}
+    flags = Flags("training_speed", "Steps per second, through the trainer and without.", quick)
+    add = flags.add_argument
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="which")
+    add("--repeats", type=count, default=3, help="runs of everything, of which the best counts")
+    args = flags.read(argv)
+    record = Record(flags, argv, args, seeds=[SEED])
+    sizes = {"quick": QUICK, **SIZES}
+    rows = [row for name in args.sizes for row in measure(name, sizes[name], args.repeats)]
+    show(rows)
+    record.write(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

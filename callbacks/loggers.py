@@ -1,0 +1,46 @@
+"""The W&B run of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import WandbLogger
+
+from lit_recon.records.directory import RunDirectory
+from lit_recon.records.tracking import Mode, make_wandb_logger
+
+
+@contextmanager
+def wandb_run(
+    flags: Any, record: str, directory: RunDirectory, mode: Mode, metrics: Sequence[str]
+) -> Iterator[WandbLogger | None]:
+    """The W&B run as a logger, ended with what becomes of the command; None without W&B.
+
+    Args:
+        flags: those of ``--wandb``.
+        record: config.yaml.
+        directory: of the run, which gives the name.
+        mode: what W&B can do here.
+        metrics: the numbers that get a chart over training steps.
+    """
+    logger = make_wandb_logger(
+        directory.path,
+        mode,
+        project=flags.project,
+        name=directory.path.name,
+        entity=flags.entity,
+        group=flags.group,
+        tags=flags.tags,
+        config=yaml.safe_load(record),
+        metrics=list(metrics),
+    )
+    status = 1
+    try:
+        yield logger
+        status = 0
+    finally:
+        if logger is not None:
+            logger.experiment.finish(exit_code=status)

@@ -1,0 +1,109 @@
+"""How the projection attack goes about a problem: attempts until there is evidence of success."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from lit_recon.methods.base import Earlier
+from lit_recon.methods.problem import Problem, all_certified
+from lit_recon.metrics.matching import DIRECTION, SIGN_BLIND_DIRECTION, match
+from lit_recon.solvers import Monitor, Solution, Status, Stop, minimise
+from lit_recon.solvers.loop import Objective
+from lit_recon.solvers.search import Move, Search
+
+if TYPE_CHECKING:
+    from lit_recon.methods.projection import ProjectionReconstructor
+
+SAME = 0.1  # direction error below which two candidates are the same one
+P = TypeVar("P", bound=Problem)
+
+
+@dataclass
+class Attack(ABC, Generic[P]):
+    """One attack on one problem.
+
+    Attributes:
+        settings: the flags.
+        problem: what is attacked.
+        monitor: the clock, the counters and the inner curve.
+        generator: the only source of randomness.
+        warm: it began at the candidates of an earlier checkpoint.
+    """
+
+    settings: ProjectionReconstructor
+    problem: P
+    monitor: Monitor
+    generator: torch.Generator
+    warm: bool = False
+
+    @abstractmethod
+    def attempt(self, number: int) -> Solution:
+        """From noise to a solution of the plain loss; attempts are numbered from 0."""
+
+    @abstractmethod
+    def moves(self) -> Sequence[Move]:
+        """What to try where the descent on the plain loss is stuck."""
+
+    def run(self, earlier: Earlier | None) -> Solution:
+        """Attempts until one converges; the best of them otherwise.
+
+        Where the features drifted nobody knows how far the loss can fall. What stands for it then:
+        two attempts end in the same candidates, or an attempt that starts at the candidates of an
+        earlier checkpoint, itself a success, ends there.
+        """
+        numbers = count()
+        if earlier is not None and earlier.candidates.shape == (self.problem.m, self.problem.d):
+            self.warm = True
+            best = self._continued(earlier)
+        else:
+            best = self.attempt(next(numbers))
+        for _ in range(self.settings.restarts):
+            if best.status is not Status.STALLED:
+                break
+            self.monitor.restarts += 1
+            fresh = self.attempt(next(numbers))
+            better = fresh if fresh.at.loss < best.at.loss else replace(best, status=fresh.status)
+            if fresh.status is Status.STALLED and self._confirms(
+                fresh.at.candidates, best.at.candidates
+            ):
+                better = replace(better, status=Status.AGREED)
+            best = better
+        return best
+
+    def plain(self, z: Tensor) -> Solution:
+        """Minimise the plain loss from z (m' + l, unknowns), m' >= m."""
+        objective = self.problem.objective(self.settings.solver.surrogate_slope)
+        stop = replace(self.settings.stop, satisfied=all_certified(self.problem))
+        return self.search(objective, z, stop, self.moves(), "plain")
+
+    def search(
+        self, objective: Objective, z: Tensor, stop: Stop, moves: Sequence[Move], phase: str
+    ) -> Solution:
+        """Minimise from z, with the moves that are switched on."""
+        if not (moves or self.settings.spare):
+            return minimise(objective, z, self.settings.solver, stop, self.monitor, phase)
+        search = Search(self.problem.m, moves, self.generator)
+        return search(objective, z, self.settings.solver, stop, self.monitor, phase)
+
+    def _continued(self, earlier: Earlier) -> Solution:
+        start = self.problem.coordinates(earlier.candidates)
+        found = self.plain(start)
+        stalled = found.status is Status.STALLED
+        if earlier.sure and stalled and self._confirms(start, found.at.candidates):
+            return replace(found, status=Status.AGREED)
+        return found
+
+    def _confirms(self, some: Tensor, others: Tensor) -> bool:
+        """Whether two sets of candidates are the same, of a target whose floor is not known."""
+        problem = self.problem
+        if not problem.drifts or len(some) != len(others):
+            return False
+        cost = SIGN_BLIND_DIRECTION if problem.sign_blind else DIRECTION
+        return self.monitor.agreed(bool((match(some, others, cost).error < SAME).all()))

@@ -1,0 +1,196 @@
+"""The problem of a network with one hidden layer, and what only such a network allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from lit_recon.activations import Activation
+from lit_recon.distributed import Ranks, ranks
+from lit_recon.features import BlockAverages, LinearMap
+from lit_recon.knowledge import Knowledge
+from lit_recon.linalg import spectral_directions, widest_directions
+from lit_recon.methods.problem import Problem, unit
+from lit_recon.models import OneHiddenLayer
+from lit_recon.objectives.projection import ProjectionObjective
+from lit_recon.rows import Rows
+from lit_recon.solvers.loop import Linearised
+
+# The coarse subspace is the finest one that still has so many equations per unknown.
+COARSE_RATIO = 10.0
+COARSEST = 4  # pixels on a side
+# The candidates with which to begin where their number is to be found.
+FIRST = 2
+MOST_DIRECTIONS = 256  # that are looked at where the number of inputs is to be found
+
+
+@dataclass(frozen=True)
+class LayerProblem(Problem):
+    """The problem of a network with one hidden layer.
+
+    Of V and the target every rank holds its share; all that the attack makes is the same on all.
+
+    Attributes:
+        map: V, or V B^T.
+        activation: s.
+        basis: B (r, d), orthonormal rows that are known to span the training inputs; candidates
+            are then coordinates (m, r). None: nothing is known.
+    """
+
+    map: LinearMap
+    activation: Activation
+    basis: Tensor | None = None
+
+    def objective(self, surrogate_slope: float = 0.0) -> ProjectionObjective:
+        return ProjectionObjective(
+            self.map,
+            self.activation,
+            self.target,
+            radius=self.radius,
+            surrogate_slope=surrogate_slope,
+        )
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.map.ranks
+
+    @property
+    def p(self) -> int:
+        return self.map.p
+
+    @property
+    def finite(self) -> bool:
+        # The norm of V is finite if V is; isfinite(V) would make a copy of it.
+        return isfinite(self.map.mean_square)
+
+    @property
+    def unknowns(self) -> int:
+        return self.map.d
+
+    @property
+    def even_part(self) -> Activation:
+        """The even part of an activation that has one."""
+        assert self.activation.even_part is not None
+        return self.activation.even_part
+
+    def even_objective(self) -> ProjectionObjective:
+        """The loss of the even part, with linear rows for the rest."""
+        even = self.even_part
+        radius = self.norm if even.homogeneous else self.radius
+        return ProjectionObjective(self.map, even, self.target, linear=True, radius=radius)
+
+    @property
+    def per_unknown(self) -> float:
+        """Equations per unknown of a fit with linear rows."""
+        return self.equations / ((self.m + len(self.target)) * self.unknowns)
+
+    def inputs(self, candidates: Tensor) -> Tensor:
+        return candidates if self.basis is None else candidates @ self.basis.to(candidates)
+
+    def coordinates(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.to(self.target)
+        return inputs if self.basis is None else inputs @ self.basis.T
+
+
+def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generator) -> LayerProblem:
+    """What the attacker knows, in the shape of a problem.
+
+    Args:
+        knowledge: of a network with one hidden layer.
+        m: the number of candidates; None: as many as the change of the first layer has dimensions,
+            or FIRST where nothing is known of it.
+        generator: for the search of its row space.
+    """
+    model = knowledge.model
+    assert isinstance(model, OneHiddenLayer)
+    us = ranks()
+    share = us.share(model.p)
+    rows = model.rows(share)
+    radius = knowledge.radius
+    if model.activation.homogeneous and radius is None:
+        radius = rows.d**0.5  # the norm cannot be seen, so any fixed one will do
+    map, basis = LinearMap(rows, us), None
+    if knowledge.initial_first_layer is not None:
+        change = next(iter(rows)) - knowledge.initial_first_layer[share.start : share.stop].to(
+            rows.like
+        )
+        basis = row_space(LinearMap(Rows.of(change), us), m, generator)
+        map = LinearMap(Rows.of(map.apply(basis).T.contiguous()), us)
+    target = unit(knowledge.target.detach())[:, share.start : share.stop]
+    return LayerProblem(
+        target=target.to(rows.like),
+        m=m or (FIRST if basis is None else len(basis)),
+        d=rows.d,
+        pixels=knowledge.pixels,
+        radius=radius,
+        drifts=not model.frozen,
+        sign_blind=model.activation.odd,
+        map=map,
+        activation=model.activation,
+        basis=basis,
+    )
+
+
+def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> Tensor:
+    """(r, d) orthonormal rows that span the training inputs.
+
+    Gradient descent changes the first layer by ``sum_i c_i x_i^T`` (Tansley, Makhlouf, Massart et
+    al. 2026, arXiv 2605.06519), so its leading right singular vectors span the training inputs; the
+    others are rounding.
+
+    Args:
+        change: the first layer less its start.
+        m: how many inputs; None: as many as stand out.
+        generator: for the subspace iteration.
+    """
+    most = min(m or MOST_DIRECTIONS, change.d)
+    directions, values = widest_directions(change, most, generator)
+    if m is None:
+        # What rounding leaves of a zero is no jump; in the Gram it is that of float64.
+        floor = float(values[0]) * (change.d * torch.finfo(values.dtype).eps) ** 0.5
+        values = values.clamp_min(max(floor, torch.finfo(values.dtype).tiny))
+        directions = directions[: 1 + int((values[:-1] / values[1:]).argmax())]
+    return directions
+
+
+def proposals(
+    problem: LayerProblem, generator: torch.Generator, *, both_signs: bool
+) -> Callable[[Linearised, int], Tensor]:
+    """New candidates (count, d) for a fit: what its residual is most likely the feature of."""
+
+    def propose(at: Linearised, count: int) -> Tensor:
+        directions = min(count + 3, problem.unknowns)
+        new = spectral_directions(problem.map, at.residual, directions, generator)
+        new = problem.norm * new
+        new = torch.cat([new, -new]) if both_signs else new
+        return new[at.gain(new).argsort(descending=True)[:count]]
+
+    return propose
+
+
+def coarse_blocks(problem: LayerProblem) -> BlockAverages:
+    """The finest block averages with COARSE_RATIO equations per unknown; single pixels at best."""
+    if problem.pixels is None or problem.basis is not None:
+        return BlockAverages((1, 1, problem.unknowns), 1)
+    c, h, w = problem.pixels.shape
+    factor = 1
+    while problem.equations < COARSE_RATIO * problem.m * c * h * w / factor**2:
+        if h % (2 * factor) or w % (2 * factor) or min(h, w) // (2 * factor) < COARSEST:
+            break
+        factor *= 2
+    return BlockAverages(problem.pixels.shape, factor)
+
+
+def with_signs(problem: LayerProblem, candidates: Tensor) -> Tensor:
+    """Candidates (m, d) with the sign whose features carry the target.
+
+    One least-squares fit of the target on the features of both signs (2m, p).
+    """
+    both = torch.cat([candidates, -candidates])
+    at = problem.objective().linearise(both)
+    weight = at.importance().view(2, -1)
+    return torch.where((weight[0] >= weight[1])[:, None], candidates, -candidates)

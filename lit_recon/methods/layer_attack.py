@@ -1,0 +1,212 @@
+"""The projection attack on a network with one hidden layer: what its linear first layer allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lit_recon.features import LinearMap
+from lit_recon.linalg import least_squares_rows, spectral_directions
+from lit_recon.methods.attack import Attack
+from lit_recon.methods.base import Earlier
+from lit_recon.methods.layer import FIRST, LayerProblem, coarse_blocks, proposals, with_signs
+from lit_recon.methods.problem import all_certified
+from lit_recon.objectives.projection import Linearisation, ProjectionObjective
+from lit_recon.objectives.refined import RefinedObjective
+from lit_recon.rows import Rows
+from lit_recon.solvers import GaussNewton, Solution, Status, Stop, minimise
+from lit_recon.solvers.gauss_newton import MIN_DAMPING
+from lit_recon.solvers.search import Move, Perturbation, SpareCandidates, fewest
+
+# The even stage spends k d of the k p equations on the linear rows. Below this many equations per
+# unknown the plain loss goes first (measured: synthetic data at p = 1.5 d n are complete in half
+# the applications then, images at p = 2 d n in twice as many).
+EVEN_FIRST = 1.7
+# Below this many equations per unknown a stuck fit is mostly wrong, so that all candidates are
+# perturbed before single ones are replaced.
+HOP_BELOW = 2.2
+HOP_SCALE = 1.2
+COARSE_STARTS = 3
+# A subspace with more than this share of the dimensions is not searched: to search it would save
+# nothing against a search in all of them.
+SEARCHED = 0.2
+# Rows of V that the subspace search reads, per unknown; more change its result little.
+COARSE_ROWS = 150
+COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
+# Directions of the spectral subspace per candidate; a few more than needed cost nothing.
+SUBSPACE = 1.4
+# Even-part loss at which signs are told and the plain loss takes over.
+HANDOVER = 1e-7
+# Equations per unknown below which the number of candidates cannot be found.
+IDENTIFIABLE = 1.2
+# The last steps, with residuals in float64.
+POLISH = Stop(min_decrease=0.3, max_steps=6)
+POLISH_TOLERANCE = 1e-2
+
+
+class LayerAttack(Attack[LayerProblem]):
+    """The composed strategy: linear part out, coarse to fine, search, polish."""
+
+    counted: Solution | None = None  # a solution of the first stage with as few as it needs
+
+    def run(self, earlier: Earlier | None) -> Solution:
+        """Attempts until one converges, polished; with ``candidates auto`` their number first."""
+        if self.settings.candidates == "auto" and self.problem.basis is None:
+            if earlier is not None and earlier.sure:
+                self.problem = replace(self.problem, m=len(earlier.candidates))
+            else:
+                return self._counted_run()
+        return self._polished(super().run(earlier))
+
+    def attempt(self, number: int) -> Solution:
+        """The even part first where there are equations for it, and the other way round in turn."""
+        if number == 0 and self.counted is not None:
+            even, start = self._has_even_stage, self.counted.at.z
+        else:
+            even = self._has_even_stage and self._even_first == (number % 2 == 0)
+            start = self._start(even=even)
+        return self.plain(self._even_stage(start) if even else start)
+
+    def moves(self) -> list[Move]:
+        return self._moves(both_signs=True)
+
+    def _moves(self, *, both_signs: bool) -> list[Move]:
+        moves: list[Move] = []
+        if self._hops_first:
+            moves.append(Perturbation(HOP_SCALE, self.generator, self.settings.hops))
+        if self.settings.spare and self.settings.rounds:
+            propose = proposals(self.problem, self.generator, both_signs=both_signs)
+            moves.append(SpareCandidates(self.settings.spare, propose, self.settings.rounds))
+        return moves
+
+    def _counted_run(self) -> Solution:
+        counted = self.counted = self._count()
+        self.problem = replace(self.problem, m=len(counted.at.candidates))
+        if counted.status not in (Status.STALLED, Status.CONVERGED):
+            return counted
+        best = super().run(None)
+        if counted.status is Status.STALLED:  # with as many as can be told
+            best = self._fewest(best, self.problem.objective(), self.settings.stop)
+            self.problem = replace(self.problem, m=len(best.at.candidates))
+        return self._polished(best)
+
+    def _count(self) -> Solution:
+        """A solution of the first stage with as few candidates as it needs.
+
+        More candidates than samples are the easier fit, so one descent for every power of two
+        mostly finds one; where none does, each number gets a search.
+        """
+        problem, settings = self.problem, self.settings
+        most = max(int(problem.equations / (IDENTIFIABLE * problem.unknowns)), FIRST)
+        sizes = [m for m in (FIRST * 2**i for i in range(64)) if m < most] + [most]
+        even = self._has_even_stage
+        stop = replace(
+            settings.stop, loss=max(settings.stop.loss, HANDOVER), min_decrease=0.05, patience=2
+        )
+        objective = problem.even_objective() if even else problem.objective()
+        for searched in (False, True):
+            for m in sizes:
+                self.problem = replace(problem, m=m)
+                z = self._start(even=even)
+                if searched:
+                    moves = self._moves(both_signs=not even)
+                    found = self.search(objective, z, stop, moves, "count")
+                else:
+                    found = minimise(objective, z, settings.solver, stop, self.monitor, "count")
+                if found.status is not Status.STALLED:
+                    return self._fewest(found, objective, stop)
+        return found
+
+    def _fewest(self, found: Solution, objective: ProjectionObjective, stop: Stop) -> Solution:
+        return fewest(found, objective, self.settings.solver, stop, self.monitor, "count")
+
+    @property
+    def _has_even_stage(self) -> bool:
+        return self.settings.even_stage == "auto" and self.problem.activation.even_part is not None
+
+    @property
+    def _even_first(self) -> bool:
+        return self.problem.per_unknown >= EVEN_FIRST
+
+    @property
+    def _hops_first(self) -> bool:
+        return self.settings.hops > 0 and self.problem.per_unknown < HOP_BELOW
+
+    @property
+    def _width(self) -> int:
+        """Candidates to start with."""
+        return self.problem.m if self._hops_first else self.problem.m + self.settings.spare
+
+    def _polished(self, found: Solution) -> Solution:
+        """A solution at the floor of single precision, taken to the floor of the stored target."""
+        at = found.at
+        if not (
+            self.settings.polish
+            and found.status is Status.CONVERGED
+            and isinstance(self.settings.solver, GaussNewton)
+            and isinstance(at, Linearisation)
+            and at.z.dtype == torch.float32
+            and self.monitor.agreed(float(at.loss) <= at.floor())
+        ):
+            return found
+        objective = RefinedObjective(at.objective)
+        solver = replace(self.settings.solver, damping=MIN_DAMPING, cg_tolerance=POLISH_TOLERANCE)
+        stop = replace(POLISH, satisfied=all_certified(self.problem))
+        polished = minimise(objective, at.z, solver, stop, self.monitor, "polish")
+        certified = polished.status is Status.CERTIFIED
+        return polished if certified else replace(polished, status=found.status)
+
+    def _even_stage(self, start: Tensor) -> Tensor:
+        """(m, unknowns) candidates from the activation's even part, with their signs told."""
+        objective = self.problem.even_objective()
+        stop = replace(self.settings.stop, loss=max(self.settings.stop.loss, HANDOVER))
+        found = self.search(objective, start, stop, self._moves(both_signs=False), "even")
+        return with_signs(self.problem, found.at.candidates)
+
+    def _start(self, *, even: bool) -> Tensor:
+        """(m' + l, unknowns), m' >= m, the first point of the even or of the plain loss."""
+        if not even:
+            return self.problem.noise(self._width, self.generator)
+        linear = least_squares_rows(self.problem.map, self.problem.target)
+        if not self.settings.spectral_start:
+            return torch.cat([self.problem.noise(self._width, self.generator), linear])
+        return self._coarse_start(linear)
+
+    def _coarse_start(self, linear: Tensor) -> Tensor:
+        """(m' + k, unknowns) candidates, m' >= m, and linear rows from a spectral subspace.
+
+        In the subspace, of a few dimensions more than candidates, a Gauss-Newton step costs
+        milliseconds, so several starts are tried and the best is taken.
+        """
+        problem, generator = self.problem, self.generator
+        map, count = problem.map, self._width
+        rest = problem.target - map.apply(linear)
+        blocks = coarse_blocks(problem)
+        dimensions = min(round(SUBSPACE * problem.m) + 1, blocks.dimension)
+        basis = blocks.up(
+            spectral_directions(map, rest, dimensions, generator, blocks.down, blocks.up)
+        )  # (r, unknowns)
+        if dimensions > SEARCHED * problem.unknowns:
+            z = torch.randn(count, dimensions, generator=generator, dtype=basis.dtype).to(basis)
+            return torch.cat([z @ basis, linear])
+        # Every rank's first rows, so that all have the same to do.
+        head = map.head(-(-COARSE_ROWS * count * dimensions // map.ranks.size))
+        weight = head.apply(basis).T.contiguous()  # (rows, r)
+        objective = ProjectionObjective(
+            LinearMap(Rows.of(weight), map.ranks),
+            problem.even_part,
+            rest[:, : len(weight)],
+            linear=True,
+            radius=problem.norm,
+        )
+        tries = []
+        for _ in range(COARSE_STARTS):
+            z = torch.randn(count, dimensions, generator=generator, dtype=weight.dtype)
+            z = torch.cat([z.to(weight.device), linear.new_zeros(len(linear), dimensions)])
+            tries.append(
+                minimise(objective, z, GaussNewton(), COARSE_TRIES, self.monitor, "coarse")
+            )
+        z = min(tries, key=lambda solution: float(solution.at.loss)).at.z @ basis
+        return torch.cat([z[:count], z[count:] + linear])

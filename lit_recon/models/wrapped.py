@@ -1,0 +1,110 @@
+"""Other people's networks as ours: their readout is found, and what goes into it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lit_recon.errors import InputError
+from lit_recon.models.base import ReadoutModel
+
+
+class Wrapped(ReadoutModel):
+    """Any module whose output is that of its last linear layer.
+
+    Args:
+        module: the network, in eval mode.
+        readout: dotted name of its last linear layer; None: the one that gives its output.
+        features: name of a method that gives that layer's input (n, p) from an input of the
+            network; None: whatever goes into the layer.
+        example: (1, *input shape) an input, to look for the layer.
+
+    Raises:
+        InputError: there is no such layer or method, or it does not do what it should.
+    """
+
+    size_flag: ClassVar[str] = "p"
+
+    @torch.no_grad()
+    def __init__(
+        self, module: nn.Module, readout: str | None, features: str | None, example: Tensor
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.readout = _readout(module, readout, example)
+        self._method = features
+        if features is not None and not callable(getattr(module, features, None)):
+            raise InputError("--features", features, f"{type(module).__name__} has no such method")
+        given = features or "null"
+        try:
+            phi = self.features(example)
+        except _NotReached as error:
+            raise InputError("--readout", readout, "has no part in the output") from error
+        except Exception as error:  # of any kind: it is somebody else's code that runs here
+            remedy = f"does not take an input of shape {tuple(example.shape)} ({_line(error)})"
+            raise InputError("--features", given, remedy) from error
+        shape = tuple(getattr(phi, "shape", ()))
+        if shape != (1, self.p):
+            remedy = f"gives the shape {shape} for one input; the readout takes (n, {self.p})"
+            raise InputError("--features", given, remedy)
+
+    @property
+    def frozen(self) -> bool:
+        readout = {id(parameter) for parameter in self.readout.parameters()}
+        return not any(p.requires_grad and id(p) not in readout for p in self.module.parameters())
+
+    def features(self, x: Tensor) -> Tensor:
+        """(n, *input shape) to (n, p)."""
+        if self._method is not None:
+            phi: Tensor = getattr(self.module, self._method)(x)
+            return phi
+        return _passing(self.module, self.readout, x)[0]
+
+
+def _readout(module: nn.Module, name: str | None, example: Tensor) -> nn.Linear:
+    named = {n: layer for n, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    if name is not None:
+        if name not in named:
+            remedy = f"is no linear layer; there are {', '.join(named) or 'none'}"
+            raise InputError("--readout", name, remedy)
+        return named[name]
+    for layer in reversed(named.values()):
+        try:
+            _, given, output = _passing(module, layer, example)
+        except _NotReached:
+            continue
+        except Exception as error:  # of any kind: it is somebody else's code that runs here
+            remedy = f"{type(module).__name__} does not take them ({_line(error)})"
+            shape = f"gives inputs of shape {tuple(example.shape)}"
+            raise InputError("--data", shape, remedy) from error
+        if isinstance(output, Tensor) and torch.equal(given, output):
+            return layer
+    remedy = f"none of the linear layers ({', '.join(named) or 'there are none'}) gives the output"
+    raise InputError("--readout", "missing", remedy)
+
+
+class _NotReached(Exception):
+    pass
+
+
+def _passing(module: nn.Module, layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """The input and the output of a layer when the network sees x, and the network's output."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def look(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen.append((inputs[0], output))
+
+    handle = layer.register_forward_hook(look)
+    try:
+        output = module(x)
+    finally:
+        handle.remove()
+    if not seen:
+        raise _NotReached
+    return (*seen[-1], output)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

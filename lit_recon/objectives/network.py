@@ -1,0 +1,114 @@
+"""The projection loss of any network, its derivatives by automatic differentiation.
+
+The same loss as in `objectives.projection`, with Phi from a network that is run forward and back
+instead of a first layer that is read: for candidates z (m, q)
+
+    J[D]   = P(A^T dPhi[D])                (k, p)
+    J^T[U] = dPhi^T[A P(U)]                (m, q)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_recon.distributed import Ranks
+from lit_recon.objectives.span import SpanLinearisation, eliminated
+
+PROBES = 4  # random directions from which the curvature is estimated
+
+
+@dataclass(frozen=True)
+class NetworkLinearisation(SpanLinearisation):
+    """The objective at one point.
+
+    Attributes:
+        backward: dPhi^T, (m, p) to (m, q).
+    """
+
+    objective: NetworkObjective
+    backward: Callable[[Tensor], Tensor]
+
+    def jvp(self, step: Tensor) -> Tensor:
+        return self.project(self.coefficients.T @ self._forward(step))
+
+    def vjp(self, u: Tensor) -> Tensor:
+        return self.backward(self.coefficients @ u)
+
+    def curvature(self) -> Tensor:
+        """(m, m) what J^T J concentrates to, an identity on q left out; from a few probes.
+
+        (A A^T) * mean over unit directions of dPhi[v] dPhi[v]^T, every candidate moved alike.
+        float64.
+        """
+        random = torch.Generator().manual_seed(0)  # a fixed preconditioner; no run depends on it
+        overlaps = torch.zeros_like(self.gram)
+        for _ in range(PROBES):
+            direction = torch.randn(self.z.shape[1], generator=random).to(self.z)
+            moved = self._forward((direction / direction.norm()).expand_as(self.z)).double()
+            overlaps += moved @ moved.T / PROBES
+        return (self.coefficients @ self.coefficients.T).double() * overlaps
+
+    def _forward(self, step: Tensor) -> Tensor:
+        """dPhi: (m, q) to (m, p)."""
+        change: Tensor = torch.func.jvp(self.objective.features, (self.z,), (step,))[1]
+        return change
+
+
+class NetworkObjective:
+    """The projection loss of a target over a network's features.
+
+    All ranks do the same.
+
+    Args:
+        features: candidates (m, q) to their features (m, p).
+        target: (k, p).
+        radius: keep candidates at this norm; None leaves the norm free.
+        point: gives rank 0's point to all.
+    """
+
+    ranks = Ranks()  # what has length p is whole on each
+
+    def __init__(
+        self,
+        features: Callable[[Tensor], Tensor],
+        target: Tensor,
+        *,
+        radius: float | None = None,
+        point: Callable[[Tensor], Tensor] = lambda z: z,
+    ) -> None:
+        self.features = features
+        self.target = target
+        self.radius = radius
+        self.point = point
+        self.energy = float(target.double().square().sum())
+
+    def linearise(self, z: Tensor) -> NetworkLinearisation:
+        """Value and operators at z (m, q)."""
+        z = self.point(z)
+        phi, backward = torch.func.vjp(self.features, z)[:2]
+        exact = phi.double()
+        gram, moments = exact @ exact.T, exact @ self.target.T.double()
+        coefficients, gram, factor = eliminated(gram, moments, phi.dtype)
+        residual = self.target - coefficients.T @ phi
+        return NetworkLinearisation(
+            objective=self,
+            z=z,
+            loss=residual.square().sum() / self.energy,
+            residual=residual,
+            phi=phi,
+            coefficients=coefficients,
+            gram=gram,
+            factor=factor,
+            moments=moments,
+            backward=lambda cotangent: backward(cotangent)[0],
+        )
+
+    def retract(self, z: Tensor) -> Tensor:
+        """z with its candidates back at the radius."""
+        if self.radius is None:
+            return z
+        return z * (self.radius / torch.linalg.vector_norm(z, dim=1, keepdim=True))

@@ -1,0 +1,117 @@
+"""The training data as scoring needs them, in memory and in the run directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lit_recon.errors import InputError
+from lit_recon.knowledge import PixelScale
+from lit_recon.records.directory import RunDirectory
+
+FILE = "data.safetensors"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The training data; no method ever sees it.
+
+    Copies: what happens to the data module later is no part of the attack or of its score.
+
+    Attributes:
+        x: (n, d) training inputs.
+        held_out: (v, d) inputs of the same source that were not trained on.
+        images: (n, c, h, w) uint8 training pixels, None for data that are no images.
+        pixels: how pixels became inputs, None for data that are no images.
+        radius: the norm of every input, None where norms differ.
+        labels: position of each sample's class in ``class_names``; empty without classes.
+        class_names: names of the classes.
+        indices: where the source keeps each sample.
+    """
+
+    x: Tensor
+    held_out: Tensor
+    images: Tensor | None
+    pixels: PixelScale | None
+    radius: float | None
+    labels: list[int]
+    class_names: list[str]
+    indices: list[int]
+
+    @classmethod
+    def of(cls, data: Any) -> Truth:
+        """What a data module holds."""
+        return cls(
+            x=data.x.flatten(1).clone(),
+            held_out=data.val_x.flatten(1).clone(),
+            images=None if data.images is None else data.images.clone(),
+            pixels=data.pixels,
+            radius=data.radius,
+            labels=data.labels.tolist(),
+            class_names=list(data.class_names),
+            indices=[int(i) for i in data.indices],
+        )
+
+    @property
+    def n(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an input, before it was flattened."""
+        return self.x.shape[1:] if self.images is None else self.images.shape[1:]
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each sample; empty without classes."""
+        return [self.class_names[label] for label in self.labels]
+
+    def write(self, directory: RunDirectory) -> None:
+        """Write data.safetensors, from which later commands score without the data's source."""
+        tensors = {"x": self.x, "held_out": self.held_out}
+        if self.images is not None:
+            tensors["images"] = self.images
+        facts = {
+            "labels": self.labels,
+            "class_names": self.class_names,
+            "indices": self.indices,
+            "pixels": None if self.pixels is None else asdict(self.pixels),
+            "radius": self.radius,
+        }
+        directory.write_bytes(FILE, save(tensors, {"data": json.dumps(facts)}))
+
+    @classmethod
+    def read(cls, path: Path) -> Truth:
+        """What a run directory holds.
+
+        Raises:
+            InputError: the file is missing, or is no such file.
+        """
+        try:
+            with safe_open(path / FILE, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                facts = json.loads(file.metadata()["data"])
+            pixels = facts["pixels"]
+            if pixels is not None:
+                c, h, w = pixels["shape"]
+                pixels = PixelScale((c, h, w), pixels["mean"], pixels["std"])
+            return cls(
+                x=tensors["x"],
+                held_out=tensors["held_out"],
+                images=tensors.get("images"),
+                pixels=pixels,
+                radius=facts["radius"],
+                labels=facts["labels"],
+                class_names=facts["class_names"],
+                indices=facts["indices"],
+            )
+        except FileNotFoundError as error:
+            raise InputError("--run", path, f"has no {FILE}; give a run directory") from error
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError("--run", path / FILE, f"cannot be read ({error})") from error

@@ -1,0 +1,206 @@
+"""What a run shows, in plain words, and its numbers as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from math import ceil, isfinite, sqrt
+from typing import Any
+
+from lit_recon.report.run import Attack, Checkpoint, Run
+
+NOTHING = "–"  # for a number that has no meaning
+CLOSER = 0.5  # times the null's direction error: above it nothing of the training data shows
+
+
+def number(value: float | None) -> str:
+    """Three digits: ``0.25``, ``92,160``, ``2.3e-8``."""
+    if value is None or not isfinite(value):
+        return NOTHING
+    if isinstance(value, int) or 1000 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def percent(share: float | None) -> str:
+    """``85%``."""
+    return NOTHING if share is None else f"{100 * share:.3g}%"
+
+
+def duration(seconds: float | None) -> str:
+    """``0.4 s``, ``34 s``, ``5 min 20 s``, ``3 h 5 min``."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def recovered(point: Checkpoint) -> int:
+    """How many training samples came back."""
+    return sum(row.recovered for row in point.rows)
+
+
+def exact(point: Checkpoint) -> int | None:
+    """How many came back in every pixel; None for data that are no images."""
+    return sum(bool(row.exact) for row in point.rows) if is_image(point) else None
+
+
+def certified(point: Checkpoint) -> tuple[int, int] | None:
+    """How many candidates the certificate accepts, and of how many; None without a certificate."""
+    share = point.number("certified_fraction")
+    if share is None:
+        return None
+    candidates = int(point.numbers.get("candidates", point.n))
+    return round(share * candidates), candidates
+
+
+def is_image(point: Checkpoint) -> bool:
+    """Whether the training samples are images."""
+    return any(row.exact is not None for row in point.rows)
+
+
+def things(point: Checkpoint, count: int) -> str:
+    """``image`` or ``samples``."""
+    return ("image" if is_image(point) else "sample") + ("" if count == 1 else "s")
+
+
+def strongest(attack: Attack) -> Checkpoint:
+    """The first checkpoint at which most came back; the last one if nothing ever did."""
+    best = max(attack.checkpoints, key=lambda point: (recovered(point), exact(point) or 0))
+    return best if recovered(best) else attack.last
+
+
+def headline(attack: Attack) -> str:
+    """What leaked, in one sentence."""
+    best = strongest(attack)
+    n, found, right = best.n, recovered(best), exact(best)
+    if not found:
+        return f"No training {things(best, 1)} came back from the weights"
+    who = f"{found} of {n} training {things(best, n)}"
+    if found == n:
+        who = f"All {n} training {things(best, n)}" if n > 1 else f"The training {things(best, 1)}"
+    sentence = f"{who} came back from the weights"
+    if right is None:
+        return sentence
+    if right == found:
+        return f"{sentence}, exact in every pixel"
+    return f"{sentence}, {right or 'none'} of them exact in every pixel"
+
+
+def when(attack: Attack) -> Iterator[str]:
+    """From which step on, in sentences."""
+    points = attack.checkpoints
+    best, last = strongest(attack), points[-1]
+    if not recovered(best):
+        many = f"{len(points)} checkpoints, steps {points[0].step:,} to {last.step:,}"
+        yield f"It was tried at {many if len(points) > 1 else f'step {last.step:,}'}."
+        return
+    first = next(point for point in points if recovered(point))
+    if first is not best:
+        most = f"{recovered(best)} of {best.n} at step {best.step:,}"
+        yield f"The first came back at step {first.step:,}, {most}."
+    elif first is points[0]:
+        yield f"First seen at step {first.step:,}, the first checkpoint."
+    else:
+        before = points[points.index(first) - 1]
+        yield f"First seen at step {first.step:,}; at step {before.step:,} there was nothing."
+    if (recovered(last), exact(last) or 0) < (recovered(best), exact(best) or 0):
+        also = "" if exact(last) is None else f", {exact(last) or 'none'} of them exact"
+        yield f"At the last checkpoint, step {last.step:,}, it was {recovered(last)}{also}."
+
+
+def certainty(point: Checkpoint) -> Iterator[str]:
+    """How sure that is, in sentences: the certificate, and the comparison with other data."""
+    accepted = certified(point)
+    if accepted is not None:
+        yield (
+            f"The certificate, which has not seen the training data, accepts {accepted[0]} of "
+            f"{accepted[1]} candidates."
+        )
+    error, null = point.number("direction_error"), point.number("null_direction_error")
+    if error is not None and null is not None:
+        near = "" if error < CLOSER * null else ", hardly different,"
+        yield (
+            f"The mean direction error is {number(error)} against the training {things(point, 2)} "
+            f"and{near} {number(null)} against others that were not trained on; between unrelated "
+            f"ones it is about {number(sqrt(2))}."
+        )
+    yield f"The attack ended after {duration(point.number('seconds'))}: {point.numbers['reason']}."
+
+
+def progress(run: Run) -> str | None:
+    """Where training stopped, if that was before its end; None otherwise, or if nothing tells."""
+    planned = _planned_steps(run.config)
+    steps = [row["step"] for row in run.training]
+    steps += [point.step for attack in run.attacks for point in attack.checkpoints]
+    reached = max(steps, default=0)
+    if planned is None or reached >= planned:
+        return None
+    return f"Training stopped at step {reached:,} of {planned:,}."
+
+
+def _planned_steps(config: Mapping[str, Any]) -> int | None:
+    """The steps that the configuration asks for; None where time or an interruption ends it."""
+    trainer = config.get("trainer") or {}
+    data = (config.get("data") or {}).get("init_args") or {}
+    if trainer.get("max_steps", -1) not in (-1, None):
+        return int(trainer["max_steps"])
+    epochs, n = trainer.get("max_epochs"), data.get("n")
+    if (
+        not epochs
+        or not n
+        or trainer.get("max_time")
+        or trainer.get("accumulate_grad_batches") != 1
+    ):
+        return None
+    return int(epochs) * ceil(n / (data.get("batch_size") or n))
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """The run in a few names and numbers."""
+    config = run.config
+    shown = []
+    for group, title in (("data", "Data"), ("model", "Model"), ("optim", "Optimiser")):
+        part = config.get(group) or {}
+        given = part.get("init_args") or {}
+        named = [f"{name} {_plain(given[name])}" for name in SHOWN if given.get(name) is not None]
+        shown.append((title, ", ".join([short(part.get("class_path")), *named])))
+    attack = short((config.get("recon") or {}).get("class_path"))
+    ratio = run.attacks[-1].checkpoints[-1].number("p_over_dn") if run.attacks else None
+    shown.append(("Attack", attack))
+    shown.append(("Equations per unknown", number(ratio)))
+    return shown
+
+
+# Of all constructor arguments those that make a run what it is.
+SHOWN = ("n", "d", "classes", "image_size", "p", "width", "blocks", "activation", "lr", "momentum")
+
+
+def short(class_path: str | None) -> str:
+    """The name of a class without where it is."""
+    return class_path.rpartition(".")[2] if class_path else NOTHING
+
+
+def wall_time(provenance: Mapping[str, Any]) -> float | None:
+    """Seconds from the start to the end of the run; None where one is not recorded."""
+    times = [provenance.get(name) for name in ("started_utc", "finished_utc")]
+    if None in times:
+        return None
+    start, end = (datetime.fromisoformat(str(time)) for time in times)
+    return (end - start).total_seconds()
+
+
+def first_step(points: Sequence[Checkpoint], index: int, what: str) -> int | None:
+    """The first step at which a training sample was ``recovered`` or ``exact``; None if never."""
+    return next((point.step for point in points if getattr(point.rows[index], what)), None)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(str, value))
+    return number(value) if isinstance(value, int | float) else str(value)

@@ -1,0 +1,143 @@
+"""The W&B workspace: built as an object here, and sent by nobody."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import wandb
+from wandb_workspaces.workspaces import Workspace
+
+import train
+from callbacks.recorder import NUMBERS
+from lit_recon.methods import ProjectionReconstructor
+from lit_recon.records.tracking import STEP
+from lit_recon.report.dashboard import DashboardFlags, build_workspace
+
+COMMAND = ["dashboard", "--entity", "somebody", "--project", "runs"]
+SOMEWHERE = "https://example.invalid/somebody/runs?nw=1"
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
+    """No account, no settings, and no server that answers."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def refused(status: int, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line of a refusal."""
+    assert train.main([*COMMAND, *argv]) == status
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    return error
+
+
+def panels(section: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"kind": panel["viewType"], **panel["config"]} for panel in section["panels"]]
+
+
+def test_panels_show_what_a_run_logs() -> None:
+    workspace = build_workspace("somebody", "runs", "projection", "Reconstruction")
+    spec = workspace._spec  # what is sent, checked by the types of wandb-workspaces
+    assert (spec["entity"], spec["project"], spec["displayName"]) == (
+        "somebody",
+        "runs",
+        "Reconstruction",
+    )
+    sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
+    training, attack, law = map(panels, sections)
+    logged = {f"recon/projection/{name}" for name in NUMBERS}
+    assert {name for panel in training for name in panel["metrics"]} == set(train.TRAINING_NUMBERS)
+    lines = [panel for panel in attack if panel["kind"] == "Run History Line Plot"]
+    drawn = {name for panel in lines for name in panel["metrics"]}
+    assert drawn <= logged
+    for name in ("direction_error", "recovered_fraction", "exact_fraction", "oracle_loss"):
+        assert f"recon/projection/{name}" in drawn
+    assert {panel["xAxis"] for panel in training + lines} == {STEP}
+    (pictures,) = (panel for panel in attack if panel["kind"] == "Media Browser")
+    assert pictures["mediaKeys"] == ["recon/projection/grid"]
+    assert {panel["kind"] for panel in law} == {"Scatter Plot"}
+    assert {panel["xAxis"] for panel in law} == {"summary:recon/projection/p_over_dn"}
+    assert {panel["yAxis"].removeprefix("summary:") for panel in law} <= logged
+
+
+def test_the_default_is_the_method_of_a_plain_run() -> None:
+    assert DashboardFlags().method == ProjectionReconstructor().name
+    assert DashboardFlags().project == train.WandbFlags().project
+
+
+def test_the_command_says_where_the_workspace_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lit_recon.report.dashboard.why_not_online", lambda: None)
+    sent: list[Workspace] = []
+
+    def save(self: Workspace) -> Workspace:
+        sent.append(self)
+        return self
+
+    monkeypatch.setattr(Workspace, "save", save)
+    monkeypatch.setattr(Workspace, "url", SOMEWHERE)
+    assert train.main([*COMMAND, "--name", "mine"]) == 0
+    assert capsys.readouterr().out == f"dashboard      {SOMEWHERE}\n"
+    assert [(view.entity, view.project, view.name) for view in sent] == [
+        ("somebody", "runs", "mine")
+    ]
+
+
+def test_without_an_account(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no API key; run `wandb login`" in refused(1, capsys)
+
+
+def test_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    assert "http://127.0.0.1:9 does not answer" in refused(1, capsys)
+
+
+def test_where_wandb_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert "it is offline here, by WANDB_MODE or `wandb offline`" in refused(1, capsys)
+
+
+def test_a_refusal_of_wandb_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(self: Workspace) -> Workspace:
+        raise wandb.errors.CommError("no such\nproject")
+
+    monkeypatch.setattr("lit_recon.report.dashboard.why_not_online", lambda: None)
+    monkeypatch.setattr(Workspace, "save", save)
+    assert "W&B did not take the workspace: no such project" in refused(1, capsys)
+
+
+def test_without_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    assert "needs the extra dashboard: pip install" in refused(2, capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["dashboard"], "--entity missing: give the user or team"),
+        (["dashboard", "--entitty", "x"], "--entitty x: no such flag; did you mean --entity?"),
+        (["dashboard", "--entity"], "--entity without a value"),
+    ],
+)
+def test_bad_input(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(argv) == 2
+    assert line in capsys.readouterr().err
