@@ -41,7 +41,7 @@ def command_line(steps: int, every: int) -> list[str]:
         "model": "RandomFeatures",
         "model.p": 1600,
         "optim": "SGD",
-        "optim.lr": 1e-3,
+        "optim.lr": 1e-4,
         "optim.momentum": 0.9,
         "trainer.max_steps": steps,
         "trainer.accelerator": "cpu",
