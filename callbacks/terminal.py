@@ -21,13 +21,13 @@ from lit_recon.solvers import Row
 SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
 
 # Warnings that are no news here: a handful of samples is one batch; a resumed run writes into its
-# own directory; a cluster's node has srun whether it is used or not; the others are Lightning's about
-# itself.
+# own directory; a cluster's node has srun, used or not; the others are Lightning's about itself.
 NO_NEWS = (
     ".*The `srun` command is available",
     ".*is smaller than the logging interval",
     ".*Checkpoint directory .* exists and is not empty",
     ".*isinstance\\(treespec, LeafSpec\\)",
+    ".*torch.jit.script.* is deprecated",
     ".*torch.distributed.nn.functional.all_gather is deprecated",
 )
 CHATTER = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed")

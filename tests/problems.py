@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_recon.knowledge import Knowledge, PixelScale
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import RandomFeatures
+from lit_recon.models import RandomFeatures, ReadoutModel
 
 
 def sphere(n: int, d: int, seed: int) -> Tensor:
@@ -41,6 +41,39 @@ def trained(
     with torch.no_grad():
         model.readout.weight.copy_(minimum_norm(model.features(x), y))
     return model
+
+
+def taught(
+    model: ReadoutModel,
+    x: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    pixels: PixelScale | None = None,
+    radius: float | None = None,
+    first_layer: bool = False,
+) -> Knowledge:
+    """What is known of a model after so many steps of SGD on x (n, *input shape) and random signs.
+
+    Args:
+        first_layer: the first layer's start is known too.
+    """
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    y = torch.randn(len(x), model.readout.out_features, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - y.sign()).square().sum().backward()
+        optimizer.step()
+    return Knowledge(
+        model.eval(),
+        model.readout.weight.detach(),
+        start["readout.weight"],
+        len(x),
+        pixels,
+        radius,
+        start["first_layer.weight"] if first_layer else None,
+    )
 
 
 def knowledge(

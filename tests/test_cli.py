@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 import datamodules
 import train
+from benchmarks.resume import left_by
 from callbacks import StepCheckpoint, saved_checkpoints, step_of
 from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
@@ -37,6 +38,7 @@ SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "10
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+TWICE = ["--trainer.accumulate_grad_batches", "2"]
 SHORT = ["--recon.max_seconds", "0.2"]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -625,34 +627,6 @@ def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Pa
     assert records(directory)[-1]["exit"]["exit_code"] == 1
 
 
-def comparable(directory: Path) -> dict[str, Any]:
-    """What two runs of one configuration share: everything but times."""
-    found: dict[str, Any] = {}
-    for path in sorted(directory.rglob("*")):
-        name = str(path.relative_to(directory))
-        if name.startswith("wandb"):
-            continue
-        if path.suffix in (".json", ".jsonl") and path.name != "provenance.json":
-            found[name] = re.sub(r'seconds": [0-9.e-]+', "", path.read_text())
-        elif path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
-        elif path.suffix == ".ckpt":
-            saved = torch.load(path, weights_only=True)
-            found[name] = [exact(saved[part]) for part in ("state_dict", "optimizer_states")]
-        elif path.is_file():
-            found[name] = None
-    return found
-
-
-def exact(state: Any) -> Any:
-    """A state with the bytes of its tensors."""
-    if isinstance(state, dict):
-        return {name: exact(value) for name, value in state.items()}
-    if isinstance(state, list):
-        return [exact(value) for value in state]
-    return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state
-
-
 @pytest.mark.parametrize("stop", [2, 4])
 def test_an_interrupted_run_goes_on_where_it_stopped(
     stop: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -688,7 +662,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert (status, error) == (0, "")
     assert "of 4 samples recovered" in out
     assert {path: path.stat().st_ino for path in kept} == kept  # not done again
-    assert comparable(cut) == comparable(tmp_path / "runs" / "whole")
+    assert left_by(cut) == left_by(tmp_path / "runs" / "whole")
 
 
 # Mini-batches of 4 and 2, so that checkpoints are within epochs, and momentum. A budget of steps is
@@ -705,7 +679,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("alive")
     argv = [*ALIVE, "--run.dir", str(home), "--run.name", "r", "--wandb.mode", "disabled"]
     assert train.main(argv) == 0
-    return comparable(home / "r")
+    return left_by(home / "r")
 
 
 @pytest.mark.parametrize(
@@ -735,7 +709,7 @@ def test_a_killed_run_ends_as_one_that_nobody_killed(
     assert directory.steps() == attacks
     status, _, error = run(*argv, "--run.resume", "true")
     assert (status, error) == (0, "")
-    assert comparable(directory.path) == alive
+    assert left_by(directory.path) == alive
 
 
 def test_a_killed_offline_run_goes_on_as_another_segment_of_its_group(
@@ -789,6 +763,44 @@ def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Pat
         assert shared[name] == alone[name]
     files = [path.relative_to(runs / "two") for path in (runs / "two" / "recon").rglob("*")]
     assert sorted(files) == sorted(path.relative_to(one) for path in (one / "recon").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model", "MLP", "--model.width", "60", "--optim.lr", "0.05", "--optim.stop_loss", "0.3"],
+        [
+            "--data.batch_size",
+            "4",
+            "--optim.momentum",
+            "0.9",
+            "--trainer.accumulate_grad_batches",
+            "2",
+        ],
+    ],
+    ids=["full batch", "mini-batches"],
+)
+def test_two_processes_train_as_one(flags: list[str], run: Run, tmp_path: Path) -> None:
+    sizes = ["--data", "Sphere", "--data.n", "10", "--data.d", "8", "--trainer.max_steps", "200"]
+    flags = [*sizes, *SGD, *flags, "--checkpoint.at_steps", "[3]", "--recon.enabled", "false"]
+    if "MLP" not in flags:
+        flags += ["--model.p", "100", "--trainer.max_steps", "8"]
+    with shell(*flags, *TWO, "--run.name", "two", "--wandb.mode", "offline", home=tmp_path) as two:
+        assert run(*flags, "--run.name", "one")[0] == 0
+        status, _, error = ended(two)
+    assert (status, error) == (0, "")
+    one, shared = (tmp_path / "runs" / name for name in ("one", "two"))
+    assert len(list(shared.glob("wandb/offline-run-*"))) == 1
+    steps = [step_of(path) for path in saved_checkpoints(one)]
+    assert steps == [step_of(path) for path in saved_checkpoints(shared)]
+    assert 3 < steps[-1] < 200  # the loss is low enough before, on both ranks alike
+    for left, right in zip(saved_checkpoints(one), saved_checkpoints(shared), strict=True):
+        states = [torch.load(path, weights_only=True) for path in (left, right)]
+        for name, weight in states[0]["state_dict"].items():
+            assert torch.allclose(weight, states[1]["state_dict"][name], atol=1e-6), name
+    assert not torch.equal(weights(one, 3), weights(one, steps[-1]))
+    for row, other in zip(rows(one), rows(shared), strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

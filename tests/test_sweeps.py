@@ -383,9 +383,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     status, out, error = ended(shell(*TINY, *GRID, home=home))
     assert (status, error) == (0, "")
     assert out.splitlines()[0] == "4 runs, of which 0 have ended before"
-    assert out.splitlines()[-2:] == [
+    assert out.splitlines()[-3:] == [
         "results  runs/sweep/results.csv",
         "law      runs/sweep/law.png",
+        "report   runs/sweep/report.html",
     ]
     return home / "runs" / "sweep"
 
@@ -531,7 +532,9 @@ def test_every_shipped_sweep_runs_from_its_file_alone(
     status, out, error = run("--config", str(file), *shrunk)
     assert (status, error) == (0, "")
     directory = tmp_path / "runs" / file.stem
-    assert out.splitlines()[-1] == f"law      runs/{file.stem}/law.png"
+    law, report = out.splitlines()[-2:]
+    assert law == f"law      runs/{file.stem}/law.png"
+    assert report == f"report   runs/{file.stem}/report.html"
     table = pd.read_csv(directory / "law.csv")
     solvers = pd.read_csv(directory / "results.csv")["solver"].unique()
     assert table["line"].nunique() == len(solvers)

@@ -23,6 +23,7 @@ from lit_recon.records.provenance import without_home
 from lit_recon.records.tracking import Mode, choose_wandb_mode, make_wandb_logger
 from lit_recon.report.grid import figure_to_uint8
 from lit_recon.report.law import law_figure, law_table, to_png, to_svg
+from lit_recon.report.sweep import write_sweep_report
 from lit_recon.sweeps import slurm, workers
 from lit_recon.sweeps.grid import Axis, read_axes
 from lit_recon.sweeps.machine import shares
@@ -112,6 +113,10 @@ def sweep(argv: list[str], fit: Fit) -> None:
             results.write()
         print(f"results  {directory.path / 'results.csv'}")
         draw_law(directory, results, flags, mode)
+        page, skipped = write_sweep_report(directory.path)
+        for line in skipped:
+            print(f"skipped  {line}")
+        print(f"report   {page}")
         report_failures(directory, results)
 
 
