@@ -581,6 +581,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer with its loggers and a progress bar; writes provenance.json."""
     from lightning import Trainer
+    from lightning.fabric.plugins.environments import SLURMEnvironment
 
     from callbacks import StepProgressBar, WholeCheckpoints
     from lit_recon.records.jsonl import JsonlLogger
@@ -588,11 +589,13 @@ def build_trainer(
 
     settings = trainer_settings(config)
     bars = [StepProgressBar()] if settings["enable_progress_bar"] else []
+    # Lightning would answer Slurm's warnings by a checkpoint and a job of its own making.
+    cluster = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     trainer = Trainer(
         **settings,
         logger=[logger for logger in (JsonlLogger(directory), wandb_logger) if logger is not None],
         callbacks=[*callbacks, *bars],
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *cluster],
         default_root_dir=directory.path,
     )
     if trainer.is_global_zero:

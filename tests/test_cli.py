@@ -416,7 +416,10 @@ def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) 
         folder = folder_of_images(tmp_path / "images")
         shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder)]
     shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
-    shrunk += ["--model.p", "400"]
+    model = given.get("model", {}).get("class_path", "RandomFeatures")
+    shrunk += ["--model.p", "400"] if model == "RandomFeatures" else ["--model.width", "40"]
+    if given.get("optim", {}).get("class_path") == "SGD":
+        shrunk += ["--trainer.max_steps", "1", "--checkpoint.at_steps", "[]"]
     status, _, error = run("fit", "--config", str(file), *shrunk)
     assert (status, error) == (0, "")
     assert [row["step"] for row in rows(tmp_path / "runs" / "r") if "train/loss" in row] == [0, 1]

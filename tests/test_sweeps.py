@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ import yaml
 
 import train
 from lit_recon.errors import InputError
+from lit_recon.records.directory import RunDirectory
 from lit_recon.sweeps import machine
 from lit_recon.sweeps.grid import Axis, combinations, read_axes
 from lit_recon.sweeps.plan import Fit, Run, identify, plan
@@ -161,6 +163,20 @@ def test_a_changed_configuration_is_another_run() -> None:
 # --- bad input
 
 
+def test_slurm_needs_slurm_and_submitit(run: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--grid.run.seed", "0:2", "--launcher", "slurm"]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    status, out, error = run(*flags)
+    assert (status, out) == (2, "")
+    assert error.startswith("train.py: --launcher slurm: there is no sbatch on this machine")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    status, out, error = run(*flags)
+    assert (status, out) == (2, "")
+    assert error == "train.py: --launcher slurm: needs pip install -e '.[cluster]'\n"
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -182,7 +198,9 @@ def test_a_changed_configuration_is_another_run() -> None:
         ("--grid.run.seed 0 --job 2", "--job 2 no such flag did you mean --jobs?"),
         ("--grid.run.seed 0 --data.n 0", "--data.n 0 give at least 1"),
         ("--grid.run.seed 0 --launcher pbs", "--launcher pbs give local or slurm"),
-        ("--grid.run.seed 0 --run.name thesis", "--run.name thesis holds no sweep.json"),
+        ("--grid.run.seed 0 --slurm.time 0", "--slurm.time 0 give at least 1"),
+        ("--grid.run.seed 0 --slurm.partitio x", "--slurm.partitio x --slurm.partition"),
+        ("--grid.run.seed 0 --run.name thesis", "--run.name thesis is no sweep directory"),
         ("--config grid.yaml", "--grid x in grid.yaml write flags"),
     ],
 )
@@ -200,6 +218,19 @@ def test_bad_input_is_one_line_and_nothing_is_started(
         at = line.find(word, at + 1)
         assert at >= 0, (word, line)
     assert [str(path) for path in Path("runs").rglob("*.*")] == ["runs/thesis/chapter.tex"]
+
+
+def test_a_sweep_that_starts_leaves_the_files_of_runs_at_work(tmp_path: Path) -> None:
+    for kind in ("run", "sweep"):
+        claim = partial(RunDirectory.create, tmp_path, kind, resume=True, kind=kind)
+        directory = claim()
+        directory.write_json("sweep.json" if kind == "sweep" else "config.yaml", {})
+        half = [directory.path / name for name in (".a.tmp-01234567", "b/.c.tmp-01234567")]
+        half[1].parent.mkdir()
+        for file in half:
+            file.touch()
+        claim()
+        assert [file.exists() for file in half] == [False, kind == "sweep"]
 
 
 def test_one_sweep_at_a_time_in_a_directory(run: Type, tmp_path: Path) -> None:
@@ -477,7 +508,11 @@ def test_failed_and_damaged_runs_cost_no_other_and_lose_nothing(
     assert {file: file.read_bytes() for file in before} == before
     table = pd.read_csv(directory / "results.csv").set_index("run")
     assert list(table["status"][:3]) == ["failed"] * 3
-    for name, words in ((first, "is damaged"), (second, "is damaged"), (third, "holds no config")):
+    for name, words in (
+        (first, "is damaged"),
+        (second, "is damaged"),
+        (third, "is no run directory"),
+    ):
         assert words in table.loc[name, "reason"]
         assert f"failed   {name}: {table.loc[name, 'reason']}" in out.splitlines()
     assert list(table.loc[fourth, "step"]) == [0, 1]

@@ -17,23 +17,24 @@ from jsonargparse import Namespace
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, Group, Source, describe
-from lit_recon.records.directory import RunDirectory
+from lit_recon.records.directory import SWEEP_FILE, RunDirectory
 from lit_recon.records.media import log_image, log_image_table
 from lit_recon.records.provenance import without_home
 from lit_recon.records.tracking import Mode, choose_wandb_mode, make_wandb_logger
 from lit_recon.report.grid import figure_to_uint8
 from lit_recon.report.law import law_figure, law_table, to_png, to_svg
 from lit_recon.report.sweep import write_sweep_report
+from lit_recon.sweeps import slurm, workers
 from lit_recon.sweeps.grid import Axis, read_axes
 from lit_recon.sweeps.machine import shares
 from lit_recon.sweeps.plan import Fit, Run, plan
 from lit_recon.sweeps.progress import View, summary
 from lit_recon.sweeps.results import FAILED, Results
+from lit_recon.sweeps.slurm import SlurmFlags
 from lit_recon.sweeps.wandb_file import wandb_sweep
-from lit_recon.sweeps.workers import Task, outcomes
+from lit_recon.sweeps.workers import Task
 
 MOST_RUNS = 10_000  # without a confirmation
-MARK = "sweep.json"
 INTRODUCTION = """\
 usage: python train.py sweep --grid.FLAG VALUES [--grid.FLAG VALUES ...] [--flag value ...]
 
@@ -52,8 +53,8 @@ class SweepFlags:
     """How the runs are started.
 
     Args:
-        jobs: runs at a time, at least 1; they share cores and GPUs.
-        launcher: local runs them here, slurm as job arrays of a cluster.
+        jobs: runs at a time, at least 1; here they share cores and GPUs.
+        launcher: local runs them here, slurm as jobs of a cluster.
         yes: true confirms a sweep of more than 10,000 runs.
         wandb_sweep: a file to which the same grid is written as a sweep of W&B, instead of running
             it; null for none.
@@ -77,7 +78,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
         RunError: some runs have failed; the others are finished.
         KeyboardInterrupt: with what is finished, and the command that goes on.
     """
-    own = [Group("", (SweepFlags,))]
+    own = [Group("", (SweepFlags,)), Group("slurm", (SlurmFlags,))]
     if {"-h", "--help"} & set(argv):
         print(INTRODUCTION, describe(own), sep="\n", end="")
         return
@@ -88,7 +89,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
     sources = [source.without("grid") for source in given]
     flags = command.parse(sources)
     check(flags, axes)
-    sources = [source.without(*own[0].options(SweepFlags)) for source in sources]
+    sources = [source.without("slurm", *own[0].options(SweepFlags)) for source in sources]
     runs = plan(fit, sources, axes)
     name = flags.run.name or _default_name(sources)
     if flags.wandb_sweep is not None:
@@ -101,7 +102,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
             "grid": {axis.flag: axis.values for axis in axes},
             "runs": {run.name: run.cell for run in runs},
         }
-        directory.write_json(MARK, record)
+        directory.write_json(SWEEP_FILE, record)
         results = Results(directory, runs, fit.numbers)
         try:
             mode = run_all(fit, flags, directory, runs, results)
@@ -126,6 +127,11 @@ def check(flags: Namespace, axes: Sequence[Axis]) -> None:
     count = prod(len(axis.values) for axis in axes)
     if count > MOST_RUNS and not flags.yes:
         raise InputError("--grid.*", f"of {count:,} runs", "give --yes true to start so many")
+    for name in ("time", "cpus"):
+        if flags.slurm[name] < 1:
+            raise InputError(f"--slurm.{name}", flags.slurm[name], "give at least 1")
+    if flags.launcher == "slurm":
+        slurm.check()
 
 
 @contextmanager
@@ -133,7 +139,7 @@ def claimed(dir: str, name: str) -> Iterator[RunDirectory]:
     """The directory of a sweep, for this process alone."""
 
     def claim() -> RunDirectory:
-        return RunDirectory.create(dir, name, resume=True, marks=(MARK,))
+        return RunDirectory.create(dir, name, resume=True, kind="sweep")
 
     path = Path(dir, name)
     if not path.is_dir():
@@ -163,12 +169,23 @@ def run_all(
         return "disabled"
     mode, reason = choose_wandb_mode(flags.wandb.mode)
     print(reason)
+    here = flags.launcher == "local"  # elsewhere every run looks for itself
     group = flags.wandb.group or directory.path.name
-    common = [*fit.flags, "--wandb.mode", mode, "--wandb.group", group]
+    common = [
+        *fit.flags,
+        "--wandb.mode",
+        mode if here else flags.wandb.mode,
+        "--wandb.group",
+        group,
+    ]
     tasks = (task(directory, run, common) for run in left)
     jobs = min(flags.jobs, len(left))
+    if here:
+        launched = workers.outcomes(tasks, fit.main, shares(jobs))
+    else:
+        launched = slurm.outcomes(list(tasks), fit.main, flags.slurm, directory, jobs)
     view = View(len(left))
-    with closing(outcomes(tasks, fit.main, shares(jobs))) as ended, view.shown():
+    with closing(launched) as ended, view.shown():
         for outcome in ended:
             row = results.take(outcome.name, outcome.failure)
             view.tell(outcome.name, summary(row), failed=row["status"] == FAILED)

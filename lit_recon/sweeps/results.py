@@ -102,7 +102,7 @@ class Results:
     def _fail(self, run: Run, reason: str) -> None:
         """What the run had reached is in its directory; the table says that it failed, and why."""
         self.failures[run.name] = reason
-        self._rows[run.name] = [{**_common(run), "status": FAILED, "reason": reason}]
+        self._rows[run.name] = [{**_common(run), "status": FAILED, "reason": reason, "last": False}]
 
 
 def finished_rows(
@@ -116,7 +116,8 @@ def finished_rows(
     common, losses = _common(run), _training_losses(directory)
     files = sorted(directory.path.glob("recon/step=*/metrics.json"))
     if not files:
-        return [{**common, "status": "trained", "reason": "there was no reconstruction"}]
+        told = {"status": "trained", "reason": "there was no reconstruction", "last": False}
+        return [{**common, **told}]
     rows = []
     for file in files:
         found = directory.read_json(str(file.relative_to(directory.path)))
