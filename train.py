@@ -38,6 +38,7 @@ commands
   fit --help     list every flag
   sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
   sweep --help   list its own flags
+  reconstruct    attack saved checkpoints: --run runs/NAME --steps all, or --checkpoint FILE
   report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
@@ -50,6 +51,7 @@ groups of flags
   --trainer.*    the arguments of Lightning's Trainer
   --wandb.*      mode auto, online, offline or disabled; project, entity, group, tags
   --run.*        name, dir, seed, resume, overwrite
+  --plugin NAME  an importable package of your own, whose classes can be chosen; you trust its code
   --config FILE  flags from YAML, also several times: a later file wins, a flag wins over all files
   --print_config print the whole configuration as YAML and stop
 
@@ -60,6 +62,7 @@ examples
   python train.py --data ImageFolderSubset --data.root FOLDER --data.classes '[cat, dog]'
   python train.py --data Sphere --data.n 10 --data.d 100 --model.p 2000
   python train.py --run.name NAME --run.resume true
+  python train.py reconstruct --run runs/NAME --steps all --recon.max_seconds 60
   python train.py report --run runs/NAME
   python train.py sweep --config configs/law_rf.yaml --jobs 2
 """
@@ -149,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         if word not in COMMANDS:
             remedy = f"give {' or '.join(COMMANDS)}; python train.py --help tells more"
             raise InputError("command", repr(word), remedy)
-        COMMANDS[word](rest)
+        COMMANDS[word](load_plugins(rest))
     except InputError as error:
         return _say(str(error), 2)
     except RunError as error:
@@ -159,21 +162,33 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def load_plugins(argv: list[str]) -> None:
-    """Import the packages that ``--plugin`` names, whose classes can be chosen; drop the flag."""
+def load_plugins(argv: list[str]) -> list[str]:
+    """Import the packages that ``--plugin`` names, whose classes can be chosen.
+
+    Returns:
+        The other flags.
+    """
     from lit_recon.errors import InputError
 
-    while "--plugin" in argv:
-        place = argv.index("--plugin")
-        name = "".join(argv[place + 1 : place + 2])
+    rest, left = [], list(argv)
+    while left:
+        flag, equals, name = left.pop(0).partition("=")
+        if flag != "--plugin":
+            rest.append(flag + equals + name)
+            continue
+        if not equals:
+            name = left.pop(0) if left and not left[0].startswith("--") else ""
+        if not name:
+            raise InputError("--plugin", "without a value", "give an importable package")
         try:
-            plugin = import_module(name or "?")
+            plugin = import_module(name)
         except Exception as error:  # of any kind: it is somebody else's code that runs here
             reason = f"cannot be imported ({type(error).__name__}: {error})"
-            raise InputError("--plugin", name or "missing", f"{reason}; give a package") from error
+            remedy = f"{reason}; give a package that is installed, or whose folder is in PYTHONPATH"
+            raise InputError("--plugin", name, remedy) from error
         if plugin not in PLUGINS:
             PLUGINS.append(plugin)
-        del argv[place : place + 2]
+    return rest
 
 
 def _say(line: str, status: int) -> int:
@@ -235,7 +250,8 @@ def sweep(argv: list[str]) -> None:
     from lit_recon.sweeps.command import sweep
     from lit_recon.sweeps.plan import Fit
 
-    sweep(argv, Fit(command_line(), resolve, main, NUMBERS))
+    plugins = [f"--plugin={plugin.__name__}" for plugin in PLUGINS]
+    sweep(argv, Fit(command_line(), resolve, main, NUMBERS, plugins))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -340,7 +356,7 @@ def settle_seeds(config: Namespace) -> None:
     if config.run.seed < 0:
         raise InputError("--run.seed", config.run.seed, "give 0 or more")
     for part in (config.data, config.model, config.recon):
-        if part.init_args.seed is None:
+        if part.init_args.get("seed", 0) is None:  # a class of a plugin may have none
             part.init_args.seed = config.run.seed
 
 
@@ -348,7 +364,9 @@ def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
     """Let the last source that gives the model's size in either way overrule the others."""
     from lit_recon.flags import named_class
 
-    ways = {named_class(config.model.class_path).size_flag, "p_over_dn"}
+    ways = {named_class(config.model.class_path).size_flag, "p_over_dn"} & set(
+        vars(config.model.init_args)
+    )
     for source in reversed(sources):
         given = {flag for flag, value in source.values if value not in (None, "null")}
         said = ways & {flag.removeprefix("model.") for flag in given}
@@ -479,8 +497,11 @@ def load(config: Namespace, data: ReconDataModule) -> Training:
     if isinstance(optim, LeastSquares) and not model.frozen:
         remedy = f"fits the readout alone, and {type(model).__name__} trains all; give --optim SGD"
         raise InputError("--optim", "LeastSquares", remedy)
-    size = model.size_flag
-    config.model.init_args[size], config.model.init_args.p_over_dn = getattr(model, size), None
+    if config.recon.init_args.enabled:
+        build(config.recon).check(model)
+    arguments = config.model.init_args
+    if "p_over_dn" in arguments:
+        arguments[model.size_flag], arguments.p_over_dn = getattr(model, model.size_flag), None
     return Training(model, optim)
 
 
@@ -560,6 +581,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer with its loggers and a progress bar; writes provenance.json."""
     from lightning import Trainer
+    from lightning.fabric.plugins.environments import SLURMEnvironment
 
     from callbacks import StepProgressBar, WholeCheckpoints
     from lit_recon.records.jsonl import JsonlLogger
@@ -567,11 +589,13 @@ def build_trainer(
 
     settings = trainer_settings(config)
     bars = [StepProgressBar()] if settings["enable_progress_bar"] else []
+    # Lightning would answer Slurm's warnings by a checkpoint and a job of its own making.
+    cluster = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     trainer = Trainer(
         **settings,
         logger=[logger for logger in (JsonlLogger(directory), wandb_logger) if logger is not None],
         callbacks=[*callbacks, *bars],
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *cluster],
         default_root_dir=directory.path,
     )
     if trainer.is_global_zero:
@@ -644,7 +668,7 @@ def conclude(directory: RunDirectory, step: int) -> None:
         print(f"W&B            {command}")
     try:
         print(f"report         {write_run_report(directory.path)}")
-    except InputError as error:  # a file of an earlier step, broken since
+    except (InputError, RunError) as error:  # a file of an earlier step, broken since; a full disk
         raise RunError(f"the run is complete, and only its report is missing: {error}") from error
 
 

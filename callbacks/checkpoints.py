@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -143,24 +145,48 @@ def step_of(checkpoint: str | os.PathLike[str]) -> int:
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The network's weights in a checkpoint of ours, by name, on the CPU; errors as below."""
-    state = load_checkpoint(path)["state_dict"]
+    """The network's weights in a checkpoint of ours, by name, on the CPU.
+
+    Raises:
+        RunError: as in `load_checkpoint`.
+    """
+    return weights_of(load_checkpoint(path))
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's weights in a checkpoint of ours, by name."""
+    state = checkpoint["state_dict"]
     return {name.removeprefix(PREFIX): state[name] for name in state if name.startswith(PREFIX)}
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A Lightning checkpoint, of which nothing but numbers and plain containers is believed.
+    """A Lightning checkpoint on the CPU, of which nothing but numbers and containers is believed.
 
     Raises:
         RunError: the file is missing, damaged, or something else.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with Path(path).open("rb") as file:
+            archive = zipfile.is_zipfile(file)
+        # Anything else than an archive is of torch before 1.6, or no checkpoint at all.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing") from error
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{path} is no whole checkpoint ({reason})") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # of any kind: the bytes may be any
+        raise RunError(f"{path} {_unreadable(error)}") from error
     if not (isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict)):
         raise RunError(f"{path} is no Lightning checkpoint: it has no state_dict")
     return saved
+
+
+def _unreadable(error: Exception) -> str:
+    """What torch has to say about a file that it does not load."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return f"holds {found[1]}, and nothing but numbers and plain containers is loaded"
+    reason = re.split(r"\n|\. ", str(error))[0] if isinstance(error, RuntimeError) else ""
+    return f"is no whole checkpoint ({reason or type(error).__name__})"

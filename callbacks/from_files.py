@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from callbacks.checkpoints import (
     checkpoint_path,
     load_checkpoint,
-    load_weights,
     saved_checkpoints,
     step_of,
+    weights_of,
 )
 from callbacks.loggers import wandb_run
 from callbacks.recorder import Recorder, named_numbers, read_results, sentence
@@ -47,7 +47,14 @@ own, from an importable package that you trust.
 
 """
 LONGEST = 60  # characters of a name that is made of settings
+OWN_RESULTS = "recon"  # the folder of the run's own attack
+NAME = re.compile(r"[A-Za-z0-9_=.,+-]+")
 OWN = ("data", "recon", "recon.solver", "wandb")  # groups of `fit` that this command has too
+APART = ("data", "recon", "wandb")
+# Flags that only one of the two uses has.
+OF_RUNS = ("steps", "name")
+OF_FILES = ("initial", "module", "readout", "features", "out")
+PASSING = ("checkpoint", "device")  # flags that may differ between results in one directory
 
 
 @dataclass
@@ -65,7 +72,8 @@ class ReconstructFlags:
         module: its class in --plugin; null: the only one there is.
         readout: dotted name of its last linear layer; null: the one that gives its output.
         features: its method that gives that layer's input; null: whatever goes into the layer.
-        out: directory for the results of --checkpoint; null: a new one in runs.
+        out: directory for the results of --checkpoint, also of several of one training; null: a new
+            one in runs.
     """
 
     run: str | None = None
@@ -110,7 +118,7 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
 
     Raises:
         InputError: a wrong flag, or a file that is not what it should be.
-        RunError: a checkpoint cannot be read, or results cannot be written.
+        RunError: results cannot be written.
     """
     own = Group("", (ReconstructFlags,))
     if {"-h", "--help"} & set(argv):
@@ -119,16 +127,20 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
     groups = [own, *(fit.groups[name] for name in OWN)]
     command = CommandLine("python train.py reconstruct", groups, fit.packages)
     sources = command.read(argv)
-    flags = command.parse(sources)
+    # Alone: the others may belong to classes that only the run's configuration names.
+    flags = command.parse([source.without(*APART) for source in sources])
     if (flags.run is None) == (flags.checkpoint is None):
         given = flags.run or "missing"
         raise InputError("--run", given, "give either --run runs/NAME or --checkpoint FILE")
+    use, others = ("--run", OF_FILES) if flags.checkpoint is None else ("--checkpoint", OF_RUNS)
+    for name in others:
+        if flags[name] != getattr(ReconstructFlags(), name):
+            raise InputError(f"--{name}", flags[name], f"is not for {use}; leave it out")
     if flags.run is not None:
-        attack(
-            of_run(fit, [source.without(*vars(ReconstructFlags())) for source in sources], flags)
-        )
+        settings = [source.without(*vars(ReconstructFlags())) for source in sources]
+        attack(of_run(fit, settings, flags))
     else:
-        attack(of_file(command, flags, plugins))
+        attack(of_file(command, command.parse(sources), plugins))
 
 
 def attack(what: Attack) -> None:
@@ -156,42 +168,72 @@ def attack(what: Attack) -> None:
 def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Attack:
     """Saved checkpoints of a run."""
     path = Path(flags.run)
-    if not (path / "config.yaml").is_file():
+    file = path / "config.yaml"
+    if not file.is_file():
         raise InputError("--run", flags.run, "is no run directory; give one, as runs/NAME")
     for source in given:
         for flag, value in source.only("data").values:
             raise InputError(
                 f"--{flag}", source.given(value), "is for --checkpoint; the run has data"
             )
-    own = fit.read([f"--config={path / 'config.yaml'}"])[0]
+    own = fit.read([f"--config={file}"])[0]
+    if "checkpoint" in dict(own.values):
+        remedy = "has results of --checkpoint; give that and --out"
+        raise InputError("--run", flags.run, remedy)
     before, config = fit.parse([own]), fit.parse([own, *given])
     config.run.name = path.name
-    name = flags.name or difference(fit.values(before), fit.values(config))
-    directory = RunDirectory(path, f"recon-{name}" if name else "recon")
-    record = fit.dump(config)
+    directory = results_of(fit, path, flags.name, before, config)
     truth, device = Truth.read(path), device_of(flags.device)
-    saved = [step_of(file) for file in saved_checkpoints(path)]
-    steps = chosen_steps(flags.steps, saved, path)
-    if name:
-        directory.write_text(f"{directory.results}/config.yaml", record)
+    steps = chosen_steps(flags.steps, [step_of(file) for file in saved_checkpoints(path)], path)
+    record, optim = fit.dump(config), build(config.optim)
+    saved = {step: load("--run", flags.run, checkpoint_path(directory, step)) for step in steps}
+    start = checkpoint_path(directory, 0)
+    initial = weights_of(load("--run", flags.run, start))
+    facts = {"d": truth.x.shape[1], "n": truth.n, "input_shape": truth.shape}
+    if "readout.weight" not in initial:
+        raise InputError("--run", start, "holds no weights of a run")
+    k = len(initial["readout.weight"])
+    model: ReadoutModel = build_fitting(config.model, k=k, **facts)
+    fill(model, initial, "--run", start)
+    build(config.recon).check(model)
 
     def checkpoints() -> Iterator[Any]:
-        initial = load_weights(checkpoint_path(directory, 0))
-        optim = build(config.optim)
-        for step in steps:
-            file = checkpoint_path(directory, step)
-            model = build_fitting(
-                config.model,
-                d=truth.x.shape[1],
-                k=len(initial["readout.weight"]),
-                n=truth.n,
-                input_shape=truth.shape,
-            )
-            fill(model, load_weights(file), str(file))
-            epoch = int(load_checkpoint(file)["epoch"])
+        for step, checkpoint in saved.items():
+            fill(model, weights_of(checkpoint), "--run", checkpoint_path(directory, step))
+            if directory.results != OWN_RESULTS:
+                directory.write_text(f"{directory.results}/config.yaml", record)
+            epoch = int(checkpoint.get("epoch", 0))
             yield step, epoch, model.eval().to(device), initial, optim.initial_share(step)
 
     return Attack(config, record, directory, truth, checkpoints())
+
+
+def results_of(
+    fit: CommandLine, path: Path, name: str | None, before: Namespace, config: Namespace
+) -> RunDirectory:
+    """The run directory with the folder for results of these settings.
+
+    Args:
+        name: of the folder; None: what differs.
+        before: the run's own settings.
+        config: those of the attack.
+
+    Raises:
+        InputError: the name cannot be one, or has results of other settings.
+    """
+    now = fit.values(config)
+    if name is not None and not (NAME.fullmatch(name) and len(name) <= 100):
+        remedy = "give letters, digits and any of _ = . , + -, at most 100"
+        raise InputError("--name", repr(name), remedy)
+    name = name or difference(fit.values(before), now)
+    if not name:
+        return RunDirectory(path)
+    directory = RunDirectory(path, f"{OWN_RESULTS}-{name}")
+    record = path / directory.results / "config.yaml"
+    earlier = fit.read([f"--config={record}"]) if record.exists() else []
+    if earlier and difference(fit.values(fit.parse(earlier)), now):
+        raise InputError("--name", name, "has results of other settings; give another name")
+    return directory
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -223,23 +265,35 @@ def chosen_steps(wanted: str, saved: Sequence[int], path: Path) -> list[int]:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name, if it is there."""
+    """The device of that name, if it is there and can do what attacks need."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("--device", name, f"cannot be used here ({reason})") from error
+        one = torch.ones((), device=name, dtype=torch.float64)
+        float(one)
+    except Exception as error:  # of many kinds, each device has its own
+        reason = re.split(r"\n|\. ", str(error))[0]
+        remedy = f"cannot be used here ({reason}); give cpu, cuda or auto"
+        raise InputError("--device", name, remedy) from error
+    return one.device
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], file: str) -> None:
+def load(flag: str, given: str, file: Path) -> dict[str, Any]:
+    """A checkpoint; what is wrong with it is said of the flag that led to it."""
+    try:
+        return load_checkpoint(file)
+    except RunError as error:
+        raise InputError(flag, given, str(error)) from error
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], flag: str, file: str | Path) -> None:
     """Load weights that must be those of this very model."""
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
-        reason = " ".join(str(error).split()[:40])
-        raise RunError(f"{file} does not fit {type(model).__name__}: {reason}") from error
+        reason = " ".join(str(error).partition(":")[2].split()[:40])
+        remedy = f"does not fit {type(model).__name__}: {reason}"
+        raise InputError(flag, file, remedy) from error
 
 
 # Somebody's own module
@@ -251,28 +305,57 @@ def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType
         raise InputError("--initial", "missing", "give the module's checkpoint before training")
     cls = module_class(plugins, flags.module)
     device = device_of(flags.device)
-    trained, saved = own_module(cls, flags.checkpoint)
-    untrained, _ = own_module(cls, flags.initial)
+    trained, saved = own_module(cls, "--checkpoint", flags.checkpoint)
+    untrained, _ = own_module(cls, "--initial", flags.initial)
     data = build(flags.data)
     data.setup()
     truth, example = Truth.of(data), data.x[:1]
-    model = Wrapped(trained, flags.readout, flags.features, example).to(device)
+    model = Wrapped(trained, flags.readout, flags.features, example)
     initial = Wrapped(untrained, flags.readout, flags.features, example).state_dict()
-    out = Path(flags.out) if flags.out else None
-    directory = RunDirectory.create(
-        out.parent if out else "runs",
-        out.name if out else None,
-        stem=cls.__name__.lower(),
-        resume=out is not None,
-    )
+    shapes = [tuple(weights["readout.weight"].shape) for weights in (initial, model.state_dict())]
+    if shapes[0] != shapes[1]:
+        remedy = f"is of another network: its readout is {shapes[0]}, not {shapes[1]}"
+        raise InputError("--initial", flags.initial, remedy)
+    build(flags.recon).check(model)
+    step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
+    directory = place_for(command, flags, cls.__name__.lower(), step)
     truth.write(directory)
     record = command.dump(flags)
     directory.write_text("config.yaml", record)
     directory.write_json(
         "provenance.json", provenance(sys.argv, flags.recon.init_args.seed or 0, device)
     )
-    step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
-    return Attack(flags, record, directory, truth, iter([(step, epoch, model, initial, 1.0)]))
+    attacked = (step, epoch, model.to(device), initial, 1.0)
+    return Attack(flags, record, directory, truth, iter([attacked]))
+
+
+def place_for(command: CommandLine, flags: Namespace, stem: str, step: int) -> RunDirectory:
+    """The directory for results: a new one, or one with other checkpoints of the same training.
+
+    Raises:
+        InputError: it has something else.
+    """
+    if flags.out is None:
+        return RunDirectory.create("runs", stem=stem)
+    out = Path(flags.out)
+    record = out / "config.yaml"
+    if record.exists():
+        now = command.values(flags)
+        try:
+            earlier = command.values(command.parse(command.read([f"--config={record}"])))
+        except InputError as error:
+            remedy = "is there and has something else; give another"
+            raise InputError("--out", out, remedy) from error
+        for flag, value in now.items():
+            if flag not in PASSING and not flag.startswith("wandb") and earlier[flag] != value:
+                raise InputError("--out", out, f"has results of another --{flag}; give another")
+        done = RunDirectory(out).has_step(step)
+        if done and earlier["checkpoint"] != flags.checkpoint:
+            raise InputError("--out", out, f"has other results of step {step}; give another")
+    try:
+        return RunDirectory.create(out.parent, out.name, resume=True)
+    except InputError as error:
+        raise InputError("--out", out, error.remedy) from error
 
 
 def module_class(plugins: Sequence[ModuleType], name: str | None) -> type[LightningModule]:
@@ -292,14 +375,16 @@ def module_class(plugins: Sequence[ModuleType], name: str | None) -> type[Lightn
     return found[name]
 
 
-def own_module(cls: type[LightningModule], file: str) -> tuple[LightningModule, dict[str, Any]]:
+def own_module(
+    cls: type[LightningModule], flag: str, file: str
+) -> tuple[LightningModule, dict[str, Any]]:
     """The module with the weights of a checkpoint, and the checkpoint."""
-    saved = load_checkpoint(file)
-    settings = dict(saved.get("hyper_parameters", {}))
+    saved = load(flag, file, Path(file))
     try:
-        module = cls(**settings)
-    except TypeError as error:
-        remedy = f"its hyper-parameters do not make a {cls.__name__} ({error})"
-        raise InputError("--checkpoint", file, remedy) from error
-    fill(module, saved["state_dict"], file)
+        module = cls(**saved.get("hyper_parameters", {}))
+    except Exception as error:  # of any kind: it is somebody else's code that runs here
+        reason = f"({type(error).__name__}: {error})"
+        remedy = f"its hyper_parameters do not make a {cls.__name__} {reason}"
+        raise InputError(flag, file, remedy) from error
+    fill(module, saved["state_dict"], flag, file)
     return module.eval(), saved

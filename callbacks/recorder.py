@@ -10,15 +10,16 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Earlier, Reconstruction, Reconstructor
 from lit_recon.metrics.scores import Scores, score
-from lit_recon.models import OneHiddenLayer, ReadoutModel
+from lit_recon.models import ReadoutModel
 from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
@@ -119,7 +120,7 @@ class Recorder:
             "k": model.readout.out_features,
             "p": model.p,
             "method": self.reconstructor.name,
-            "started_from": warm and warm[0],
+            "started_from": warm[0] if warm and outcome.warm else None,
             "knows": knowledge.facts,
             "images": self._images(step, scores),
         }
@@ -161,13 +162,13 @@ class Recorder:
     ) -> None:
         results = self.results[step]
         line = sentence(step, results)
-        figure = picture(outcome, scores, self.truth, title=line)
+        pixels = figure_to_uint8(picture(outcome, scores, self.truth, title=line))
         prefix = f"{self.directory.results}/{self.reconstructor.name}"
         named = {f"{prefix}/{key}": value for key, value in numbers.items()}
         with self.directory.step_directory(step) as folder:
             RunDirectory(folder).write_json("metrics.json", results)
             save_file(tensors(outcome), folder / "candidates.safetensors")
-            save_png(figure, folder / "grid.png")
+            save_png(pixels, folder / "grid.png")
             write_curve(outcome.rows, folder / "curve.csv")
             # A row without results is dropped when the run is resumed; results without their row
             # would stay without it.
@@ -178,7 +179,7 @@ class Recorder:
         print(line, flush=True)
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
-                self._log_to_wandb(logger, prefix, step, named, figure, outcome)
+                self._log_to_wandb(logger, prefix, step, named, pixels, outcome)
 
     def _log_to_wandb(
         self,
@@ -186,12 +187,12 @@ class Recorder:
         prefix: str,
         step: int,
         named: dict[str, Any],
-        figure: Any,
+        pixels: NDArray[np.uint8],
         outcome: Reconstruction,
     ) -> None:
         logger.log_metrics({k: v for k, v in named.items() if v is not None}, step=step)
         logger.experiment.summary[f"{prefix}/reason"] = outcome.status.sentence
-        log_image(logger, f"{prefix}/grid", figure_to_uint8(figure), step)
+        log_image(logger, f"{prefix}/grid", pixels, step)
         log_image_table(logger, f"{prefix}/images", self.results[step]["images"], step)
         curve = [asdict(row) for row in outcome.rows]
         axes = {"x": "applications", "y": "loss", "stroke": "phase"}
@@ -216,7 +217,8 @@ def known(
     share = 1.0 if initial_share is None else initial_share
     first_layer = None
     if reconstructor.evidence == "first_layer":
-        first_layer = initial_first_layer(model, initial)
+        # Weight decay shrinks all layers alike.
+        first_layer = initial["first_layer.weight"].to(readout) * share
     return Knowledge(
         model=model,
         readout=readout,
@@ -227,18 +229,6 @@ def known(
         shape=truth.shape,
         initial_first_layer=first_layer,
     )
-
-
-def initial_first_layer(model: ReadoutModel, initial: Mapping[str, Tensor]) -> Tensor:
-    """The first layer's weight (p, d) at step 0.
-
-    Raises:
-        InputError: the model's first layer is not trained, or not linear.
-    """
-    if not isinstance(model, OneHiddenLayer) or model.frozen:
-        remedy = f"needs a linear first layer that is trained; {type(model).__name__} has none"
-        raise InputError("--recon.evidence", "first_layer", remedy)
-    return initial["first_layer.weight"]
 
 
 def score_reconstruction(outcome: Reconstruction, truth: Truth) -> Scores:

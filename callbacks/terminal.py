@@ -27,6 +27,7 @@ NO_NEWS = (
     ".*is smaller than the logging interval",
     ".*Checkpoint directory .* exists and is not empty",
     ".*isinstance\\(treespec, LeafSpec\\)",
+    ".*torch.jit.script.* is deprecated",
     ".*torch.distributed.nn.functional.all_gather is deprecated",
 )
 CHATTER = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed")

@@ -45,7 +45,8 @@ class Knowledge:
         n: the number of training samples.
         pixels: the pixel scale for images, None for other data.
         radius: the norm that every training input has, None where it is unknown.
-        initial_first_layer: (p, d) first-layer weight at step 0, None where it is unknown.
+        initial_first_layer: (p, d) first-layer weight at step 0, or what weight decay has left of
+            it; None where it is unknown.
         shape: of an input, None where it is that of ``pixels`` or where inputs are vectors.
     """
 

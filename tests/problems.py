@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lit_recon.knowledge import Knowledge, PixelScale
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import RandomFeatures
+from lit_recon.models import RandomFeatures, ReadoutModel
 
 
 def sphere(n: int, d: int, seed: int) -> Tensor:
@@ -39,8 +43,52 @@ def trained(
     return model
 
 
+def taught(
+    model: ReadoutModel,
+    x: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    pixels: PixelScale | None = None,
+    radius: float | None = None,
+    first_layer: bool = False,
+) -> Knowledge:
+    """What is known of a model after so many steps of SGD on x (n, *input shape) and random signs.
+
+    Args:
+        first_layer: the first layer's start is known too.
+    """
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    y = torch.randn(len(x), model.readout.out_features, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - y.sign()).square().sum().backward()
+        optimizer.step()
+    return Knowledge(
+        model.eval(),
+        model.readout.weight.detach(),
+        start["readout.weight"],
+        len(x),
+        pixels,
+        radius,
+        start["first_layer.weight"] if first_layer else None,
+    )
+
+
 def knowledge(
     model: RandomFeatures, n: int, pixels: PixelScale | None = None, radius: float | None = None
 ) -> Knowledge:
     readout = model.readout.weight.detach()
     return Knowledge(model, readout, torch.zeros_like(readout), n, pixels, radius)
+
+
+def folder_of_images(root: Path) -> Path:
+    """Folders of two classes with eight random 8x8 images each."""
+    random = np.random.default_rng(0)
+    for name in ("frog", "truck"):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root

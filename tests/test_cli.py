@@ -30,6 +30,7 @@ from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
 from lit_recon.records.directory import RunDirectory
 from tests import kills
+from tests.problems import folder_of_images
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
@@ -406,16 +407,6 @@ def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path:
 # --- runs
 
 
-def folder_of_images(root: Path) -> Path:
-    random = np.random.default_rng(0)
-    for name in ("frog", "truck"):
-        (root / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
-    return root
-
-
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
     given = yaml.safe_load(file.read_text())
@@ -425,7 +416,10 @@ def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) 
         folder = folder_of_images(tmp_path / "images")
         shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder)]
     shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
-    shrunk += ["--model.p", "400"]
+    model = given.get("model", {}).get("class_path", "RandomFeatures")
+    shrunk += ["--model.p", "400"] if model == "RandomFeatures" else ["--model.width", "40"]
+    if given.get("optim", {}).get("class_path") == "SGD":
+        shrunk += ["--trainer.max_steps", "1", "--checkpoint.at_steps", "[]"]
     status, _, error = run("fit", "--config", str(file), *shrunk)
     assert (status, error) == (0, "")
     assert [row["step"] for row in rows(tmp_path / "runs" / "r") if "train/loss" in row] == [0, 1]

@@ -94,19 +94,22 @@ class Group:
 
 
 def choices(rooms: Sequence[ModuleType], base: type, first: type) -> tuple[type, ...]:
-    """The classes that packages offer: those they export from which they export nothing derived.
+    """The classes that packages offer: those one exports from which it exports nothing derived.
 
     Args:
         rooms: the packages; what one exports is in its ``__all__``, or has no underscore.
         base: what they derive from.
         first: the default, put first.
     """
-    exported = [
-        value for room in rooms for name, value in vars(room).items() if _offers(room, name)
-    ]
-    derived = [cls for cls in exported if inspect.isclass(cls) and issubclass(cls, base)]
-    leaves = [cls for cls in derived if not any(cls in other.__mro__[1:] for other in derived)]
-    return (first, *(cls for cls in leaves if cls not in (first, base)))
+    found = [first]
+    for room in rooms:
+        exported = [value for name, value in vars(room).items() if _offers(room, name)]
+        derived = [cls for cls in exported if inspect.isclass(cls) and issubclass(cls, base)]
+        for cls in derived:
+            leaf = not any(cls in other.__mro__[1:] for other in derived)
+            if leaf and not inspect.isabstract(cls) and cls not in (*found, base):
+                found.append(cls)
+    return tuple(found)
 
 
 def _offers(room: ModuleType, name: str) -> bool:

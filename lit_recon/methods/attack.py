@@ -34,12 +34,14 @@ class Attack(ABC, Generic[P]):
         problem: what is attacked.
         monitor: the clock, the counters and the inner curve.
         generator: the only source of randomness.
+        warm: it began at the candidates of an earlier checkpoint.
     """
 
     settings: ProjectionReconstructor
     problem: P
     monitor: Monitor
     generator: torch.Generator
+    warm: bool = False
 
     @abstractmethod
     def attempt(self, number: int) -> Solution:
@@ -58,6 +60,7 @@ class Attack(ABC, Generic[P]):
         """
         numbers = count()
         if earlier is not None and earlier.candidates.shape == (self.problem.m, self.problem.d):
+            self.warm = True
             best = self._continued(earlier)
         else:
             best = self.attempt(next(numbers))

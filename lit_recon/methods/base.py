@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_recon.knowledge import Knowledge
 from lit_recon.metrics.certificate import Certificates
+from lit_recon.models import ReadoutModel
 from lit_recon.solvers import OnStep, Row, Status
 
 
@@ -40,6 +41,7 @@ class Reconstruction:
         status: how the attack ended.
         certificates: what the integer-pixel certificate says, None without pixels.
         sign_blind: candidates are known up to sign only.
+        warm: the attack began at the candidates of an earlier checkpoint.
         rows: the inner curve.
         applications, restarts, seconds: what it cost.
         p_over_dn: equations over unknowns, k p / (n d).
@@ -52,6 +54,7 @@ class Reconstruction:
     certificates: Certificates | None
     sign_blind: bool
     p_over_dn: float
+    warm: bool = False
     rows: list[Row] = field(default_factory=list)
     applications: int = 0
     restarts: int = 0
@@ -81,6 +84,14 @@ class Reconstructor(ABC):
     @abstractmethod
     def name(self) -> str:
         """The method in the names of numbers; another one for other evidence."""
+
+    @abstractmethod
+    def check(self, model: ReadoutModel) -> None:
+        """Refuse a model that these settings cannot attack.
+
+        Raises:
+            InputError: the flag that does not fit the model.
+        """
 
     @abstractmethod
     def reconstruct(

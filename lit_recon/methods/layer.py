@@ -150,7 +150,9 @@ def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> T
     most = min(m or MOST_DIRECTIONS, change.d)
     directions, values = widest_directions(change, most, generator)
     if m is None:
-        values = values.clamp_min(torch.finfo(values.dtype).tiny)
+        # What rounding leaves of a zero is no jump; in the Gram it is that of float64.
+        floor = float(values[0]) * (change.d * torch.finfo(values.dtype).eps) ** 0.5
+        values = values.clamp_min(max(floor, torch.finfo(values.dtype).tiny))
         directions = directions[: 1 + int((values[:-1] / values[1:]).argmax())]
     return directions
 

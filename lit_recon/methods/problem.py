@@ -140,6 +140,7 @@ def on_pixels(
     return torch.where(accepted, exact, candidates)
 
 
+@torch.no_grad()
 def loss_at(problem: Problem, x: Tensor) -> float:
     """The projection loss at other inputs (n, d)."""
     if problem.energy == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite, nan
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from lit_recon.methods.layer_attack import LayerAttack
 from lit_recon.methods.network import NetworkAttack, network_problem
 from lit_recon.methods.problem import Problem, loss_at, on_pixels, refused
 from lit_recon.metrics.certificate import certify
-from lit_recon.models import OneHiddenLayer
+from lit_recon.models import OneHiddenLayer, ReadoutModel
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solver, Status, Stop
 
 
@@ -114,6 +114,16 @@ class ProjectionReconstructor(Reconstructor):
     def name(self) -> str:
         return "projection" if self.evidence == "readout" else "projection_first_layer"
 
+    def check(self, model: ReadoutModel) -> None:
+        layer = isinstance(model, OneHiddenLayer)
+        kind = type(model).__name__
+        if self.evidence == "first_layer" and (not layer or model.frozen):
+            remedy = f"needs a linear first layer that is trained; {kind} has none"
+            raise InputError("--recon.evidence", "first_layer", remedy)
+        if self.candidates == "auto" and not layer:
+            remedy = f"needs one hidden layer, and {kind} has more; give a number"
+            raise InputError("--recon.candidates", "auto", remedy)
+
     @torch.no_grad()
     def reconstruct(
         self,
@@ -122,6 +132,7 @@ class ProjectionReconstructor(Reconstructor):
         on_step: OnStep | None = None,
         earlier: Earlier | None = None,
     ) -> Reconstruction:
+        self.check(cast(ReadoutModel, knowledge.model))
         attack = self._attack(knowledge, generator, on_step)
         monitor, refusal = attack.monitor, refused(attack.problem)
         if refusal is None:
@@ -146,6 +157,7 @@ class ProjectionReconstructor(Reconstructor):
             status=status,
             certificates=certificates,
             sign_blind=problem.sign_blind,
+            warm=attack.warm,
             p_over_dn=problem.equations / (knowledge.n * problem.d),
             rows=monitor.rows,
             applications=monitor.applications,
@@ -160,8 +172,7 @@ class ProjectionReconstructor(Reconstructor):
         if isinstance(knowledge.model, OneHiddenLayer):
             problem = layer_problem(knowledge, m, generator)
             return LayerAttack(self, problem, self._monitor(problem, on_step), generator)
-        if m is None:
-            raise InputError("--recon.candidates", "auto", "needs one hidden layer; give a number")
+        assert m is not None
         network = network_problem(knowledge, m)
         return NetworkAttack(self, network, self._monitor(network, on_step), generator)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.errors import InputError
@@ -50,8 +51,8 @@ class MLP(OneHiddenLayer):
         if seed < 0:
             raise InputError("--model.seed", seed, "give 0 or more")
         self.activation = ACTIVATIONS[activation]
-        self.first_layer = nn.Linear(d, self.width, bias=False)
-        self.readout = nn.Linear(self.width, k, bias=False)
+        self.first_layer = skip_init(nn.Linear, d, self.width, bias=False)
+        self.readout = skip_init(nn.Linear, self.width, k, bias=False)
         random = generator(seed, "initial weights")
         nn.init.normal_(self.first_layer.weight, 0, d**-0.5, generator=random)
         nn.init.normal_(self.readout.weight, 0, self.width**-0.5, generator=random)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import nn
+from torch.nn.utils import skip_init
 
 from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.distributed import ranks
@@ -59,7 +60,7 @@ class RandomFeatures(OneHiddenLayer):
         self.activation = ACTIVATIONS[activation]
         self.first_layer = SeededRows(seed, p, d)
         self.stored_rows = stored_rows
-        self.readout = nn.Linear(p, k, bias=False)
+        self.readout = skip_init(nn.Linear, p, k, bias=False)
         nn.init.zeros_(self.readout.weight)
 
     def rows(self, share: range) -> Rows:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import skip_init
 
 from lit_recon.errors import InputError
 from lit_recon.models.base import ReadoutModel, feature_count
@@ -22,10 +23,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width_in: int, width: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
-        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.first = skip_init(nn.Conv2d, width_in, width, 3, stride, padding=1, bias=False)
+        self.second = skip_init(nn.Conv2d, width, width, 3, padding=1, bias=False)
         same = stride == 1 and width_in == width
-        self.shortcut = None if same else nn.Conv2d(width_in, width, 1, stride, bias=False)
+        self.shortcut = (
+            None if same else skip_init(nn.Conv2d, width_in, width, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, width_in, h, w) to (n, width, h / stride, w / stride)."""
@@ -95,14 +98,14 @@ class ResNet(ReadoutModel):
         self.width = feature_count("width", width, p_over_dn, n * c * h * w / k / seen)
         self.pool = pool
         kernel = h + 2 - (STEM_OUT - 1) if stem == "whole" else 3
-        self.stem = nn.Conv2d(c, self.width, kernel, padding=1, bias=False)
+        self.stem = skip_init(nn.Conv2d, c, self.width, kernel, padding=1, bias=False)
         self.blocks = nn.Sequential()
         channels = self.width
         for block in range(blocks):
             wide = self.width * 2 ** (block * stages // blocks)
             self.blocks.append(ResidualBlock(channels, wide, stride=1 if wide == channels else 2))
             channels = wide
-        self.readout = nn.Linear(self.width * seen, k, bias=False)
+        self.readout = skip_init(nn.Linear, self.width * seen, k, bias=False)
         random = generator(seed, "initial weights")
         for weight in self.parameters():
             nn.init.normal_(weight, 0, weight[0].numel() ** -0.5, generator=random)

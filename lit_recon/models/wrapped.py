@@ -27,6 +27,7 @@ class Wrapped(ReadoutModel):
 
     size_flag: ClassVar[str] = "p"
 
+    @torch.no_grad()
     def __init__(
         self, module: nn.Module, readout: str | None, features: str | None, example: Tensor
     ) -> None:
@@ -36,10 +37,17 @@ class Wrapped(ReadoutModel):
         self._method = features
         if features is not None and not callable(getattr(module, features, None)):
             raise InputError("--features", features, f"{type(module).__name__} has no such method")
-        phi = self.features(example)
-        if phi.shape != (1, self.readout.in_features):
-            given = features or "what goes into the readout"
-            remedy = f"has shape {tuple(phi.shape)}; the readout takes (n, {self.p})"
+        given = features or "null"
+        try:
+            phi = self.features(example)
+        except _NotReached as error:
+            raise InputError("--readout", readout, "has no part in the output") from error
+        except Exception as error:  # of any kind: it is somebody else's code that runs here
+            remedy = f"does not take an input of shape {tuple(example.shape)} ({_line(error)})"
+            raise InputError("--features", given, remedy) from error
+        shape = tuple(getattr(phi, "shape", ()))
+        if shape != (1, self.p):
+            remedy = f"gives the shape {shape} for one input; the readout takes (n, {self.p})"
             raise InputError("--features", given, remedy)
 
     @property
@@ -64,10 +72,14 @@ def _readout(module: nn.Module, name: str | None, example: Tensor) -> nn.Linear:
         return named[name]
     for layer in reversed(named.values()):
         try:
-            passing = _passing(module, layer, example)
+            _, given, output = _passing(module, layer, example)
         except _NotReached:
             continue
-        if passing[1].shape == passing[2].shape and torch.equal(passing[1], passing[2]):
+        except Exception as error:  # of any kind: it is somebody else's code that runs here
+            remedy = f"{type(module).__name__} does not take them ({_line(error)})"
+            shape = f"gives inputs of shape {tuple(example.shape)}"
+            raise InputError("--data", shape, remedy) from error
+        if isinstance(output, Tensor) and torch.equal(given, output):
             return layer
     remedy = f"none of the linear layers ({', '.join(named) or 'there are none'}) gives the output"
     raise InputError("--readout", "missing", remedy)
@@ -77,7 +89,7 @@ class _NotReached(Exception):
     pass
 
 
-def _passing(module: nn.Module, layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _passing(module: nn.Module, layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor, Any]:
     """The input and the output of a layer when the network sees x, and the network's output."""
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -92,3 +104,7 @@ def _passing(module: nn.Module, layer: nn.Linear, x: Tensor) -> tuple[Tensor, Te
     if not seen:
         raise _NotReached
     return (*seen[-1], output)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -62,6 +62,7 @@ def rewind(directory: RunDirectory, step: int) -> None:
 
 
 def _stays(row: dict[str, Any], directory: RunDirectory, step: int) -> bool:
-    if any(name.startswith("recon/") for name in row):
-        return directory.has_step(row["step"])
+    folder = next((name.partition("/")[0] for name in row if name.startswith("recon")), None)
+    if folder is not None:  # of the run's own attack or of a later one
+        return RunDirectory(directory.path, folder).has_step(row["step"])
     return row["step"] < step

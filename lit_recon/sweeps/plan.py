@@ -26,12 +26,14 @@ class Fit:
         resolve: the complete configuration, flag by flag, that sources come to; raises InputError.
         main: runs a command line, ``fit`` and its flags, and returns the exit status.
         numbers: names of the numbers that a reconstruction leaves.
+        flags: what every command line needs besides its configuration.
     """
 
     command: CommandLine
     resolve: Callable[[CommandLine, Sequence[Source]], dict[str, Any]]
     main: Callable[[list[str]], int]
     numbers: Sequence[str]
+    flags: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

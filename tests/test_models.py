@@ -1,0 +1,255 @@
+"""The networks: their shapes, how they start, and what of other people's networks is found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_recon.errors import InputError
+from lit_recon.models import MLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.models.wrapped import Wrapped
+
+SHAPE = (3, 8, 8)
+
+
+def spread(weight: Tensor) -> float:
+    """The mean square of the entries."""
+    return float(weight.detach().square().mean())
+
+
+# --- the two-layer network
+
+
+def test_mlp_is_two_linear_layers_without_biases_and_both_are_trained() -> None:
+    model = MLP(d=12, k=3, n=5, width=7, activation="relu+tanh")
+    first, readout = model.first_layer.weight, model.readout.weight
+    x = torch.randn(4, 3, 2, 2)
+    z = x.flatten(1) @ first.T
+    assert torch.allclose(model(x), (z.relu() + z.tanh()) @ readout.T, atol=1e-6)
+    assert [name for name, _ in model.named_parameters()] == [
+        "first_layer.weight",
+        "readout.weight",
+    ]
+    assert not model.frozen and RandomFeatures(d=2, k=1, n=1, p=3).frozen
+    model(x).sum().backward()
+    assert first.grad is not None and first.grad.abs().sum() > 0
+    share = model.rows(range(2, 5))
+    assert torch.equal(torch.cat(list(share)), first[2:5])
+
+
+def test_mlp_starts_as_the_paper_has_it() -> None:
+    model = MLP(d=50, k=4, n=5, width=2000)
+    assert spread(model.first_layer.weight) == pytest.approx(1 / 50, rel=0.03)
+    assert spread(model.readout.weight) == pytest.approx(1 / 2000, rel=0.06)
+
+
+@pytest.mark.parametrize(("ratio", "width"), [(2.0, 24), (None, 36), (0.001, 1)])
+def test_width_follows_from_equations_over_unknowns(ratio: float | None, width: int) -> None:
+    assert MLP(d=12, k=5, n=5, p_over_dn=ratio).width == width
+
+
+# --- the residual network
+
+
+def test_the_papers_resnet() -> None:
+    model = ResNet((3, 32, 32), k=2, n=10, width=8)
+    kernels = [tuple(w.shape) for w in model.parameters() if w.dim() == 4]
+    assert kernels == [(8, 3, 28, 28)] + 8 * [(8, 8, 3, 3)]
+    assert len(list(model.parameters())) == len(kernels) + 1  # the head, and no biases
+    assert not any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
+    )
+    assert model.blocks(model.stem(torch.randn(1, 3, 32, 32))).shape == (1, 8, 7, 7)
+    assert model.p == 49 * 8 and not model.frozen
+
+
+def test_resnet_starts_with_the_variances_that_it_states() -> None:
+    model = ResNet((3, 16, 16), k=10, n=10, width=40)
+    assert spread(model.stem.weight) == pytest.approx(1 / (3 * 16 * 16), rel=0.05)
+    for name, weight in model.named_parameters():
+        if name != "stem.weight":
+            assert spread(weight) == pytest.approx(1 / weight[0].numel(), rel=0.06), name
+
+
+@pytest.mark.parametrize("stem", ["whole", "3x3"])
+def test_resnet_is_homogeneous_and_a_block_is_what_it_says(stem: Any) -> None:
+    model = ResNet(SHAPE, k=2, n=4, width=3, blocks=4, stem=stem).double()
+    x = torch.randn(3, *SHAPE, dtype=torch.float64)
+    assert torch.allclose(model.features(3 * x), 3 * model.features(x))
+    h = F.relu(F.conv2d(x, model.stem.weight, padding=1))
+    for block in model.blocks:
+        stride = block.first.stride
+        kept = h if block.shortcut is None else F.conv2d(h, block.shortcut.weight, stride=stride)
+        inner = F.relu(F.conv2d(h, block.first.weight, stride=stride, padding=1))
+        h = F.relu(kept + F.conv2d(inner, block.second.weight, padding=1))
+    assert torch.allclose(model.features(x), h.flatten(1))
+    assert torch.allclose(model(x), h.flatten(1) @ model.readout.weight.T)
+
+
+def test_stages_halve_the_resolution_and_double_the_width() -> None:
+    model = ResNet((3, 16, 16), k=2, n=4, width=5, blocks=4, stem="3x3")
+    h, shapes = model.stem(torch.randn(1, 3, 16, 16)), []
+    for block in model.blocks:
+        h = block(h)
+        shapes.append(tuple(h.shape[1:]))
+    assert shapes == [(5, 16, 16), (5, 16, 16), (10, 8, 8), (20, 4, 4)]
+    assert model.p == 20 * 16
+
+
+@pytest.mark.parametrize(("stem", "positions"), [("whole", 49), ("3x3", 16)])
+def test_mean_pooling_is_the_average_over_positions(stem: Any, positions: int) -> None:
+    flat, mean = (
+        ResNet((1, 16, 16), k=1, n=2, width=2, stem=stem, pool=pool) for pool in ("flatten", "mean")
+    )
+    state = {name: w for name, w in flat.state_dict().items() if name != "readout.weight"}
+    mean.load_state_dict(state, strict=False)
+    x = torch.randn(2, 1, 16, 16)
+    averages = flat.features(x).view(2, -1, positions).mean(2)
+    assert flat.p == positions * mean.p
+    assert torch.allclose(mean.features(x), averages, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "p"),
+    [
+        ({"p_over_dn": 3.0}, 49 * 47),  # 3 * 4 * 192 / 49 = 47.02
+        ({"p_over_dn": 3.0, "stem": "3x3"}, 16 * 144),
+        ({"p_over_dn": 0.25, "stem": "3x3", "pool": "mean"}, 4 * 48),
+        ({"width": 2}, 98),
+        ({}, 49 * 47),
+    ],
+)
+def test_the_width_of_a_resnet_is_the_nearest_to_the_ratio(
+    settings: dict[str, Any], p: int
+) -> None:
+    model = ResNet(SHAPE, k=1, n=4, **settings)
+    assert model.p == p == model.features(torch.randn(1, *SHAPE)).shape[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "flag"),
+    [
+        ((8,), {}, "--model"),
+        ((3, 4, 4), {}, "--data.image_size"),
+        ((3, 8, 9), {}, "--data.image_size"),
+        ((3, 6, 6), {"stem": "3x3"}, "--data.image_size"),
+        ((3, 8, 8), {"stem": "3x3", "blocks": 2}, "--model.blocks"),
+        ((3, 8, 8), {"blocks": 0}, "--model.blocks"),
+        ((3, 8, 8), {"width": 0}, "--model.width"),
+        ((3, 8, 8), {"width": 2, "p_over_dn": 2.0}, "--model.p_over_dn"),
+        ((3, 8, 8), {"p_over_dn": float("inf")}, "--model.p_over_dn"),
+        ((3, 8, 8), {"seed": -1}, "--model.seed"),
+    ],
+)
+def test_resnets_that_cannot_be(shape: Any, settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError) as refused:
+        ResNet(shape, k=1, n=2, **settings)
+    assert refused.value.flag == flag
+
+
+def test_the_smallest_image_of_either_stem() -> None:
+    assert ResNet((1, 5, 5), k=1, n=2, width=1).features(torch.randn(1, 1, 5, 5)).shape == (1, 49)
+    small = ResNet((1, 4, 4), k=1, n=2, width=1, stem="3x3")
+    assert small.features(torch.randn(1, 1, 4, 4)).shape == (1, 4)
+
+
+# --- seeds
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: MLP(d=6, k=2, n=3, width=5, seed=seed),
+        lambda seed: ResNet(SHAPE, k=2, n=3, width=2, seed=seed),
+        lambda seed: RandomFeatures(d=6, k=2, n=3, p=5, seed=seed),
+    ],
+)
+def test_the_seed_alone_decides_the_initial_weights(make: Any) -> None:
+    state = torch.get_rng_state()
+    models: list[ReadoutModel] = [make(0), make(0), make(1)]
+    assert torch.equal(state, torch.get_rng_state())
+    for a, b, c in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c) == isinstance(models[0], RandomFeatures)  # whose readout is 0
+
+
+# --- other people's networks
+
+
+class Other(nn.Module):
+    """A network with layers in no telling order, one of which is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 2)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(inplace=True))
+        self.unused = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def first(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :5]
+
+    def name(self) -> str:
+        return "other"
+
+
+EXAMPLE = torch.randn(1, 3, 2, 2)
+
+
+def test_the_readout_of_another_network_is_found_or_named() -> None:
+    module = Other()
+    x = torch.randn(4, 3, 2, 2)
+    for readout, features in ((None, None), ("head", None), (None, "embed"), ("head", "embed")):
+        model = Wrapped(module, readout, features, EXAMPLE)
+        assert model.readout is module.head and model.p == 6
+        assert torch.equal(model.features(x), module.embed(x))
+        assert torch.equal(model(x), module(x))
+    assert Wrapped(module, "body.1", None, EXAMPLE).p == 12
+    assert not Wrapped(module, None, None, EXAMPLE).frozen
+    module.body.requires_grad_(False)
+    module.unused.requires_grad_(False)
+    assert Wrapped(module, None, None, EXAMPLE).frozen
+
+
+class Softmax(Other):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "readout", "features", "shape", "flag", "words"),
+    [
+        (Other, "tail", None, None, "--readout tail", "head, body.1, unused"),
+        (Other, "unused", None, None, "--readout unused", "no part in the output"),
+        (Other, None, "emb", None, "--features emb", "no such method"),
+        (Other, None, "head.weight", None, "--features head.weight", "no such method"),
+        (Other, None, "first", None, "--features first", "(1, 5)"),
+        (Other, None, "name", None, "--features name", "TypeError"),
+        (Other, None, None, (1, 5), "--data gives inputs of shape (1, 5)", "RuntimeError"),
+        (Softmax, None, None, None, "--readout missing", "gives the output"),
+        (nn.Identity, None, None, None, "--readout missing", "there are none"),
+    ],
+)
+def test_what_is_no_readout_or_no_feature_is_refused(
+    module: Any, readout: Any, features: Any, shape: Any, flag: str, words: str
+) -> None:
+    example = EXAMPLE if shape is None else torch.zeros(shape)
+    with pytest.raises(InputError) as refused:
+        Wrapped(module(), readout, features, example)
+    assert str(refused.value).startswith(flag)
+    assert words in str(refused.value)
+
+
+def test_a_named_readout_of_probabilities() -> None:
+    module = Softmax()
+    model = Wrapped(module, "head", None, EXAMPLE)
+    assert torch.equal(model.features(EXAMPLE), module.embed(EXAMPLE))
