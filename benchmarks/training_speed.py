@@ -6,8 +6,8 @@ the start and at the end are outside the clock. Other rows tell what it is made 
 with nothing of ours around it, and train.py with one habit of many Lightning programs put back.
 
 A row is logged every 50 steps, and a figure is that of the best 50 steps: other programs on a
-machine only ever slow one down. Beside the steps in a second of the clock stand those in a second of
-the processor, which a busy machine changes less.
+machine only ever slow one down. Beside the steps in a second of the clock stand those in a second
+of the processor, which a busy machine changes less.
 """
 
 from __future__ import annotations
