@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,15 +167,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with Path(path).open("rb") as file:
-            archive = zipfile.is_zipfile(file)
-        # Anything else than an archive is of torch before 1.6, or no checkpoint at all.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle's protocol
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            # Anything else than an archive is of torch before 1.6, or no checkpoint at all.
+            archive = file.read(2) == b"PK"
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing") from error
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error})") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # of any kind: the bytes may be any
         raise RunError(f"{path} {_unreadable(error)}") from error
     if not (isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict)):

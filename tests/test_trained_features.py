@@ -117,7 +117,7 @@ def test_evidence_of_a_first_layer_that_is_not_there_is_refused() -> None:
 def test_the_threat_model_says_what_was_known() -> None:
     assert "initial first layer" in mlp(first_layer=True).facts
     assert "initial first layer" not in mlp().facts
-    names = [ProjectionReconstructor(evidence=e).name for e in ("readout", "first_layer")]  # type: ignore[arg-type]
+    names = [ProjectionReconstructor(evidence=e).name for e in ("readout", "first_layer")]
     assert names == ["projection", "projection_first_layer"]
 
 
@@ -142,8 +142,8 @@ def test_attempts_agree_only_where_features_were_trained() -> None:
 def test_different_ends_are_not_called_agreed() -> None:
     held = mlp()
     noise = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(7))
-    settings = {"restarts": 1, "rounds": 1, "hops": 1}
-    outcome = attack(replace(held, readout=held.initial_readout + noise), **settings)
+    lost = replace(held, readout=held.initial_readout + noise)
+    outcome = attack(lost, restarts=1, rounds=1, hops=1)
     assert outcome.status is Status.STALLED
 
 
