@@ -1,5 +1,5 @@
 # make demo   the main job on two photographs, about two minutes from a fresh clone
-# make test   lint, types and tests
+# make test   lint, types and tests; those that look at a report need chromium, and are skipped without
 # make lint   lint and types
 # make clean  remove the environment and the tools' caches; runs/ stays
 

@@ -583,6 +583,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer with its loggers and a progress bar; writes provenance.json."""
     from lightning import Trainer
+    from lightning.fabric.plugins.environments import SLURMEnvironment
 
     from callbacks import StepProgressBar, WholeCheckpoints
     from lit_recon.records.jsonl import JsonlLogger
@@ -590,11 +591,13 @@ def build_trainer(
 
     settings = trainer_settings(config)
     bars = [StepProgressBar()] if settings["enable_progress_bar"] else []
+    # Lightning would answer Slurm's warnings by a checkpoint and a job of its own making.
+    cluster = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     trainer = Trainer(
         **settings,
         logger=[logger for logger in (JsonlLogger(directory), wandb_logger) if logger is not None],
         callbacks=[*callbacks, *bars],
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *cluster],
         default_root_dir=directory.path,
     )
     if trainer.is_global_zero:
@@ -667,7 +670,7 @@ def conclude(directory: RunDirectory, step: int) -> None:
         print(f"W&B            {command}")
     try:
         print(f"report         {write_run_report(directory.path)}")
-    except InputError as error:  # a file of an earlier step, broken since
+    except (InputError, RunError) as error:  # a file of an earlier step, broken since; a full disk
         raise RunError(f"the run is complete, and only its report is missing: {error}") from error
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from lit_recon.errors import InputError, RunError
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.provenance import provenance
-from lit_recon.report.grid import save_png
+from lit_recon.report.grid import figure_to_uint8, save_png
 
 RESULTS = Path("benchmarks") / "results"
 PLACES = ("root", "out")  # folders of one machine, which say nothing about a number
@@ -106,7 +106,7 @@ class Record:
     def draw(self, figure: Figure) -> None:
         """Write NAME.png beside the file."""
         path = self.folder / f"{self.name}.png"
-        save_png(figure, path)
+        save_png(figure_to_uint8(figure), path)
         print(path)
 
 

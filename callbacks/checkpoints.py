@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.files import whole_file
+from lit_recon.modules import epochs_over
 from lit_recon.records.directory import RunDirectory
 
 PREFIX = "model."  # of the network's weights in a LightningModule
@@ -58,7 +59,7 @@ class StepCheckpoint(ModelCheckpoint):
         self.last_saved_step = -1
         """The step of the newest checkpoint, also of the one resumed from; -1 before the first."""
         self.last_saved_epoch = 0
-        """The epoch of that checkpoint."""
+        """How many epochs were over then."""
 
     @property
     def state_key(self) -> str:
@@ -98,7 +99,7 @@ class StepCheckpoint(ModelCheckpoint):
         path = str(checkpoint_path(RunDirectory(trainer.default_root_dir), trainer.global_step))
         trainer.save_checkpoint(path, weights_only=False)
         self.last_saved_step = trainer.global_step
-        self.last_saved_epoch = trainer.current_epoch
+        self.last_saved_epoch = epochs_over(trainer)
         self._saved.append(path)
         if self._keep is not None:
             later = [path for path in self._saved if step_of(path) > 0]

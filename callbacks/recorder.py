@@ -10,7 +10,9 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -160,13 +162,13 @@ class Recorder:
     ) -> None:
         results = self.results[step]
         line = sentence(step, results)
-        figure = picture(outcome, scores, self.truth, title=line)
+        pixels = figure_to_uint8(picture(outcome, scores, self.truth, title=line))
         prefix = f"{self.directory.results}/{self.reconstructor.name}"
         named = {f"{prefix}/{key}": value for key, value in numbers.items()}
         with self.directory.step_directory(step) as folder:
             RunDirectory(folder).write_json("metrics.json", results)
             save_file(tensors(outcome), folder / "candidates.safetensors")
-            save_png(figure, folder / "grid.png")
+            save_png(pixels, folder / "grid.png")
             write_curve(outcome.rows, folder / "curve.csv")
             # A row without results is dropped when the run is resumed; results without their row
             # would stay without it.
@@ -177,7 +179,7 @@ class Recorder:
         print(line, flush=True)
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
-                self._log_to_wandb(logger, prefix, step, named, figure, outcome)
+                self._log_to_wandb(logger, prefix, step, named, pixels, outcome)
 
     def _log_to_wandb(
         self,
@@ -185,12 +187,12 @@ class Recorder:
         prefix: str,
         step: int,
         named: dict[str, Any],
-        figure: Any,
+        pixels: NDArray[np.uint8],
         outcome: Reconstruction,
     ) -> None:
         logger.log_metrics({k: v for k, v in named.items() if v is not None}, step=step)
         logger.experiment.summary[f"{prefix}/reason"] = outcome.status.sentence
-        log_image(logger, f"{prefix}/grid", figure_to_uint8(figure), step)
+        log_image(logger, f"{prefix}/grid", pixels, step)
         log_image_table(logger, f"{prefix}/images", self.results[step]["images"], step)
         curve = [asdict(row) for row in outcome.rows]
         axes = {"x": "applications", "y": "loss", "stroke": "phase"}

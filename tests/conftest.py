@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+# Imported once, by the process that those of some tests are forked from.
+multiprocessing.set_forkserver_preload(["callbacks", "datamodules", "tests.problems"])
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lit_recon.knowledge import Knowledge, PixelScale
@@ -77,3 +81,14 @@ def knowledge(
 ) -> Knowledge:
     readout = model.readout.weight.detach()
     return Knowledge(model, readout, torch.zeros_like(readout), n, pixels, radius)
+
+
+def folder_of_images(root: Path) -> Path:
+    """Folders of two classes with eight random 8x8 images each."""
+    random = np.random.default_rng(0)
+    for name in ("frog", "truck"):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root

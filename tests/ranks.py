@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing as standard
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,9 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
-
-# Imported once, by the process that the ranks are forked from.
-standard.set_forkserver_preload(["lit_recon.methods", "tests.problems"])
 
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

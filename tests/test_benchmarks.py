@@ -6,11 +6,12 @@ No time is asserted: the machine may be busy.
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from benchmarks import attack, scaling, solver_comparison, threshold
+from benchmarks import attack, resume, scaling, solver_comparison, threshold, training_speed
 from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
@@ -20,9 +21,11 @@ from lit_recon.solvers import Row
 
 SCRIPTS = {
     "attack": attack,
+    "resume": resume,
     "scaling": scaling,
     "solver_comparison": solver_comparison,
     "threshold": threshold,
+    "training_speed": training_speed,
 }
 FACTS = {"started_utc", "command", "seed", "device", "cpu", "threads", "versions", "git"}
 
@@ -103,6 +106,44 @@ def test_whole_commands(tmp_path):
     assert row["peak_bytes"] > 1e8 and row["command_seconds"] > row["attack_seconds"]
 
 
+def test_resume(tmp_path):
+    (row,) = results("resume", tmp_path)
+    assert row["equal"] and row["differing_files"] == []
+    assert row["last_checkpoint"] in (0, 15, 30, 40)
+
+
+def test_a_difference_is_told(tmp_path, monkeypatch, capsys):
+    outcomes = iter(({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}))
+    monkeypatch.setattr(resume, "undisturbed", lambda *args: (0.0, 0.0))
+    monkeypatch.setattr(resume, "killed", lambda argv, folder, *args: checkpoint(folder))
+    monkeypatch.setattr(resume, "started", lambda *args: nullcontext())
+    monkeypatch.setattr(resume, "finished", lambda process: None)
+    monkeypatch.setattr(resume, "left_by", lambda folder: next(outcomes))
+    assert resume.main(["--kills", "1", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "b, c" in said.out and "1 of 1 resumed runs differ" in said.err
+
+
+def checkpoint(folder):
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "step=00000500.ckpt").touch()
+
+
+def test_training_speed(tmp_path):
+    rows = results("training_speed", tmp_path)
+    assert [row["what"] for row in rows][:3] == ["bare loop", "Lightning alone", "train.py"]
+    assert len(rows) == 7 and all(row["steps_per_second"] > 0 for row in rows)
+    assert rows[0]["over_bare"] == rows[0]["over_bare_processor"] == 1
+
+
+def test_the_speed_is_that_of_the_best_stretch():
+    slow, quick = (
+        [(2.0 * i, 1.0 * i) for i in range(100)],
+        [(200 + i / 2, 100.0 + i) for i in range(99)],
+    )
+    assert training_speed.speeds(slow + quick) == pytest.approx((2, 1))
+
+
 @pytest.mark.parametrize("name", ["attack", "solver_comparison"])
 def test_images_without_a_folder_are_skipped_in_one_line(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(attack, "run", lambda *args: {"peak_bytes": 0})
@@ -124,6 +165,8 @@ def test_help_lists_the_flags(name, capsys):
     [
         ("attack", ["--root", "/nowhere"], "no such folder"),
         ("attack", ["--seeds", "-1"], "below 0"),
+        ("resume", ["--kills", "0"], "below 1"),
+        ("training_speed", ["--sizes", "huge"], "huge"),
         ("scaling", ["--p", "0"], "below 1"),
         ("scaling", ["--p", "many"], "many"),
         ("scaling", ["--ranks", "0"], "below 1"),

@@ -24,9 +24,13 @@ from safetensors.torch import load_file
 
 import datamodules
 import train
-from callbacks import StepCheckpoint
+from benchmarks.resume import left_by
+from callbacks import StepCheckpoint, saved_checkpoints, step_of
 from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
+from lit_recon.records.directory import RunDirectory
+from tests import kills
+from tests.problems import folder_of_images
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
@@ -34,6 +38,7 @@ SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "10
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+TWICE = ["--trainer.accumulate_grad_batches", "2"]
 SHORT = ["--recon.max_seconds", "0.2"]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -402,16 +407,6 @@ def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path:
 # --- runs
 
 
-def folder_of_images(root: Path) -> Path:
-    random = np.random.default_rng(0)
-    for name in ("frog", "truck"):
-        (root / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
-    return root
-
-
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
     given = yaml.safe_load(file.read_text())
@@ -421,7 +416,10 @@ def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) 
         folder = folder_of_images(tmp_path / "images")
         shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder)]
     shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
-    shrunk += ["--model.p", "400"]
+    model = given.get("model", {}).get("class_path", "RandomFeatures")
+    shrunk += ["--model.p", "400"] if model == "RandomFeatures" else ["--model.width", "40"]
+    if given.get("optim", {}).get("class_path") == "SGD":
+        shrunk += ["--trainer.max_steps", "1", "--checkpoint.at_steps", "[]"]
     status, _, error = run("fit", "--config", str(file), *shrunk)
     assert (status, error) == (0, "")
     assert [row["step"] for row in rows(tmp_path / "runs" / "r") if "train/loss" in row] == [0, 1]
@@ -474,8 +472,13 @@ def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
-    """All records of the one offline segment of a run, as W&B's own reader prints them."""
+    """All records of the one offline segment of a run."""
     (segment,) = directory.glob("wandb/offline-run-*")
+    return read(segment)
+
+
+def read(segment: Path) -> list[dict[str, Any]]:
+    """The records of an offline segment, as W&B's own reader prints them."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
     text = subprocess.check_output([*command, str(segment)], text=True, timeout=60)
     return [json.loads(line) for line in text.splitlines()]
@@ -627,22 +630,6 @@ def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Pa
     assert records(directory)[-1]["exit"]["exit_code"] == 1
 
 
-def comparable(directory: Path) -> dict[str, Any]:
-    """What two runs of one configuration share: everything but times."""
-    found: dict[str, Any] = {}
-    for path in sorted(directory.rglob("*")):
-        name = str(path.relative_to(directory))
-        if path.suffix in (".json", ".jsonl") and path.name != "provenance.json":
-            found[name] = re.sub(r'seconds": [0-9.e-]+', "", path.read_text())
-        elif path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
-        elif path.suffix == ".ckpt":
-            found[name] = weights(directory, int(path.stem[5:])).numpy().tobytes()
-        elif path.is_file():
-            found[name] = None
-    return found
-
-
 @pytest.mark.parametrize("stop", [2, 4])
 def test_an_interrupted_run_goes_on_where_it_stopped(
     stop: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -678,7 +665,65 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert (status, error) == (0, "")
     assert "of 4 samples recovered" in out
     assert {path: path.stat().st_ino for path in kept} == kept  # not done again
-    assert comparable(cut) == comparable(tmp_path / "runs" / "whole")
+    assert left_by(cut) == left_by(tmp_path / "runs" / "whole")
+
+
+# Mini-batches of 4 and 2, so that checkpoints and the end are within epochs, and momentum. A budget
+# of steps is the same whatever the machine does meanwhile.
+ALIVE = ["--data", "Sphere", "--data.n", "6", "--data.d", "8", "--model.p", "200", *SGD]
+ALIVE += ["--optim.momentum", "0.9", "--data.batch_size", "4", "--trainer.max_steps", "9"]
+ALIVE += ["--checkpoint.at_steps", "[3, 5, 9]", "--recon.max_steps", "20"]
+ALIVE += ["--recon.max_seconds", "1000", "--run.dir", "runs"]
+
+
+@pytest.fixture(scope="module")
+def alive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run leaves that nobody kills."""
+    home = tmp_path_factory.mktemp("alive")
+    argv = [*ALIVE, "--run.dir", str(home), "--run.name", "r", "--wandb.mode", "disabled"]
+    assert train.main(argv) == 0
+    return left_by(home / "r")
+
+
+@pytest.mark.parametrize(
+    ("point", "step", "checkpoints", "attacks"),
+    [
+        (kills.in_training, 7, [0, 3, 5], [0, 3, 5]),
+        (kills.in_a_checkpoint, 0, [], []),
+        (kills.in_a_checkpoint, 5, [0, 3], [0, 3]),
+        (kills.after_a_checkpoint, 9, [0, 3, 5, 9], [0, 3, 5]),
+        (kills.in_an_attack, 2, [0, 3, 5], [0, 3]),
+        (kills.in_the_results, 1, [0, 3], [0]),
+    ],
+)
+def test_a_killed_run_ends_as_one_that_nobody_killed(
+    point: kills.Point,
+    step: int,
+    checkpoints: list[int],
+    attacks: list[int],
+    alive: dict[str, Any],
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    argv = [*ALIVE, "--run.name", "r", "--wandb.mode", "disabled"]
+    kills.killed(point, step, argv, tmp_path)
+    directory = RunDirectory(tmp_path / "runs" / "r")
+    assert [step_of(path) for path in saved_checkpoints(directory.path)] == checkpoints
+    assert directory.steps() == attacks
+    status, _, error = run(*argv, "--run.resume", "true")
+    assert (status, error) == (0, "")
+    assert left_by(directory.path) == alive
+
+
+def test_a_killed_offline_run_goes_on_as_another_segment_of_its_group(
+    run: Run, tmp_path: Path
+) -> None:
+    argv = [*ALIVE, "--run.name", "r", "--wandb.mode", "offline"]
+    kills.killed(kills.in_training, 4, argv, tmp_path)
+    assert run(*argv, "--run.resume", "true")[0] == 0
+    first, second = sorted((tmp_path / "runs" / "r").glob("wandb/offline-run-*"))
+    started = next(record["run"] for record in read(second) if "run" in record)
+    assert started["run_group"] == "r" and not first.name.endswith(started["run_id"])
 
 
 def test_what_may_change_when_a_run_goes_on(run: Run) -> None:
@@ -720,6 +765,44 @@ def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Pat
         assert shared[name] == alone[name]
     files = [path.relative_to(runs / "two") for path in (runs / "two" / "recon").rglob("*")]
     assert sorted(files) == sorted(path.relative_to(one) for path in (one / "recon").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model", "MLP", "--model.width", "60", "--optim.lr", "0.05", "--optim.stop_loss", "0.3"],
+        [
+            "--data.batch_size",
+            "4",
+            "--optim.momentum",
+            "0.9",
+            "--trainer.accumulate_grad_batches",
+            "2",
+        ],
+    ],
+    ids=["full batch", "mini-batches"],
+)
+def test_two_processes_train_as_one(flags: list[str], run: Run, tmp_path: Path) -> None:
+    sizes = ["--data", "Sphere", "--data.n", "10", "--data.d", "8", "--trainer.max_steps", "200"]
+    flags = [*sizes, *SGD, *flags, "--checkpoint.at_steps", "[3]", "--recon.enabled", "false"]
+    if "MLP" not in flags:
+        flags += ["--model.p", "100", "--trainer.max_steps", "8"]
+    with shell(*flags, *TWO, "--run.name", "two", "--wandb.mode", "offline", home=tmp_path) as two:
+        assert run(*flags, "--run.name", "one")[0] == 0
+        status, _, error = ended(two)
+    assert (status, error) == (0, "")
+    one, shared = (tmp_path / "runs" / name for name in ("one", "two"))
+    assert len(list(shared.glob("wandb/offline-run-*"))) == 1
+    steps = [step_of(path) for path in saved_checkpoints(one)]
+    assert steps == [step_of(path) for path in saved_checkpoints(shared)]
+    assert 3 < steps[-1] < 200  # the loss is low enough before, on both ranks alike
+    for left, right in zip(saved_checkpoints(one), saved_checkpoints(shared), strict=True):
+        states = [torch.load(path, weights_only=True) for path in (left, right)]
+        for name, weight in states[0]["state_dict"].items():
+            assert torch.allclose(weight, states[1]["state_dict"][name], atol=1e-6), name
+    assert not torch.equal(weights(one, 3), weights(one, steps[-1]))
+    for row, other in zip(rows(one), rows(shared), strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

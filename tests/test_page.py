@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from lit_recon.errors import InputError
 from lit_recon.report import words
+from lit_recon.report.charts import inner_chart
 from lit_recon.report.page import MOST_PAIRS, phases, write_run_report
 from lit_recon.report.pictures import reconstructions
 from lit_recon.report.run import read_run
@@ -182,6 +183,30 @@ def test_numbers_without_meaning_are_left_out(tmp_path: Path) -> None:
     assert "All 4 training images" in page
     assert "<dt>PSNR, dB</dt>" not in page and "nan" not in text_of(page)
     assert "no projection loss here" not in page  # the floor is still drawn
+
+
+def test_curves_of_one_step_and_of_steps_that_went_astray(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "r", {0: 4, 1: 4, 2: 4})
+    head = "step,phase,loss,candidates,applications,seconds\n"
+    curves = ["0,plain,1e-9,4,3,0.1\n", "0,plain,nan,4,3,0.1\n", "0,a,0,4,3,0\n1,a,inf,4,4,0\n"]
+    for step, curve in enumerate(curves):
+        (path / "recon" / f"step={step:08d}" / "curve.csv").write_text(head + curve)
+    page = report(path)
+    assert "<td>–</td>" in page  # a lowest loss that is none
+    assert "nan" not in text_of(page) and "inf" not in text_of(page)
+    assert labels(path, ["1", "1e-3", "1e-3"]) == labels(path, ["1", "1e-3", "1e30"])
+    assert "1e-6" in labels(path, ["1", "1e-6", "1e-3"])
+
+
+def labels(path: Path, losses: list[str]) -> list[str]:
+    """All that is written in the drawing of inner curves with these losses."""
+    rows = [f"{i},plain,{loss},4,{i},{i}\n" for i, loss in enumerate(losses)]
+    head = "step,phase,loss,candidates,applications,seconds\n"
+    for folder in path.glob("recon/*"):
+        (folder / "curve.csv").write_text(head + "".join(rows))
+    chart = inner_chart(read_run(path).attacks[0].checkpoints)
+    assert chart is not None
+    return re.findall(r">([^<>]+)</text>", chart)
 
 
 def test_phases_are_told_by_what_they_took() -> None:

@@ -128,7 +128,7 @@ def test_what_is_no_run_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "thesis")
     before = names(tmp_path)
     for name in ("thesis", "file", "link"):
-        with pytest.raises(InputError, match=f"--run.name {name}.*holds no config.yaml"):
+        with pytest.raises(InputError, match=f"--run.name {name}.*no run directory"):
             RunDirectory.create(tmp_path, name, overwrite=overwrite, resume=not overwrite)
     assert names(tmp_path) == before
 

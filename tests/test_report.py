@@ -137,10 +137,11 @@ def test_overlay_draws_every_sample_with_its_candidate() -> None:
 def test_png_is_whole_and_alone(tmp_path) -> None:
     images = random_images(2)
     figure = reconstruction_grid(images, images, [row(0, 0.1), row(1, 0.2)])
-    save_png(figure, tmp_path / "grid.png")
+    pixels = figure_to_uint8(figure)
+    save_png(pixels, tmp_path / "grid.png")
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
     read = (imread(tmp_path / "grid.png")[..., :3] * 255).round().astype(np.uint8)
-    np.testing.assert_array_equal(read, figure_to_uint8(figure))
+    np.testing.assert_array_equal(read, pixels)
 
 
 def test_pyplot_is_left_alone() -> None:

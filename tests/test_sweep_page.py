@@ -69,8 +69,8 @@ def test_the_page_says_what_the_sweep_found(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "Everything came back in 1 of 5 runs" in text
     assert "5 of 6 runs have ended, 1 of them failed." in text
-    assert "RandomFeatures, GaussNewton: in p / (d n), all training samples came back" in text
-    assert "in every run from 10 on, and none in any run up to 1." in text
+    assert "RandomFeatures, GaussNewton: all training samples came back in every run" in text
+    assert "from p / (d n) = 10 on, and none came back in any run up to p / (d n) = 1." in text
     assert "&lt;i&gt;no&lt;/i&gt; memory" in text and "<i>" not in text
     assert "python train.py sweep --jobs 2" in text
     assert [line.split(":")[0] for line in skipped] == [f"--run {tmp_path}/s/p_over_dn=20-1a2b3c4d"]
@@ -88,9 +88,15 @@ def run(ratio: float, share: float | None, solver: str = "GaussNewton", **more: 
         ([], []),
         ([run(1, None)], ["M, GaussNewton: at no p / (d n) did every run give everything away"]),
         ([run(1, 0), run(1, 0.5)], ["M, GaussNewton: at no p / (d n) did every run"]),
-        ([run(2, 1), run(4, 1), run(1, 0.9)], ["all training samples .* in every run from 2 on"]),
-        ([run(2, 1), run(4, 0.9), run(8, 1)], ["all training samples .* in every run from 8 on"]),
-        ([run(0.5, 0), run(2, 0), run(1, 0.1)], ["p / \\(d n\\), none in any run up to 0.5"]),
+        (
+            [run(2, 1), run(4, 1), run(1, 0.9)],
+            ["all training samples .* in every run from .* = 2 on"],
+        ),
+        (
+            [run(2, 1), run(4, 0.9), run(8, 1)],
+            ["all training samples .* in every run from .* = 8 on"],
+        ),
+        ([run(0.5, 0), run(2, 0), run(1, 0.1)], ["none came back in any run up to .* = 0.5"]),
         (
             [run(1, 1), run(1, 1, "Other"), run(2, 1, status="failed")],
             ["Newton: .* 1", "Other: .* 1"],

@@ -11,20 +11,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 import train
 from lit_recon.errors import InputError
+from lit_recon.records.directory import RunDirectory
 from lit_recon.sweeps import machine
 from lit_recon.sweeps.grid import Axis, combinations, read_axes
 from lit_recon.sweeps.plan import Fit, Run, identify, plan
 from lit_recon.sweeps.workers import Outcome, Task, outcomes
 from tests import commands
+from tests.problems import folder_of_images
 
 ROOT = Path(__file__).parents[1]
+LAWS = sorted(ROOT.glob("configs/law_*.yaml"))
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p_over_dn", "4"]
 TINY = [*SPHERE, "--recon.max_steps", "20", "--recon.restarts", "0", "--recon.hops", "0"]
 GRID = ["--grid.run.seed", "0:2", "--grid.recon.spare", "0,2"]
@@ -135,6 +140,15 @@ def test_a_grid_of_files_is_weaker_than_flags_and_stronger_than_other_files(tmp_
     assert [paper.values[flag] for flag in flags] == [0, 9, 7, "lit_recon.solvers.MomentumDescent"]
 
 
+@pytest.mark.parametrize("file", LAWS, ids=lambda file: file.stem)
+def test_a_law_varies_ratios_below_and_above_the_thresholds(file: Path) -> None:
+    runs = planned("--config", str(file))
+    ratios = sorted({run.values["model.p_over_dn"] for run in runs})
+    assert {0.5, 1, 2} < set(ratios)
+    assert {run.values["run.seed"] for run in runs} == set(range(5))
+    assert len(runs) == len(ratios) * 5 * len({run.values["recon.solver"] for run in runs})
+
+
 def test_a_changed_configuration_is_another_run() -> None:
     command = train.command_line()
 
@@ -147,6 +161,20 @@ def test_a_changed_configuration_is_another_run() -> None:
 
 
 # --- bad input
+
+
+def test_slurm_needs_slurm_and_submitit(run: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--grid.run.seed", "0:2", "--launcher", "slurm"]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    status, out, error = run(*flags)
+    assert (status, out) == (2, "")
+    assert error.startswith("train.py: --launcher slurm: there is no sbatch on this machine")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    status, out, error = run(*flags)
+    assert (status, out) == (2, "")
+    assert error == "train.py: --launcher slurm: needs pip install -e '.[cluster]'\n"
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +198,9 @@ def test_a_changed_configuration_is_another_run() -> None:
         ("--grid.run.seed 0 --job 2", "--job 2 no such flag did you mean --jobs?"),
         ("--grid.run.seed 0 --data.n 0", "--data.n 0 give at least 1"),
         ("--grid.run.seed 0 --launcher pbs", "--launcher pbs give local or slurm"),
-        ("--grid.run.seed 0 --run.name thesis", "--run.name thesis holds no sweep.json"),
+        ("--grid.run.seed 0 --slurm.time 0", "--slurm.time 0 give at least 1"),
+        ("--grid.run.seed 0 --slurm.partitio x", "--slurm.partitio x --slurm.partition"),
+        ("--grid.run.seed 0 --run.name thesis", "--run.name thesis is no sweep directory"),
         ("--config grid.yaml", "--grid x in grid.yaml write flags"),
     ],
 )
@@ -188,6 +218,19 @@ def test_bad_input_is_one_line_and_nothing_is_started(
         at = line.find(word, at + 1)
         assert at >= 0, (word, line)
     assert [str(path) for path in Path("runs").rglob("*.*")] == ["runs/thesis/chapter.tex"]
+
+
+def test_a_sweep_that_starts_leaves_the_files_of_runs_at_work(tmp_path: Path) -> None:
+    for kind in ("run", "sweep"):
+        claim = partial(RunDirectory.create, tmp_path, kind, resume=True, kind=kind)
+        directory = claim()
+        directory.write_json("sweep.json" if kind == "sweep" else "config.yaml", {})
+        half = [directory.path / name for name in (".a.tmp-01234567", "b/.c.tmp-01234567")]
+        half[1].parent.mkdir()
+        for file in half:
+            file.touch()
+        claim()
+        assert [file.exists() for file in half] == [False, kind == "sweep"]
 
 
 def test_one_sweep_at_a_time_in_a_directory(run: Type, tmp_path: Path) -> None:
@@ -289,6 +332,47 @@ def wait_until(true: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
+# --- W&B
+
+
+def test_a_sweep_of_wandb_calls_the_same_flags(run: Type, tmp_path: Path) -> None:
+    preset = ROOT / "configs" / "presets" / "iurada2025.yaml"
+    grid = [
+        "--grid.model.p_over_dn",
+        "0.5,2",
+        "--grid.run.seed",
+        "0:2",
+        "--grid.config",
+        str(preset),
+    ]
+    flags = ["--data", "Sphere", "--run.name", "law", "--wandb.project", "p", "--jobs", "2"]
+    status, out, error = run(*grid, *flags, "--wandb-sweep", "sweep.yaml")
+    assert (status, error) == (0, "")
+    assert out.startswith("wandb sweep sweep.yaml ")
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
+    written = yaml.safe_load((tmp_path / "sweep.yaml").read_text())
+    assert written["parameters"] == {
+        "model.p_over_dn": {"values": [0.5, 2]},
+        "run.seed": {"values": [0, 1]},
+        "config": {"values": [str(preset)]},
+    }
+    assert (written["method"], written["name"], written["project"]) == ("grid", "law", "p")
+    # What an agent makes of it, which is what a run of a sweep comes to.
+    chosen = [f"--{name}={given['values'][0]}" for name, given in written["parameters"].items()]
+    assert written["program"] == "train.py"
+    *start, word = written["command"][:4]
+    assert (start, word) == (["${env}", "${interpreter}", "${program}"], "fit")
+    *argv, last = written["command"][4:]
+    assert last == "${args}"
+    argv += chosen
+    command = train.command_line()
+    values = train.resolve(command, train.read_given(command, argv))
+    assert identify(values) == planned(*grid, *flags[:2])[0].name[-8:]
+    status, _, error = run(*grid, *flags, "--wandb-sweep", "sweep.yaml")
+    assert status == 2
+    assert "--wandb-sweep sweep.yaml: cannot be written (File exists)" in error
+
+
 # --- whole sweeps
 
 
@@ -299,7 +383,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     status, out, error = ended(shell(*TINY, *GRID, home=home))
     assert (status, error) == (0, "")
     assert out.splitlines()[0] == "4 runs, of which 0 have ended before"
-    assert out.splitlines()[-1] == "results  runs/sweep/results.csv"
+    assert out.splitlines()[-3:] == [
+        "results  runs/sweep/results.csv",
+        "law      runs/sweep/law.png",
+        "report   runs/sweep/report.html",
+    ]
     return home / "runs" / "sweep"
 
 
@@ -420,7 +508,35 @@ def test_failed_and_damaged_runs_cost_no_other_and_lose_nothing(
     assert {file: file.read_bytes() for file in before} == before
     table = pd.read_csv(directory / "results.csv").set_index("run")
     assert list(table["status"][:3]) == ["failed"] * 3
-    for name, words in ((first, "is damaged"), (second, "is damaged"), (third, "holds no config")):
+    for name, words in (
+        (first, "is damaged"),
+        (second, "is damaged"),
+        (third, "is no run directory"),
+    ):
         assert words in table.loc[name, "reason"]
         assert f"failed   {name}: {table.loc[name, 'reason']}" in out.splitlines()
     assert list(table.loc[fourth, "step"]) == [0, 1]
+
+
+@pytest.mark.parametrize("file", LAWS, ids=lambda file: file.stem)
+def test_every_shipped_sweep_runs_from_its_file_alone(
+    file: Path, run: Type, tmp_path: Path
+) -> None:
+    few = ["--data.n", "4", "--grid.model.p_over_dn", "4", "--grid.run.seed", "0"]
+    shrunk = [*few, "--recon.max_seconds", "0.2"]
+    source = yaml.safe_load(file.read_text())["data"]["class_path"]
+    if source == "CIFAR10Subset":
+        folder = folder_of_images(tmp_path / "images")
+        shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder)]
+    shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
+    status, out, error = run("--config", str(file), *shrunk)
+    assert (status, error) == (0, "")
+    directory = tmp_path / "runs" / file.stem
+    law, report = out.splitlines()[-2:]
+    assert law == f"law      runs/{file.stem}/law.png"
+    assert report == f"report   runs/{file.stem}/report.html"
+    table = pd.read_csv(directory / "law.csv")
+    solvers = pd.read_csv(directory / "results.csv")["solver"].unique()
+    assert table["line"].nunique() == len(solvers)
+    assert ("exact_fraction" in set(table["number"])) == (source != "Sphere")
+    assert (directory / "law.svg").read_text().endswith("</svg>\n")

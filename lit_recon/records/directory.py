@@ -16,14 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.files import LEFTOVER, beside, sync, whole_file
 
 # What a file system, a shell and a W&B run name all take.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,127}")
-RUN_FILES = ("config.yaml", "provenance.json")
+SWEEP_FILE = "sweep.json"
+_MARKS = {"run": ("config.yaml", "provenance.json"), "sweep": (SWEEP_FILE,)}
 # A disk without room for this has none for a run; a smaller probe would pass on one that is full.
 _PROBE_BYTES = 1 << 20
 
@@ -49,7 +50,7 @@ class RunDirectory:
         stem: str = "run",
         resume: bool = False,
         overwrite: bool = False,
-        marks: Sequence[str] = RUN_FILES,
+        kind: Literal["run", "sweep"] = "run",
     ) -> RunDirectory:
         """Claims ``dir/name`` for a run that starts now.
 
@@ -61,7 +62,8 @@ class RunDirectory:
             resume: go on in the directory of an earlier run; without one, start it.
             overwrite: replace an earlier run. Only a directory that looks like a run is deleted,
                 and only once its successor is known to be writable.
-            marks: files of which a directory that is there has to hold one, if it holds anything.
+            kind: what the directory is for. A sweep's holds runs, some of them perhaps at work,
+                which look after their own leftovers.
 
         Raises:
             InputError: a name that is taken or cannot be one, flags that contradict each other, a
@@ -82,8 +84,7 @@ class RunDirectory:
             if name is None:
                 return cls(_claim_automatic(root, stem))
             _remove_leftovers(root, f".{name}.tmp-")
-            claimed = _claim_named(root / name, marks, resume=resume, overwrite=overwrite)
-            return cls(claimed)
+            return cls(_claim_named(root / name, kind, resume=resume, overwrite=overwrite))
 
     @property
     def path(self) -> Path:
@@ -217,21 +218,24 @@ def _claim_automatic(root: Path, stem: str) -> Path:
         attempt += 1
 
 
-def _claim_named(path: Path, marks: Sequence[str], *, resume: bool, overwrite: bool) -> Path:
+def _claim_named(path: Path, kind: str, *, resume: bool, overwrite: bool) -> Path:
     try:
         return _make(path)
     except FileExistsError:
         if not (resume or overwrite):
             _refuse_taken(path)
     replaces_link = overwrite and path.is_symlink()  # whose target is somewhere else for a reason
-    if not path.is_dir() or not _is_ours(path, marks) or replaces_link:
-        remedy = f"is there and holds no {' or '.join(marks)}; give another name, or move it away"
+    if not path.is_dir() or not _is_ours(path, _MARKS[kind]) or replaces_link:
+        remedy = f"is there and is no {kind} directory; give another name, or move it away"
         raise InputError("--run.name", path.name, remedy)
     if overwrite:
         _replace_run(path)
     else:
         _probe(path)
-        _remove_leftovers_below(path)
+        if kind == "run":
+            _remove_leftovers_below(path)
+        else:
+            _remove_leftovers(path, ".")
     return path
 
 

@@ -13,6 +13,7 @@ import io
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from math import inf, isfinite, nan
+from statistics import median
 from typing import Any
 from xml.etree import ElementTree
 
@@ -46,6 +47,7 @@ LINES = (BLUE, ORANGE, GREEN)
 PHASES = (BLUE, GREEN, ORANGE, PURPLE, RED)
 WIDTH = 430  # points, about what a phone is wide: letters are never scaled to be unreadable
 MARKED = 40  # points at most that get a dot each
+ASTRAY = 1e4  # times the median loss
 POINTS = 300  # of one line; there are no more pixels for them
 STEP = "step="  # how an element says which checkpoint it belongs to
 STYLE: dict[Any, Any] = {
@@ -121,13 +123,19 @@ def inner_chart(checkpoints: Sequence[Checkpoint]) -> str | None:
             for phase, part in stretches(rows):
                 x = [row.applications for row in part]
                 y = [_positive(row.loss) for row in part]
-                axes.plot(x, y, color=colours[phase], linewidth=1.4, gid=f"{STEP}{step}")
+                (line,) = axes.plot(x, y, color=colours[phase], lw=1.4, gid=f"{STEP}{step}")
+                if len(part) == 1:
+                    line.set(marker="o", markersize=4)
         for phase, colour in colours.items():
             axes.plot([], [], color=colour, label=phase)
         _legend(axes)
-        _log_axis(axes, [row.loss for rows in curves.values() for row in rows])
+        losses = [row.loss for rows in curves.values() for row in rows if isfinite(row.loss)]
+        # A step that went astray may leave the panel, so that the others can be seen.
+        most = ASTRAY * median(losses or [1.0])
+        _log_axis(axes, [loss for loss in losses if loss <= most])
         axes.grid(axis="y")
         axes.set_xlabel("operator applications")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         description = "Loss of the solver by operator applications, for every checkpoint"
         key = checkpoints[0].folder.parent.name
         return to_svg(figure, description, key=key, last=checkpoints[-1].step)
@@ -221,7 +229,7 @@ def _legend(axes: Axes) -> None:
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 0.98),
-        ncols=3,
+        ncols=6,
         borderpad=0,
         columnspacing=1,
         handlelength=1.6,

@@ -183,12 +183,13 @@ def _from_on(
 def _told(whole: float | None, nothing: float | None) -> str:
     parts = []
     if whole is not None:
-        parts.append(f"all training samples came back in every run from {number(whole)} on")
+        everything = "all training samples came back in every run"
+        parts.append(f"{everything} from p / (d n) = {number(whole)} on")
     if nothing is not None:
-        parts.append(f"none in any run up to {number(nothing)}")
+        parts.append(f"none came back in any run up to p / (d n) = {number(nothing)}")
     if not parts:
         return "at no p / (d n) did every run give everything away, or nothing"
-    return "in p / (d n), " + ", and ".join(parts)
+    return ", and ".join(parts)
 
 
 def _last_rows(file: Path) -> Iterator[Mapping[str, str]]:

@@ -70,8 +70,9 @@ def things(point: Checkpoint, count: int) -> str:
 
 
 def strongest(attack: Attack) -> Checkpoint:
-    """The first checkpoint at which most came back."""
-    return max(attack.checkpoints, key=lambda point: (recovered(point), exact(point) or 0))
+    """The first checkpoint at which most came back; the last one if nothing ever did."""
+    best = max(attack.checkpoints, key=lambda point: (recovered(point), exact(point) or 0))
+    return best if recovered(best) else attack.last
 
 
 def headline(attack: Attack) -> str:
@@ -145,7 +146,8 @@ def progress(run: Run) -> str | None:
 
 def _planned_steps(config: Mapping[str, Any]) -> int | None:
     """The steps that the configuration asks for; None where time or an interruption ends it."""
-    trainer, data = config.get("trainer", {}), config.get("data", {}).get("init_args", {})
+    trainer = config.get("trainer") or {}
+    data = (config.get("data") or {}).get("init_args") or {}
     if trainer.get("max_steps", -1) not in (-1, None):
         return int(trainer["max_steps"])
     epochs, n = trainer.get("max_epochs"), data.get("n")

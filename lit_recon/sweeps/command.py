@@ -17,18 +17,24 @@ from jsonargparse import Namespace
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, Group, Source, describe
-from lit_recon.records.directory import RunDirectory
+from lit_recon.records.directory import SWEEP_FILE, RunDirectory
+from lit_recon.records.media import log_image, log_image_table
 from lit_recon.records.provenance import without_home
-from lit_recon.records.tracking import choose_wandb_mode
+from lit_recon.records.tracking import Mode, choose_wandb_mode, make_wandb_logger
+from lit_recon.report.grid import figure_to_uint8
+from lit_recon.report.law import law_figure, law_table, to_png, to_svg
+from lit_recon.report.sweep import write_sweep_report
+from lit_recon.sweeps import slurm, workers
 from lit_recon.sweeps.grid import Axis, read_axes
 from lit_recon.sweeps.machine import shares
 from lit_recon.sweeps.plan import Fit, Run, plan
 from lit_recon.sweeps.progress import View, summary
 from lit_recon.sweeps.results import FAILED, Results
-from lit_recon.sweeps.workers import Task, outcomes
+from lit_recon.sweeps.slurm import SlurmFlags
+from lit_recon.sweeps.wandb_file import wandb_sweep
+from lit_recon.sweeps.workers import Task
 
 MOST_RUNS = 10_000  # without a confirmation
-MARK = "sweep.json"
 INTRODUCTION = """\
 usage: python train.py sweep --grid.FLAG VALUES [--grid.FLAG VALUES ...] [--flag value ...]
 
@@ -47,14 +53,17 @@ class SweepFlags:
     """How the runs are started.
 
     Args:
-        jobs: runs at a time, at least 1; they share cores and GPUs.
-        launcher: local runs them here, slurm as job arrays of a cluster.
+        jobs: runs at a time, at least 1; here they share cores and GPUs.
+        launcher: local runs them here, slurm as jobs of a cluster.
         yes: true confirms a sweep of more than 10,000 runs.
+        wandb_sweep: a file to which the same grid is written as a sweep of W&B, instead of running
+            it; null for none.
     """
 
     jobs: int = 1
     launcher: Literal["local", "slurm"] = "local"
     yes: bool = False
+    wandb_sweep: str | None = None
 
 
 def sweep(argv: list[str], fit: Fit) -> None:
@@ -69,7 +78,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
         RunError: some runs have failed; the others are finished.
         KeyboardInterrupt: with what is finished, and the command that goes on.
     """
-    own = [Group("", (SweepFlags,))]
+    own = [Group("", (SweepFlags,)), Group("slurm", (SlurmFlags,))]
     if {"-h", "--help"} & set(argv):
         print(INTRODUCTION, describe(own), sep="\n", end="")
         return
@@ -80,8 +89,12 @@ def sweep(argv: list[str], fit: Fit) -> None:
     sources = [source.without("grid") for source in given]
     flags = command.parse(sources)
     check(flags, axes)
-    runs = plan(fit, [source.without(*vars(SweepFlags())) for source in sources], axes)
+    sources = [source.without("slurm", *own[0].options(SweepFlags)) for source in sources]
+    runs = plan(fit, sources, axes)
     name = flags.run.name or _default_name(sources)
+    if flags.wandb_sweep is not None:
+        write_wandb_sweep(flags, name, [source.without("run.name") for source in sources], axes)
+        return
     again = shlex.join(["python", "train.py", "sweep", *fit.flags, *argv])
     with claimed(flags.run.dir, name) as directory:
         record = {
@@ -89,16 +102,22 @@ def sweep(argv: list[str], fit: Fit) -> None:
             "grid": {axis.flag: axis.values for axis in axes},
             "runs": {run.name: run.cell for run in runs},
         }
-        directory.write_json(MARK, record)
+        directory.write_json(SWEEP_FILE, record)
         results = Results(directory, runs, fit.numbers)
         try:
-            run_all(fit, flags, directory, runs, results)
+            mode = run_all(fit, flags, directory, runs, results)
         except KeyboardInterrupt:
             told = f"; what is finished is in {directory.path}; {again} goes on"
             raise KeyboardInterrupt(told) from None
         finally:
             results.write()
-        conclude(directory, results)
+        print(f"results  {directory.path / 'results.csv'}")
+        draw_law(directory, results, flags, mode)
+        page, skipped = write_sweep_report(directory.path)
+        for line in skipped:
+            print(f"skipped  {line}")
+        print(f"report   {page}")
+        report_failures(directory, results)
 
 
 def check(flags: Namespace, axes: Sequence[Axis]) -> None:
@@ -108,6 +127,11 @@ def check(flags: Namespace, axes: Sequence[Axis]) -> None:
     count = prod(len(axis.values) for axis in axes)
     if count > MOST_RUNS and not flags.yes:
         raise InputError("--grid.*", f"of {count:,} runs", "give --yes true to start so many")
+    for name in ("time", "cpus"):
+        if flags.slurm[name] < 1:
+            raise InputError(f"--slurm.{name}", flags.slurm[name], "give at least 1")
+    if flags.launcher == "slurm":
+        slurm.check()
 
 
 @contextmanager
@@ -115,7 +139,7 @@ def claimed(dir: str, name: str) -> Iterator[RunDirectory]:
     """The directory of a sweep, for this process alone."""
 
     def claim() -> RunDirectory:
-        return RunDirectory.create(dir, name, resume=True, marks=(MARK,))
+        return RunDirectory.create(dir, name, resume=True, kind="sweep")
 
     path = Path(dir, name)
     if not path.is_dir():
@@ -133,21 +157,39 @@ def claimed(dir: str, name: str) -> Iterator[RunDirectory]:
 
 def run_all(
     fit: Fit, flags: Namespace, directory: RunDirectory, runs: Sequence[Run], results: Results
-) -> None:
-    """Run what is not finished, and take in the results of all runs."""
+) -> Mode:
+    """Run what is not finished, and take in the results of all runs.
+
+    Returns:
+        What W&B can do here; ``disabled`` where nothing was left to run.
+    """
     left = [run for run in runs if not results.has_ended(run)]
     print(f"{len(runs)} runs, of which {len(runs) - len(left)} have ended before")
+    if not left:
+        return "disabled"
     mode, reason = choose_wandb_mode(flags.wandb.mode)
     print(reason)
+    here = flags.launcher == "local"  # elsewhere every run looks for itself
     group = flags.wandb.group or directory.path.name
-    common = [*fit.flags, "--wandb.mode", mode, "--wandb.group", group]
+    common = [
+        *fit.flags,
+        "--wandb.mode",
+        mode if here else flags.wandb.mode,
+        "--wandb.group",
+        group,
+    ]
     tasks = (task(directory, run, common) for run in left)
     jobs = min(flags.jobs, len(left))
+    if here:
+        launched = workers.outcomes(tasks, fit.main, shares(jobs))
+    else:
+        launched = slurm.outcomes(list(tasks), fit.main, flags.slurm, directory, jobs)
     view = View(len(left))
-    with closing(outcomes(tasks, fit.main, shares(jobs))) as ended, view.shown():
+    with closing(launched) as ended, view.shown():
         for outcome in ended:
             row = results.take(outcome.name, outcome.failure)
             view.tell(outcome.name, summary(row), failed=row["status"] == FAILED)
+    return mode
 
 
 def task(directory: RunDirectory, run: Run, common: Sequence[str]) -> Task:
@@ -161,14 +203,51 @@ def task(directory: RunDirectory, run: Run, common: Sequence[str]) -> Task:
     return Task(run.name, argv, directory.path / "logs" / f"{run.name}.log")
 
 
-def conclude(directory: RunDirectory, results: Results) -> None:
-    """The last lines: where the results are, and what has failed."""
-    print(f"results  {directory.path / 'results.csv'}")
+def draw_law(directory: RunDirectory, results: Results, flags: Namespace, mode: Mode) -> None:
+    """The law as a table and a picture, here and in W&B, if there are numbers to draw."""
+    frame = results.table()
+    table = law_table(frame, results.axes)
+    if table.empty:
+        return
+    sizes = (frame["k"] / frame["d"]).dropna().unique()
+    figure = law_figure(table, directory.path.name, sizes[0] if len(sizes) == 1 else None)
+    directory.write_text("law.csv", table.to_csv(index=False, lineterminator="\n"))
+    directory.write_bytes("law.svg", to_svg(figure))
+    print(f"law      {directory.write_bytes('law.png', to_png(figure))}")
+    given, name = flags.wandb, directory.path.name
+    place = {"project": given.project, "entity": given.entity, "group": given.group or name}
+    logger = make_wandb_logger(directory.path, mode, name=name, tags=given.tags, **place)
+    if logger is not None:
+        log_image(logger, "law/figure", figure_to_uint8(figure), step=0)
+        log_image_table(logger, "law/table", table.to_dict("records"), step=0)
+        logger.experiment.finish()
+
+
+def report_failures(directory: RunDirectory, results: Results) -> None:
+    """A line for every run that has failed.
+
+    Raises:
+        RunError: if there is one.
+    """
     for name, reason in results.failures.items():
         print(f"failed   {name}: {reason}")
     if results.failures:
         told = f"{len(results.failures)} runs failed; their output is in {directory.path / 'logs'}"
         raise RunError(f"{told}, and the same command tries them again")
+
+
+def write_wandb_sweep(
+    flags: Namespace, name: str, sources: Sequence[Source], axes: Sequence[Axis]
+) -> None:
+    """Write the sweep file of W&B, and say how to use it."""
+    content = wandb_sweep(name, flags.wandb.project, flags.wandb.entity, sources, axes)
+    try:
+        with open(flags.wandb_sweep, "x", encoding="utf-8") as file:
+            file.write(content)
+    except OSError as error:
+        remedy = f"cannot be written ({error.strerror}); give another file"
+        raise InputError("--wandb-sweep", flags.wandb_sweep, remedy) from error
+    print(f"wandb sweep {shlex.quote(flags.wandb_sweep)} tells the command for its agents")
 
 
 def _default_name(sources: Sequence[Source]) -> str:

@@ -29,6 +29,7 @@ class Results:
     """The rows of all runs that have ended, and the files that hold them.
 
     Attributes:
+        axes: the flags that vary.
         failures: why runs have failed, by name.
 
     Args:
@@ -40,6 +41,7 @@ class Results:
     def __init__(
         self, directory: RunDirectory, runs: Sequence[Run], numbers: Sequence[str]
     ) -> None:
+        self.axes = list(runs[0].cell)
         self.failures: dict[str, str] = {}
         self._directory = directory
         self._runs = {run.name: run for run in runs}
@@ -80,8 +82,7 @@ class Results:
         finished run, the training loss of that step's weights, and the numbers. Each column has one
         type, nullable.
         """
-        axes = list(next(iter(self._runs.values())).cell)
-        told = ("run", "status", "reason", *axes, "model", "solver", *SIZES, "seed")
+        told = ("run", "status", "reason", *self.axes, "model", "solver", *SIZES, "seed")
         columns = dict.fromkeys((*told, "step", "last", "train_loss", *self._numbers))
         rows = [row for name in self._runs for row in self._rows.get(name, [])]
         return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in columns})
@@ -101,7 +102,7 @@ class Results:
     def _fail(self, run: Run, reason: str) -> None:
         """What the run had reached is in its directory; the table says that it failed, and why."""
         self.failures[run.name] = reason
-        self._rows[run.name] = [{**_common(run), "status": FAILED, "reason": reason}]
+        self._rows[run.name] = [{**_common(run), "status": FAILED, "reason": reason, "last": False}]
 
 
 def finished_rows(
@@ -115,7 +116,8 @@ def finished_rows(
     common, losses = _common(run), _training_losses(directory)
     files = sorted(directory.path.glob("recon/step=*/metrics.json"))
     if not files:
-        return [{**common, "status": "trained", "reason": "there was no reconstruction"}]
+        told = {"status": "trained", "reason": "there was no reconstruction", "last": False}
+        return [{**common, **told}]
     rows = []
     for file in files:
         found = directory.read_json(str(file.relative_to(directory.path)))

@@ -1,0 +1,230 @@
+"""The law of reconstruction: what comes back against p / (d n), over the seeds of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import cycle
+from math import ceil
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from lit_recon.report.grid import DPI, FAINT, INK
+
+X = "p_over_dn"
+PANEL = 2.5  # inches that a panel is high
+COLUMNS = 2  # of names of lines
+NAME_WIDTH = 0.06  # share of an axis that a tick's name takes
+ALONG = {"model.p", "model.p_over_dn"}  # flags that move a run along a line
+Style = tuple[str, str, str]  # colour, marker, dashes
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One number of the figure.
+
+    Attributes:
+        number: its name.
+        title: in words.
+        floor: a logarithmic axis from there, smaller values drawn on it; None: linear, 0 to 1.
+    """
+
+    number: str
+    title: str
+    floor: float | None
+
+
+PANELS = (
+    Panel("direction_error", "direction error", 1e-8),
+    Panel("matched_error_abs", "matched error of absolute values (the paper's)", 1e-8),
+    Panel("recovered_fraction", "share of samples recovered", None),
+    Panel("exact_fraction", "share of images exact in every pixel", None),
+    Panel("train_loss", "training loss", 1e-16),
+)
+
+# Okabe & Ito (2008), in an order in which neighbours differ in lightness too.
+STYLES: tuple[Style, ...] = (
+    ("#0072b2", "o", "-"),
+    ("#d55e00", "s", "--"),
+    ("#009e73", "^", "-."),
+    ("#cc79a7", "D", ":"),
+    ("#e69f00", "v", "-"),
+    ("#56b4e9", "P", "--"),
+    ("#000000", "X", "-."),
+)
+
+
+def law_table(results: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """Median and range of every number of the figure, over the runs that differ in seeds only.
+
+    Args:
+        results: one row for each run and step, with the columns of a sweep's results.csv.
+        axes: the columns that were varied. Every combination of model, solver and axes other than
+            the number of features and seeds is a line of its own.
+
+    Returns:
+        One row for each line, p / (d n) and number: ``line`` (its label), ``p_over_dn``,
+        ``number``, ``runs`` (how many have it), ``median``, ``least`` and ``most`` of their values.
+        Only the last steps of finished runs count; there may be none.
+    """
+    ended = results[results["last"].fillna(False) & results[X].notna()]
+    ended = ended.assign(line=_labels(ended, axes))
+    numbers = [panel.number for panel in PANELS]
+    long = ended.melt(["line", X], numbers, "number", "value").dropna(subset="value")
+    groups = long.groupby(["line", "number", X])["value"]
+    told = groups.agg(runs="count", median="median", least="min", most="max").reset_index()
+    place = {name: i for i, name in enumerate([*ended["line"].unique(), *numbers])}
+    names = told[["line", "number"]].replace(place)
+    order = names.assign(x=told[X]).sort_values(["line", "x", "number"]).index
+    return told.loc[order, ["line", X, "number", "runs", "median", "least", "most"]]
+
+
+def law_figure(table: pd.DataFrame, title: str, p_equals_n: float | None) -> Figure:
+    """The numbers of `law_table` as lines over p / (d n), with bands from the least to the most.
+
+    Args:
+        table: what `law_table` gives; at least one row.
+        title: the first line.
+        p_equals_n: where p = n lies, k / d; None: the runs of the sweep disagree.
+
+    Returns:
+        The figure, 800 pixels wide at 100 dots per inch.
+    """
+    shown = [panel for panel in PANELS if panel.number in set(table["number"])]
+    letters = ascii_uppercase[: len(shown)]
+    rows = [(letters[i : i + 2] * 2)[:2] for i in range(0, len(letters), 2)]  # an odd one is wide
+    named = 0.5 + 0.2 * ceil(table["line"].nunique() / COLUMNS)  # inches for the names of lines
+    heights = [named, *[PANEL] * len(rows)]
+    figure = Figure(figsize=(8, sum(heights)), dpi=DPI, facecolor="white", layout="constrained")
+    places = figure.subplot_mosaic(";".join(["00", *rows]), height_ratios=heights)
+    drawn = [(panel, places[letter]) for panel, letter in zip(shown, letters, strict=True)]
+    styles = dict(zip(table["line"].unique(), cycle(STYLES), strict=False))
+    marks = {"p = d n": 1.0} | ({} if p_equals_n is None else {"p = n": p_equals_n})
+    for panel, axes in drawn:
+        _mark(axes, marks)
+        for line, part in table[table["number"] == panel.number].groupby("line", sort=False):
+            _draw(axes, part, panel, str(line), styles[line])
+        _dress(axes, panel)
+        _ticks(axes, sorted(table[X].unique()))
+    _head(places["0"], drawn[0][1], title, int(table["runs"].max()))
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure at its own resolution."""
+    return _saved(figure, "png")
+
+
+def to_svg(figure: Figure) -> bytes:
+    """The figure as SVG, the same bytes for the same figure."""
+    with rc_context({"svg.hashsalt": "lit_recon"}):
+        return _saved(figure, "svg", Date=None)
+
+
+def _saved(figure: Figure, format: str, **metadata: Any) -> bytes:
+    content = BytesIO()
+    figure.savefig(content, format=format, dpi=DPI, metadata=metadata)
+    return content.getvalue()
+
+
+def _labels(ended: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
+    """A name for the line of every row: of model, solver and axes what tells the lines apart."""
+    own = [axis for axis in axes if axis not in ALONG and axis.rpartition(".")[2] != "seed"]
+    parts: list[str] = []
+    for part in ("model", "solver", *own):
+        if _groups(ended, [*parts, part]) > _groups(ended, parts):
+            parts.append(part)
+    if not parts:
+        return ended["model"].str.cat(ended["solver"], ", ", na_rep="-")
+    words = [ended[part].map(lambda value, part=part: _word(part, value)) for part in parts]
+    return words[0].str.cat(words[1:], ", ") if len(words) > 1 else words[0]
+
+
+def _groups(ended: pd.DataFrame, columns: list[str]) -> int:
+    return len(ended[columns].drop_duplicates()) if columns else min(len(ended), 1)
+
+
+def _word(part: str, value: object) -> str:
+    """A value as a part of a label; of a file its stem."""
+    if part in ("model", "solver", "data"):
+        return str(value)
+    name = part.rpartition(".")[2]
+    return Path(str(value)).stem if part == "config" else f"{name} {value}"
+
+
+def _mark(axes: Axes, marks: Mapping[str, float]) -> None:
+    """The thresholds, each with its name above the panel."""
+    for name, x in marks.items():
+        axes.axvline(x, color=FAINT, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+        above = axes.get_xaxis_transform()
+        axes.text(x, 1.01, name, color=FAINT, fontsize=8, ha="center", va="bottom", transform=above)
+
+
+def _draw(axes: Axes, part: pd.DataFrame, panel: Panel, label: str, style: Style) -> None:
+    colour, marker, dashes = style
+    x, *values = (part[name].to_numpy(float) for name in (X, "median", "least", "most"))
+    median, least, most = (np.maximum(value, panel.floor or 0) for value in values)
+    axes.fill_between(x, least, most, color=colour, alpha=0.18, linewidth=0)
+    (line,) = axes.plot(x, median, color=colour, marker=marker, linestyle=dashes, label=label)
+    line.set(markersize=4.5, linewidth=1.6)
+
+
+def _dress(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, loc="left", fontsize=10, color=INK, pad=16)
+    axes.set_xscale("log")
+    if panel.floor is None:
+        axes.set_ylim(-0.04, 1.04)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#aaaaaa")
+
+
+def _ticks(axes: Axes, ratios: Sequence[float]) -> None:
+    """A tick at every ratio that was run, named from the right as far as the names have room."""
+    left, right = np.log(axes.get_xlim())
+    named: list[float] = []
+    for ratio in reversed(ratios):
+        if not named or np.log(named[-1] / ratio) > NAME_WIDTH * (right - left):
+            named.append(ratio)
+    axes.xaxis.set_major_locator(FixedLocator(named))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_locator(FixedLocator(ratios))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("p / (d n)", fontsize=9, color=INK)
+
+
+def _head(axes: Axes, lines: Axes, title: str, runs: int) -> None:
+    """Title, what is drawn, and the names of the lines, above the panels."""
+    axes.axis("off")
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
+    legend = axes.legend(
+        *lines.get_legend_handles_labels(),
+        title=f"median over seeds, band from the least to the most ({runs} runs a point)",
+        loc="upper left",
+        bbox_to_anchor=(0, 1),
+        borderpad=0,
+        borderaxespad=0,
+        ncols=COLUMNS,
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+        alignment="left",
+        handlelength=3,
+    )
+    legend.set_in_layout(False)  # long names must not make the panels narrow
