@@ -324,7 +324,8 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
     if not (flags.resume and flags.name and os.path.exists(file)):
         return sources, {}
     earlier = command.read([f"--config={file}"])[0]
-    return [earlier, *sources], dict(earlier.values)
+    # It may have been moved since.
+    return [earlier.without("run.dir"), *sources], dict(earlier.values)
 
 
 def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, ReconDataModule]:
@@ -364,9 +365,10 @@ def settle_size(config: Namespace, sources: Sequence[Source]) -> None:
     """Let the last source that gives the model's size in either way overrule the others."""
     from lit_recon.flags import named_class
 
-    ways = {named_class(config.model.class_path).size_flag, "p_over_dn"} & set(
-        vars(config.model.init_args)
-    )
+    size = named_class(config.model.class_path).size_flag
+    if size is None:
+        return
+    ways = {size, "p_over_dn"}
     for source in reversed(sources):
         given = {flag for flag, value in source.values if value not in (None, "null")}
         said = ways & {flag.removeprefix("model.") for flag in given}
@@ -499,9 +501,9 @@ def load(config: Namespace, data: ReconDataModule) -> Training:
         raise InputError("--optim", "LeastSquares", remedy)
     if config.recon.init_args.enabled:
         build(config.recon).check(model)
-    arguments = config.model.init_args
-    if "p_over_dn" in arguments:
-        arguments[model.size_flag], arguments.p_over_dn = getattr(model, model.size_flag), None
+    size, arguments = model.size_flag, config.model.init_args
+    if size is not None:
+        arguments[size], arguments.p_over_dn = getattr(model, size), None
     return Training(model, optim)
 
 

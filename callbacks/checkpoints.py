@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.files import whole_file
+from lit_recon.modules import epochs_over
 from lit_recon.records.directory import RunDirectory
 
 PREFIX = "model."  # of the network's weights in a LightningModule
@@ -59,7 +59,7 @@ class StepCheckpoint(ModelCheckpoint):
         self.last_saved_step = -1
         """The step of the newest checkpoint, also of the one resumed from; -1 before the first."""
         self.last_saved_epoch = 0
-        """The epoch of that checkpoint."""
+        """How many epochs were over then."""
 
     @property
     def state_key(self) -> str:
@@ -99,7 +99,7 @@ class StepCheckpoint(ModelCheckpoint):
         path = str(checkpoint_path(RunDirectory(trainer.default_root_dir), trainer.global_step))
         trainer.save_checkpoint(path, weights_only=False)
         self.last_saved_step = trainer.global_step
-        self.last_saved_epoch = trainer.current_epoch
+        self.last_saved_epoch = epochs_over(trainer)
         self._saved.append(path)
         if self._keep is not None:
             later = [path for path in self._saved if step_of(path) > 0]
@@ -167,15 +167,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with Path(path).open("rb") as file:
-            archive = zipfile.is_zipfile(file)
-        # Anything else than an archive is of torch before 1.6, or no checkpoint at all.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle's protocol
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            # Anything else than an archive is of torch before 1.6, or no checkpoint at all.
+            archive = file.read(2) == b"PK"
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing") from error
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error})") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # of any kind: the bytes may be any
         raise RunError(f"{path} {_unreadable(error)}") from error
     if not (isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict)):

@@ -21,11 +21,13 @@ from lit_recon.solvers import Row
 SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
 
 # Warnings that are no news here: a handful of samples is one batch; a resumed run writes into its
-# own directory; a cluster's node has srun, used or not; the others are Lightning's about itself.
+# own directory, which may have been moved; a cluster's node has srun, used or not; the others are
+# Lightning's about itself.
 NO_NEWS = (
     ".*The `srun` command is available",
     ".*is smaller than the logging interval",
     ".*Checkpoint directory .* exists and is not empty",
+    ".*The dirpath has changed from",
     ".*isinstance\\(treespec, LeafSpec\\)",
     ".*torch.jit.script.* is deprecated",
     ".*torch.distributed.nn.functional.all_gather is deprecated",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lit_recon.errors import InputError
 from lit_recon.models import MLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.models.resnet import ResidualBlock
 from lit_recon.models.wrapped import Wrapped
 
 SHAPE = (3, 8, 8)
@@ -82,6 +83,7 @@ def test_resnet_is_homogeneous_and_a_block_is_what_it_says(stem: Any) -> None:
     assert torch.allclose(model.features(3 * x), 3 * model.features(x))
     h = F.relu(F.conv2d(x, model.stem.weight, padding=1))
     for block in model.blocks:
+        assert isinstance(block, ResidualBlock)
         stride = block.first.stride
         kept = h if block.shortcut is None else F.conv2d(h, block.shortcut.weight, stride=stride)
         inner = F.relu(F.conv2d(h, block.first.weight, stride=stride, padding=1))

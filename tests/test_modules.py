@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import StepCheckpoint, saved_checkpoints, step_of
 from datamodules import ReconDataModule, Sphere
 from lit_recon.errors import InputError, RunError
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import RandomFeatures, ReadoutModel
+from lit_recon.models import MLP, RandomFeatures, ReadoutModel
 from lit_recon.modules import LBFGS, SGD, Adam, LeastSquares, Optim, Training, check_loss, training
 from lit_recon.modules.losses import LOSSES, Loss
 from lit_recon.records.directory import RunDirectory
@@ -222,6 +226,49 @@ def test_what_is_logged_of_many_steps(tmp_path: Path) -> None:
     assert [row["step"] for row in logged(tmp_path / "few")] == [0, 3, 6, 7]
     trained(tmp_path / "parts", SGD(), steps=2, batch_size=3, accumulate_grad_batches=2)
     assert [row["step"] for row in logged(tmp_path / "parts")] == [0, 1, 2]
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a number leaves its device, for which a GPU is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += operator is torch.ops.aten._local_scalar_dense.default
+        return operator(*args, **(kwargs or {}))
+
+
+class Watch(Callback):
+    """What there was at the start of every step: numbers that left, and random states."""
+
+    def __init__(self, waits: Waits) -> None:
+        self.waits = waits
+        self.counts: list[int] = []
+        self.states: list[Any] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.counts.append(self.waits.count)
+        self.states.append(
+            (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state()))
+        )
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_a_step_waits_for_nothing_and_draws_nothing(batch_size: int | None, tmp_path: Path) -> None:
+    model = MLP(d=D, k=1, n=N, width=P)
+    with Waits() as waits:
+        watch = Watch(waits)
+        callbacks = [StepCheckpoint(), watch]
+        flags: dict[str, Any] = {"log_every_n_steps": 5}
+        trained(tmp_path, SGD(), 12, batch_size, model=model, callbacks=callbacks, **flags)
+    counts = [later - earlier for earlier, later in pairwise(watch.counts)]
+    logged_steps = [step for step, count in enumerate(counts) if count]
+    assert logged_steps == [0, 5, 10]
+    assert all(state == watch.states[0] for state in watch.states)
 
 
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler")

@@ -20,11 +20,12 @@ class ReadoutModel(nn.Module, ABC):
 
     Attributes:
         readout: the last linear layer, weight (k, p).
-        size_flag: the constructor's argument, and the attribute, that says how large it is.
+        size_flag: the constructor's argument, and the attribute, that says how large it is where
+            p_over_dn does not; None: it has neither.
     """
 
     readout: nn.Linear
-    size_flag: ClassVar[str]
+    size_flag: ClassVar[str | None] = None
 
     @property
     def p(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,6 @@ class Wrapped(ReadoutModel):
     Raises:
         InputError: there is no such layer or method, or it does not do what it should.
     """
-
-    size_flag: ClassVar[str] = "p"
 
     @torch.no_grad()
     def __init__(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -89,6 +90,7 @@ class Training(LightningModule):
         """
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise RunError(self._broken("the weights are"))
+        checkpoint["epoch"] = epochs_over(self.trainer)
         checkpoint["epoch_loss"] = asdict(self._epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -142,8 +144,9 @@ class Training(LightningModule):
         """Log at the step of these weights; Lightning's own count is off by one in places."""
         numbers = {**values, **self._validated()}
         self.row = {name: float(value) for name, value in numbers.items()}
+        epoch = epochs_over(self.trainer)
         for logger in self.loggers:
-            logger.log_metrics({"epoch": self.current_epoch, **self.row}, step=self.global_step)
+            logger.log_metrics({"epoch": epoch, **self.row}, step=self.global_step)
 
     def _validated(self) -> dict[str, Tensor]:
         """Accuracy on held-out samples, where there are any and they have classes."""
@@ -177,6 +180,12 @@ class Training(LightningModule):
         gathered = self.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered
+
+
+def epochs_over(trainer: Trainer) -> int:
+    """How many epochs are over; Lightning also counts one that the last step has cut short."""
+    steps = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return trainer.global_step // steps
 
 
 @dataclass
