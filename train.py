@@ -585,11 +585,12 @@ def build_trainer(
     from lightning import Trainer
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
-    from callbacks import StepProgressBar, WholeCheckpoints
+    from callbacks import NoProfiler, StepProgressBar, WholeCheckpoints
     from lit_recon.records.jsonl import JsonlLogger
     from lit_recon.records.provenance import provenance
 
     settings = trainer_settings(config)
+    settings["profiler"] = settings["profiler"] or NoProfiler()
     bars = [StepProgressBar()] if settings["enable_progress_bar"] else []
     # Lightning would answer Slurm's warnings by a checkpoint and a job of its own making.
     cluster = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

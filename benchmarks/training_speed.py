@@ -5,9 +5,9 @@ What train.py does goes through its own functions, with all loggers and callback
 the start and at the end are outside the clock. Other rows tell what it is made of: Lightning's loop
 with nothing of ours around it, and train.py with one habit of many Lightning programs put back.
 
-A row is logged every 50 steps, and a figure is that of the best 50 steps: other programs on a
-machine only ever slow one down. Beside the steps in a second of the clock stand those in a second
-of the processor, which a busy machine changes less.
+A row is logged every 50 steps, and a figure is the median over stretches of 50 steps. Beside the
+steps in a second of the clock stand those in a second of the processor, which other programs on a
+machine change less.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from os import devnull
 from pathlib import Path
+from statistics import median
 from types import MethodType
 from typing import Any
 
@@ -240,16 +242,21 @@ def command_line(folder: Path, size: Size) -> list[str]:
     return [f"--{flag}={value}" for flag, value in flags.items()]
 
 
-def speeds(times: list[Now]) -> tuple[float, float]:
-    """Steps per second of both kinds, in the best stretch but the first: a machine warms up."""
-    ends = np.array(times[STRETCH::STRETCH])
-    wall, processor = (STRETCH / np.diff(ends, axis=0).min(axis=0)).tolist()
-    return wall, processor
+def stretches(times: list[Now]) -> list[Now]:
+    """What every stretch took, but for the first, in which a machine warms up."""
+    ends = times[STRETCH::STRETCH]
+    return [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(ends)]
+
+
+def speeds(taken: list[Now]) -> tuple[float, float]:
+    """Steps per second of both kinds, in the median of all stretches."""
+    wall, processor = zip(*taken, strict=True)
+    return STRETCH / median(wall), STRETCH / median(processor)
 
 
 def measure(name: str, size: Size, repeats: int) -> list[dict[str, Any]]:
     """All rows of one size; they take turns, so that a busy minute is nobody's alone."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    taken: dict[str, list[Now]] = {}
     with tempfile.TemporaryDirectory() as folder, open(devnull, "w") as nowhere:
         argv = command_line(noise(Path(folder, "images"), size), size)
         for _ in range(repeats):
@@ -260,18 +267,18 @@ def measure(name: str, size: Size, repeats: int) -> list[dict[str, Any]]:
                     if row == "train.py":
                         runs["Lightning alone"] = lightning(module, data, size.steps)
                 for key, value in runs.items():
-                    found.setdefault(key, []).append(speeds(value))
+                    taken.setdefault(key, []).extend(stretches(value))
                 print(f"{name}: {row}", file=sys.stderr, flush=True)
-    best = {row: [max(column) for column in zip(*each, strict=True)] for row, each in found.items()}
+    speed = {row: speeds(each) for row, each in taken.items()}
     return [
         {
             "size": name,
             **asdict(size),
             "what": row,
-            "steps_per_second": best[row][0],
-            "over_bare": best[row][0] / best["bare loop"][0],
-            "steps_per_processor_second": best[row][1],
-            "over_bare_processor": best[row][1] / best["bare loop"][1],
+            "steps_per_second": speed[row][0],
+            "over_bare": speed[row][0] / speed["bare loop"][0],
+            "steps_per_processor_second": speed[row][1],
+            "over_bare_processor": speed[row][1] / speed["bare loop"][1],
         }
         for row in ("bare loop", "Lightning alone", *OURS)
     ]
@@ -292,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
     flags = Flags("training_speed", "Steps per second, through the trainer and without.", quick)
     add = flags.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="which")
-    add("--repeats", type=count, default=2, help="runs of everything, of which the best counts")
+    add("--repeats", type=count, default=2, help="runs of everything")
     args = flags.read(argv)
     record = Record(flags, argv, args, seeds=[SEED])
     sizes = {"quick": QUICK, **SIZES}
