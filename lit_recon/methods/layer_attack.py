@@ -44,6 +44,7 @@ IDENTIFIABLE = 1.2
 # The last steps, with residuals in float64.
 POLISH = Stop(min_decrease=0.3, max_steps=6)
 POLISH_TOLERANCE = 1e-2
+DRIFT_ROUNDS = 2
 
 
 class LayerAttack(Attack[LayerProblem]):
@@ -78,7 +79,11 @@ class LayerAttack(Attack[LayerProblem]):
             moves.append(Perturbation(HOP_SCALE, self.generator, self.settings.hops))
         if self.settings.spare and self.settings.rounds:
             propose = proposals(self.problem, self.generator, both_signs=both_signs)
-            moves.append(SpareCandidates(self.settings.spare, propose, self.settings.rounds))
+            # Where the floor is not known a search ends by failing, also when all are found; that
+            # all are found is then for the next attempt to say.
+            most = DRIFT_ROUNDS if self.problem.drifts else self.settings.rounds
+            rounds = min(self.settings.rounds, most)
+            moves.append(SpareCandidates(self.settings.spare, propose, rounds))
         return moves
 
     def _counted_run(self) -> Solution:
