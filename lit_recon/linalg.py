@@ -145,7 +145,8 @@ def widest_directions(map: Map, count: int, random: torch.Generator) -> tuple[Te
     gram = map.ranks.total(images @ images.T).nan_to_num(0, 0, 0)
     values, turn = torch.linalg.eigh(gram)
     leading = turn[:, -count:].flip(1).T.to(like) @ rows
-    return map.ranks.first(leading), values[-count:].flip(0).clamp_min(0).sqrt()
+    widest = values[-count:].flip(0).clamp_min(0).sqrt()
+    return map.ranks.first(leading), map.ranks.first(widest)
 
 
 def _sum_of_squares(rows: list[Tensor]) -> Tensor:

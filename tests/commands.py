@@ -30,3 +30,7 @@ def main(argv: list[str]) -> int:
             Path(argv[1]).write_text("interrupted")
             return 130
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,15 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from benchmarks import attack, resume, scaling, solver_comparison, threshold, training_speed
+from benchmarks import (
+    attack,
+    resume,
+    scaling,
+    solver_comparison,
+    sweep_throughput,
+    threshold,
+    training_speed,
+)
 from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
@@ -24,6 +32,7 @@ SCRIPTS = {
     "resume": resume,
     "scaling": scaling,
     "solver_comparison": solver_comparison,
+    "sweep_throughput": sweep_throughput,
     "threshold": threshold,
     "training_speed": training_speed,
 }
@@ -97,6 +106,17 @@ def test_scaling_of_a_first_layer_that_is_drawn(tmp_path):
     assert (stored["stored"], stored["stored_bytes"]) == (True, [4 * 4500 * 700] * 2)
     block = 4 * BLOCK_ROWS * 700
     assert min(drawn["beside_bytes"]) > block > max(stored["beside_bytes"])
+
+
+def test_throughput_of_sweeps(tmp_path):
+    (row,) = results("sweep_throughput", tmp_path)
+    assert len(row["seconds"]["fresh"]) == 1 and len(row["seconds"]["kept"]) == 2
+    assert row["ratio"] == row["seconds"]["fresh"][0] / row["seconds"]["kept"][1]
+    for mode, parts in row["parts"].items():
+        run, *shares = parts.values()
+        assert all(seconds > 0 for seconds in shares)
+        assert run == pytest.approx(sum(shares))
+        assert set(sweep_throughput.PARTS) - {"start of W&B"} < set(parts), mode
 
 
 def test_whole_commands(tmp_path):

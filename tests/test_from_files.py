@@ -20,9 +20,12 @@ import yaml
 from lightning import Trainer
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 import train
 from datamodules import Sphere
+from lit_recon.records.directory import RunDirectory
+from lit_recon.records.truth import Truth
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["--wandb.mode", "disabled"]
@@ -79,7 +82,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
     )
     yield home / "runs" / "r", process
     process.kill()
-    process.communicate()
+    process.wait()  # and not for the other rank, which ends when it misses this one
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None
+        pipe.close()
 
 
 @pytest.fixture(scope="module")
@@ -415,7 +421,7 @@ def theirs(package: str, tmp_path: Path) -> list[str]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(net, [(data.x, data.y)])
+    trainer.fit(net, DataLoader(TensorDataset(data.x, data.y), batch_size=2))
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     given = ["--checkpoint", "end.ckpt", "--initial", "start.ckpt", "--plugin", package]
     return ["reconstruct", *given, "--data", "Sphere", "--data.n", "2", "--data.d", "6", *QUIET]
@@ -538,6 +544,29 @@ def test_a_plugin_hides_none_of_our_networks(package: str, run: Run) -> None:
         "--a",
         "1",
     ]
+
+
+def test_a_sweep_repeats_the_plugins(
+    package: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("lit_recon.sweeps.command.sweep", lambda *given: told.append(given))
+    assert run("sweep", "--plugin", package, "--grid.data.n", "2,3")[0] == 0
+    ((argv, fit),) = told
+    assert argv == ["--grid.data.n", "2,3"]
+    assert fit.flags == [f"--plugin={package}"]
+    assert package in fit.command.packages
+
+
+def test_the_shape_of_inputs_that_are_no_images_outlasts_the_run(tmp_path: Path) -> None:
+    data = Sphere(n=2, d=12)
+    data.setup()
+    for shape in ((12,), (3, 2, 2)):
+        data.x, data.val_x = data.x.view(-1, *shape), data.val_x.view(-1, *shape)
+        truth = Truth.of(data)
+        truth.write(RunDirectory(tmp_path))
+        assert truth.shape == Truth.read(tmp_path).shape == shape
+        assert truth.x.shape == (2, 12)
 
 
 def test_evidence_that_a_model_lacks_is_told_before_anything_is_written(run: Run) -> None:

@@ -16,6 +16,7 @@ from lit_recon.knowledge import Knowledge
 from lit_recon.linalg import EXPLICIT_DIMENSIONS, widest_directions
 from lit_recon.methods import Earlier, ProjectionReconstructor, Reconstruction
 from lit_recon.methods.layer import row_space
+from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.scores import score
 from lit_recon.models import MLP, ResNet
 from lit_recon.modules import SGD, Adam, LeastSquares
@@ -24,7 +25,8 @@ from lit_recon.randomness import generator
 from lit_recon.records.truth import Truth
 from lit_recon.rows import Rows, gaussian_rows
 from lit_recon.solvers import Status
-from tests.problems import knowledge, sphere, taught, trained
+from tests.problems import images, knowledge, sphere, taught, trained
+from tests.ranks import on_ranks
 
 N, D, WIDTH = 3, 16, 240
 
@@ -213,6 +215,32 @@ def test_a_warm_start_tells_the_number_of_samples() -> None:
         assert outcome.status is Status.CONVERGED
     assert sure.warm and not unsure.warm
     assert sure.applications < unsure.applications
+
+
+# --- several ranks
+
+
+def on_each_rank() -> list[tuple[Tensor, Status, int]]:
+    """Attacks with the first layer's change, and on a network that is run on every rank."""
+    u, pixels = images(2, 6, 3)
+    pictures = inputs_from_images(u, pixels).view(u.shape).float()
+    resnet = ResNet(pixels.shape, k=1, n=2, width=6, blocks=1, seed=3)
+    held = taught(resnet, pictures, pixels=pixels, steps=20, lr=1e-4)
+    outcomes = [
+        attack(mlp(first_layer=True), evidence="first_layer", candidates="auto"),
+        attack(held, restarts=1, hops=1, max_steps=5),
+    ]
+    return [(o.candidates, o.status, o.applications) for o in outcomes]
+
+
+def test_ranks_end_alike() -> None:
+    alone = on_each_rank()
+    first, second = on_ranks(2, on_each_rank)
+    for one, a, b in zip(alone, first, second, strict=True):
+        assert torch.equal(a[0], b[0]) and a[1:] == b[1:]
+        assert one[0].shape == a[0].shape and one[1] is a[1]
+    assert len(alone[0][0]) == N
+    assert torch.allclose(alone[0][0], first[0][0], atol=0.02)
 
 
 # --- what training leaves in the weights

@@ -46,7 +46,7 @@ class NetworkProblem(Problem):
 
     def objective(self, surrogate_slope: float = 0.0) -> NetworkObjective:
         return NetworkObjective(
-            self.features, self.target, radius=self.radius, point=self.ranks.first
+            self.features, self.target, radius=self.radius, first=self.ranks.first
         )
 
     @cached_property

@@ -52,6 +52,9 @@ class NetworkLinearisation(SpanLinearisation):
             overlaps += moved @ moved.T / PROBES
         return (self.coefficients @ self.coefficients.T).double() * overlaps
 
+    def inner(self, u: Tensor, w: Tensor) -> Tensor:
+        return self.objective.first(super().inner(u, w))
+
     def _forward(self, step: Tensor) -> Tensor:
         """dPhi: (m, q) to (m, p)."""
         change: Tensor = torch.func.jvp(self.objective.features, (self.z,), (step,))[1]
@@ -61,13 +64,14 @@ class NetworkLinearisation(SpanLinearisation):
 class NetworkObjective:
     """The projection loss of a target over a network's features.
 
-    All ranks do the same.
+    All ranks do the same, and points, losses and inner products are rank 0's: where these differ in
+    their last bits, ranks would soon take different turns.
 
     Args:
         features: candidates (m, q) to their features (m, p).
         target: (k, p).
         radius: keep candidates at this norm; None leaves the norm free.
-        point: gives rank 0's point to all.
+        first: gives rank 0's tensor to all.
     """
 
     ranks = Ranks()  # what has length p is whole on each
@@ -78,17 +82,17 @@ class NetworkObjective:
         target: Tensor,
         *,
         radius: float | None = None,
-        point: Callable[[Tensor], Tensor] = lambda z: z,
+        first: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> None:
         self.features = features
         self.target = target
         self.radius = radius
-        self.point = point
+        self.first = first
         self.energy = float(target.double().square().sum())
 
     def linearise(self, z: Tensor) -> NetworkLinearisation:
         """Value and operators at z (m, q)."""
-        z = self.point(z)
+        z = self.first(z)
         phi, backward = torch.func.vjp(self.features, z)[:2]
         exact = phi.double()
         gram, moments = exact @ exact.T, exact @ self.target.T.double()
@@ -97,7 +101,7 @@ class NetworkObjective:
         return NetworkLinearisation(
             objective=self,
             z=z,
-            loss=residual.square().sum() / self.energy,
+            loss=self.first(residual.square().sum() / self.energy),
             residual=residual,
             phi=phi,
             coefficients=coefficients,

@@ -33,6 +33,7 @@ class Truth:
         labels: position of each sample's class in ``class_names``; empty without classes.
         class_names: names of the classes.
         indices: where the source keeps each sample.
+        input_shape: of an input before it was flattened, None where it was a vector or an image.
     """
 
     x: Tensor
@@ -43,6 +44,7 @@ class Truth:
     labels: list[int]
     class_names: list[str]
     indices: list[int]
+    input_shape: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, data: Any) -> Truth:
@@ -56,6 +58,7 @@ class Truth:
             labels=data.labels.tolist(),
             class_names=list(data.class_names),
             indices=[int(i) for i in data.indices],
+            input_shape=tuple(data.x.shape[1:]),
         )
 
     @property
@@ -65,7 +68,8 @@ class Truth:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of an input, before it was flattened."""
-        return self.x.shape[1:] if self.images is None else self.images.shape[1:]
+        known = self.x if self.images is None else self.images
+        return self.input_shape or tuple(known.shape[1:])
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +87,7 @@ class Truth:
             "indices": self.indices,
             "pixels": None if self.pixels is None else asdict(self.pixels),
             "radius": self.radius,
+            "input_shape": self.input_shape,
         }
         directory.write_bytes(FILE, save(tensors, {"data": json.dumps(facts)}))
 
@@ -110,6 +115,7 @@ class Truth:
                 labels=facts["labels"],
                 class_names=facts["class_names"],
                 indices=facts["indices"],
+                input_shape=tuple(facts.get("input_shape") or ()) or None,
             )
         except FileNotFoundError as error:
             raise InputError("--run", path, f"has no {FILE}; give a run directory") from error

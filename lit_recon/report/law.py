@@ -185,6 +185,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(-0.04, 1.04)
     else:
         axes.set_yscale("log")
+        axes.set_ylim(top=max(1.5, axes.get_ylim()[1]))  # rounding errors alone fill no panel
         axes.yaxis.set_minor_locator(NullLocator())
     axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)

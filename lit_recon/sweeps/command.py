@@ -93,7 +93,9 @@ def sweep(argv: list[str], fit: Fit) -> None:
     runs = plan(fit, sources, axes)
     name = flags.run.name or _default_name(sources)
     if flags.wandb_sweep is not None:
-        write_wandb_sweep(flags, name, [source.without("run.name") for source in sources], axes)
+        given = [source.without("run.name") for source in sources]
+        place = flags.wandb.project, flags.wandb.entity
+        write_new(flags.wandb_sweep, wandb_sweep(name, *place, fit.flags, given, axes))
         return
     again = shlex.join(["python", "train.py", "sweep", *fit.flags, *argv])
     with claimed(flags.run.dir, name) as directory:
@@ -183,7 +185,8 @@ def run_all(
     if here:
         launched = workers.outcomes(tasks, fit.main, shares(jobs))
     else:
-        launched = slurm.outcomes(list(tasks), fit.main, flags.slurm, directory, jobs)
+        asked = SlurmFlags(**flags.slurm.as_dict())
+        launched = slurm.outcomes(list(tasks), fit.main, asked, directory, jobs)
     view = View(len(left))
     with closing(launched) as ended, view.shown():
         for outcome in ended:
@@ -236,18 +239,15 @@ def report_failures(directory: RunDirectory, results: Results) -> None:
         raise RunError(f"{told}, and the same command tries them again")
 
 
-def write_wandb_sweep(
-    flags: Namespace, name: str, sources: Sequence[Source], axes: Sequence[Axis]
-) -> None:
+def write_new(path: str, content: str) -> None:
     """Write the sweep file of W&B, and say how to use it."""
-    content = wandb_sweep(name, flags.wandb.project, flags.wandb.entity, sources, axes)
     try:
-        with open(flags.wandb_sweep, "x", encoding="utf-8") as file:
+        with open(path, "x", encoding="utf-8") as file:
             file.write(content)
     except OSError as error:
         remedy = f"cannot be written ({error.strerror}); give another file"
-        raise InputError("--wandb-sweep", flags.wandb_sweep, remedy) from error
-    print(f"wandb sweep {shlex.quote(flags.wandb_sweep)} tells the command for its agents")
+        raise InputError("--wandb-sweep", path, remedy) from error
+    print(f"wandb sweep {shlex.quote(path)} tells the command for its agents")
 
 
 def _default_name(sources: Sequence[Source]) -> str:

@@ -16,14 +16,14 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.records.directory import RunDirectory
 from lit_recon.sweeps.workers import Main, Outcome, Task, last_words
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace
+    from submitit.helpers import DelayedSubmission
 
 ARRAY = 1000  # jobs of one array; a cluster's own limit is 1001 unless it is set
 POLL_SECONDS = 5.0
@@ -83,13 +83,15 @@ class Job:
         signal.signal(signal.SIGUSR2, handler)
         return None if self._process.wait() == 0 else last_words(self.log)
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> DelayedSubmission:
         """What submitit queues again when the time is over: the same, which goes on."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            os.waitpid(self._process.pid, 0)  # Popen's own wait is the one that was interrupted
+            # Not Popen's own wait: that is what the signal has interrupted, and it holds a lock.
+            _, status = os.waitpid(self._process.pid, 0)
+            self._process.returncode = os.waitstatus_to_exitcode(status)
             self._process = None
         return DelayedSubmission(self)
 
@@ -106,14 +108,14 @@ def check() -> None:
 
 
 def outcomes(
-    tasks: Sequence[Task], main: Main, flags: Namespace, directory: RunDirectory, jobs: int
+    tasks: Sequence[Task], main: Main, flags: SlurmFlags, directory: RunDirectory, jobs: int
 ) -> Generator[Outcome, None, None]:
     """Run all commands as jobs; if this is ended before they are, they are cancelled.
 
     Args:
         tasks: the commands.
         main: the function that the commands call, in a file that is a program.
-        flags: what each job asks for; see `SlurmFlags`.
+        flags: what each job asks for.
         directory: of the sweep; on a disk that all nodes see.
         jobs: how many run at a time.
 
@@ -148,7 +150,7 @@ def outcomes(
 
 
 def submit(
-    tasks: Sequence[Task], main: Main, flags: Namespace, directory: RunDirectory, jobs: int
+    tasks: Sequence[Task], main: Main, flags: SlurmFlags, directory: RunDirectory, jobs: int
 ) -> dict[str, str]:
     """Submit one array; gives the name of the run that each job does."""
     import submitit

@@ -12,7 +12,12 @@ from lit_recon.sweeps.grid import CONFIG, Axis
 
 
 def wandb_sweep(
-    name: str, project: str, entity: str | None, sources: Sequence[Source], axes: Sequence[Axis]
+    name: str,
+    project: str,
+    entity: str | None,
+    flags: Sequence[str],
+    sources: Sequence[Source],
+    axes: Sequence[Axis],
 ) -> str:
     """The YAML that ``wandb sweep`` takes; its agents then call ``train.py fit``.
 
@@ -20,6 +25,7 @@ def wandb_sweep(
         name: of the sweep, and of the group of its runs.
         project: of W&B.
         entity: user or team; None: the key's own.
+        flags: what every command line needs besides its configuration.
         sources: files and flags of every run, the weakest first.
         axes: what varies.
     """
@@ -34,7 +40,7 @@ def wandb_sweep(
         "parameters": {axis.flag: {"values": [_typed(v) for v in axis.values]} for axis in axes},
         "command": [
             *("${env}", "${interpreter}", "${program}", "fit"),
-            *(*files, *typed, f"--wandb.group={name}", "${args}"),
+            *(*flags, *files, *typed, f"--wandb.group={name}", "${args}"),
         ],
     }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
