@@ -40,6 +40,7 @@ SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
 TWICE = ["--trainer.accumulate_grad_batches", "2"]
 SHORT = ["--recon.max_seconds", "0.2"]
+PATIENT = ["--recon.max_steps", "20", "--recon.max_seconds", "1000"]  # the same on a busy machine
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -634,7 +635,7 @@ def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Pa
 def test_an_interrupted_run_goes_on_where_it_stopped(
     stop: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [*SPHERE, *SGD, "--trainer.max_steps", "4", "--checkpoint.at_steps", "[2]"]
+    flags = [*SPHERE, *SGD, "--trainer.max_steps", "4", "--checkpoint.at_steps", "[2]", *PATIENT]
     assert run(*flags, "--run.name", "whole")[0] == 0
     reconstruct = methods.ProjectionReconstructor.reconstruct
     done: list[int] = []
@@ -668,12 +669,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert left_by(cut) == left_by(tmp_path / "runs" / "whole")
 
 
-# Mini-batches of 4 and 2, so that checkpoints and the end are within epochs, and momentum. A budget
-# of steps is the same whatever the machine does meanwhile.
+# Mini-batches of 4 and 2, so that checkpoints and the end are within epochs, and momentum.
 ALIVE = ["--data", "Sphere", "--data.n", "6", "--data.d", "8", "--model.p", "200", *SGD]
 ALIVE += ["--optim.momentum", "0.9", "--data.batch_size", "4", "--trainer.max_steps", "9"]
-ALIVE += ["--checkpoint.at_steps", "[3, 5, 9]", "--recon.max_steps", "20"]
-ALIVE += ["--recon.max_seconds", "1000", "--run.dir", "runs"]
+ALIVE += ["--checkpoint.at_steps", "[3, 5, 9]", *PATIENT]
 
 
 @pytest.fixture(scope="module")

@@ -221,6 +221,19 @@ def test_many_samples_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert model.counted == 5 + 1
 
 
+@pytest.mark.parametrize("count", [2, 1])
+def test_a_split_goes_where_the_model_goes(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "KNOWN_SAMPLES", 1)
+    model = Counting(d=D, k=1, n=N, p=P)
+    split = training.Split.of(model, torch.randn(count, D), torch.randn(count, 1))
+    features = split.features(model)
+    counted = model.counted
+    moved = split.to(torch.empty(0, dtype=torch.float64))
+    assert {moved.x.dtype, moved.y.dtype} == {torch.float64}
+    assert torch.allclose(moved.features(model.double()), features.double(), atol=1e-5)
+    assert model.counted - counted == (count > 1)
+
+
 def test_what_is_logged_of_many_steps(tmp_path: Path) -> None:
     trained(tmp_path / "few", SGD(), steps=7, log_every_n_steps=3)
     assert [row["step"] for row in logged(tmp_path / "few")] == [0, 3, 6, 7]

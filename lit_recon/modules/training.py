@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -75,9 +75,7 @@ class Training(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output, y = self.model.readout(self._features(batch)), batch[1]
         loss = LOSSES[self.optim.loss](output, y)
-        if (
-            batch is not self._batch
-        ):  # the first of several evaluations, where the optimiser searches
+        if batch is not self._batch:  # so far; an optimiser that searches evaluates it again
             self._batch = batch
             self._log_in_turn(loss.detach(), output.detach(), y)
             self._stop_in_turn(loss.detach(), len(y) * self.trainer.world_size)
@@ -99,6 +97,9 @@ class Training(LightningModule):
     @torch.no_grad()
     def on_fit_end(self) -> None:
         """Log the numbers of the final weights: training_step sees the weights before its step."""
+        weight = self.model.readout.weight  # on the CPU: Lightning has put everything away
+        self._training = self._training.to(weight)
+        self._held_out = self._held_out and self._held_out.to(weight)
         output, y = self.model.readout(self._training.features(self.model)), self._training.y
         loss = LOSSES[self.optim.loss](output, y)
         self._log({"train/loss": loss, **self._accuracy("train", output, y)})
@@ -227,10 +228,15 @@ class Split:
         All features are computed here together: in mini-batches they would differ in their last
         bits with the order, and with the place where a run goes on.
         """
-        weight = model.readout.weight
-        x, y = x.to(weight), y.to(weight)
-        known = model.features(x) if model.frozen and len(x) <= KNOWN_SAMPLES else None
-        return cls(x, y, known)
+        split = cls(x, y, None).to(model.readout.weight)
+        if not model.frozen or len(x) > KNOWN_SAMPLES:
+            return split
+        return replace(split, known=model.features(split.x))
+
+    def to(self, like: Tensor) -> Split:
+        """The same on the device of a tensor, in its precision."""
+        known = None if self.known is None else self.known.to(like)
+        return Split(self.x.to(like), self.y.to(like), known)
 
     def features(self, model: ReadoutModel) -> Tensor:
         """(n, p)."""
