@@ -206,6 +206,8 @@ def _last_rows(file: Path) -> Iterator[Mapping[str, str]]:
 
 def _linked(directory: Path, skipped: list[str]) -> bool:
     """Whether a run has a report, once one has been written where there was none."""
+    if not directory.is_dir():  # a run that was refused leaves nothing
+        return False
     if not (directory / REPORT).exists():
         try:
             write_run_report(directory)
