@@ -520,6 +520,18 @@ def test_a_wandb_that_cannot_start_at_all_costs_nothing(
     assert disabled == "W&B: disabled, because it cannot start (no sockets today)."
 
 
+def test_a_run_in_another_folder_than_an_earlier_one_has_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "run").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        logger = make_wandb_logger(Path("run"), "offline", project="p", name="n")
+        assert logger is not None
+        logger.experiment.finish()
+        assert len(list(tmp_path.glob(f"{name}/run/wandb/offline-run-*/run-*.wandb"))) == 1
+
+
 # --- W&B: a real offline run, read back
 
 

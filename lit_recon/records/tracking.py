@@ -130,7 +130,8 @@ def make_wandb_logger(
         return WandbLogger(**place)
     run = _start_run(
         mode,
-        dir=str(directory),
+        # W&B's own process writes the log, and stays in the folder in which it was started.
+        dir=str(directory.absolute()),
         project=project,
         name=name,
         entity=entity,
