@@ -46,12 +46,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    without_wandb: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Run]:
     """Types a command in an empty folder; gives the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(train.RUN_PATH, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     handler = signal.getsignal(signal.SIGINT)
 
     def type_(*argv: str) -> tuple[int, str, str]:
