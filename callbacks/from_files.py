@@ -32,6 +32,7 @@ from lit_recon.models import ReadoutModel
 from lit_recon.models.wrapped import Wrapped
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
+from lit_recon.records.provenance import FILE as PROVENANCE
 from lit_recon.records.provenance import provenance
 from lit_recon.records.tracking import choose_wandb_mode
 from lit_recon.records.truth import Truth
@@ -97,6 +98,8 @@ class Attack:
         record: the same as YAML.
         directory: of the run.
         truth: for scoring.
+        device: of the attack.
+        settings: the folder that says how results came about; None: what the run says is true.
         checkpoints: step, epoch, model, initial weights, and the share of the initial readout that
             is left, for each checkpoint.
     """
@@ -105,6 +108,8 @@ class Attack:
     record: str
     directory: RunDirectory
     truth: Truth
+    device: torch.device
+    settings: str | None
     checkpoints: Iterator[tuple[int, int, ReadoutModel, Mapping[str, Tensor], float | None]]
 
 
@@ -150,6 +155,7 @@ def attack(what: Attack) -> None:
     mode, reason = choose_wandb_mode(wandb.mode)
     print(reason)
     numbers = named_numbers(f"{directory.results}/{reconstructor.name}")
+    source = provenance(sys.argv, reconstructor.seed, what.device)
     with wandb_run(wandb, what.record, directory, mode, numbers) as logger:
         loggers = [entry for entry in (JsonlLogger(directory), logger) if entry is not None]
         recorder = Recorder(reconstructor, directory, what.truth, loggers)
@@ -157,6 +163,9 @@ def attack(what: Attack) -> None:
             if recorder.done(step):
                 print(f"{sentence(step, read_results(directory, step))}, done before")
             else:
+                if what.settings is not None:
+                    directory.write_text(f"{what.settings}/config.yaml", what.record)
+                    directory.write_json(f"{what.settings}/{PROVENANCE}", source)
                 recorder.attack(step, epoch, model, initial, share)
     print(f"\nresults        {directory.path / directory.results}")
     print(f"report         {write_run_report(directory.path)}")
@@ -200,12 +209,11 @@ def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Attac
     def checkpoints() -> Iterator[Any]:
         for step, checkpoint in saved.items():
             fill(model, weights_of(checkpoint), "--run", checkpoint_path(directory, step))
-            if directory.results != OWN_RESULTS:
-                directory.write_text(f"{directory.results}/config.yaml", record)
             epoch = int(checkpoint.get("epoch", 0))
             yield step, epoch, model.eval().to(device), initial, optim.initial_share(step)
 
-    return Attack(config, record, directory, truth, checkpoints())
+    settings = None if directory.results == OWN_RESULTS else directory.results
+    return Attack(config, record, directory, truth, device, settings, checkpoints())
 
 
 def results_of(
@@ -320,13 +328,8 @@ def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType
     step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
     directory = place_for(command, flags, cls.__name__.lower(), step)
     truth.write(directory)
-    record = command.dump(flags)
-    directory.write_text("config.yaml", record)
-    directory.write_json(
-        "provenance.json", provenance(sys.argv, flags.recon.init_args.seed or 0, device)
-    )
     attacked = (step, epoch, model.to(device), initial, 1.0)
-    return Attack(flags, record, directory, truth, iter([attacked]))
+    return Attack(flags, command.dump(flags), directory, truth, device, ".", iter([attacked]))
 
 
 def place_for(command: CommandLine, flags: Namespace, stem: str, step: int) -> RunDirectory:

@@ -177,6 +177,11 @@ def test_other_settings_land_beside_and_are_told_apart(
     folder = "recon-candidates=auto,evidence=first_layer"
     assert files(path / "recon") == own
     assert [numbers(path, step, folder)["started_from"] for step in (2, 4)] == [None, 2]
+    own_source, source = (
+        json.loads((path / place / "provenance.json").read_text()) for place in (".", folder)
+    )
+    assert source["seed"] == own_source["seed"] and source["device"] == "cpu"
+    assert source.keys() < own_source.keys() == source.keys() | {"finished_utc"}
     found = numbers(path, 4, folder)
     assert found["method"] == "projection_first_layer"
     assert "initial first layer" in found["knows"]
