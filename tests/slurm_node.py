@@ -180,11 +180,11 @@ def check_ctrl_c() -> None:
 
 
 def check_a_run_that_uses_up_its_time() -> None:
-    # Slurm warns a job 90 s before its end, here half a minute after its start; each of four
-    # attacks takes 8 s. It goes on in the same job, which Slurm lets wait for two minutes.
+    # Slurm warns a job 90 to 150 s before its end, here 30 to 120 s after its start; each of four
+    # attacks takes 40 s. It goes on in the same job, which Slurm lets wait for two minutes.
     steps = ["--optim", "SGD", "--optim.lr", "1e-3", "--trainer.max_steps", "4"]
-    command = [*HARD, *steps, "--checkpoint.every_n_steps", "1", "--recon.max_seconds", "8"]
-    ended(sweep(*command, "--grid.run.seed", "0", "--slurm.time", "2", "--run.name", "late"), 0)
+    command = [*HARD, *steps, "--checkpoint.every_n_steps", "1", "--recon.max_seconds", "40"]
+    ended(sweep(*command, "--grid.run.seed", "0", "--slurm.time", "3", "--run.name", "late"), 0)
     assert list(results("late")["step"]) == list(range(5))
     (log,) = Path("runs/late/logs").iterdir()
     told = log.read_text()
@@ -200,6 +200,8 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="slurm-"))
     os.chdir(home)
     os.environ["PYTHONPATH"] = str(ROOT)
+    # What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     checks = {name: check for name, check in globals().items() if name.startswith("check_")}
     with cluster(home):
         for name, check in checks.items():

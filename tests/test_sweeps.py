@@ -200,7 +200,7 @@ def test_slurm_needs_slurm_and_submitit(run: Type, monkeypatch: pytest.MonkeyPat
         ("--grid.run.seed 0 --job 2", "--job 2 no such flag did you mean --jobs?"),
         ("--grid.run.seed 0 --data.n 0", "--data.n 0 give at least 1"),
         ("--grid.run.seed 0 --launcher pbs", "--launcher pbs give local or slurm"),
-        ("--grid.run.seed 0 --slurm.time 0", "--slurm.time 0 give at least 1"),
+        ("--grid.run.seed 0 --slurm.time 2", "--slurm.time 2 give at least 3"),
         ("--grid.run.seed 0 --slurm.partitio x", "--slurm.partitio x --slurm.partition"),
         ("--grid.run.seed 0 --run.name thesis", "--run.name thesis is no sweep directory"),
         ("--config grid.yaml", "--grid x in grid.yaml write flags"),

@@ -129,9 +129,9 @@ def check(flags: Namespace, axes: Sequence[Axis]) -> None:
     count = prod(len(axis.values) for axis in axes)
     if count > MOST_RUNS and not flags.yes:
         raise InputError("--grid.*", f"of {count:,} runs", "give --yes true to start so many")
-    for name in ("time", "cpus"):
-        if flags.slurm[name] < 1:
-            raise InputError(f"--slurm.{name}", flags.slurm[name], "give at least 1")
+    for name, least in (("time", slurm.SHORTEST), ("cpus", 1)):
+        if flags.slurm[name] < least:
+            raise InputError(f"--slurm.{name}", flags.slurm[name], f"give at least {least}")
     if flags.launcher == "slurm":
         slurm.check()
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 ARRAY = 1000  # jobs of one array; a cluster's own limit is 1001 unless it is set
+# Minutes. Slurm warns 90 s before the end, or up to 60 s earlier; a job that has not quite started
+# would die of it.
+SHORTEST = 3
 POLL_SECONDS = 5.0
 PATIENCE = 120  # looks at the queue in a row that may fail, as while its server restarts
 JOBS = "slurm/jobs.json"
@@ -38,7 +41,7 @@ class SlurmFlags:
     Args:
         partition: of the cluster; null: its default.
         account: that is charged; null: its default.
-        time: minutes, at least 1. A run that needs more is stopped and goes on in a new job, three
+        time: minutes, at least 3. A run that needs more is stopped and goes on in a new job, three
             times.
         cpus: cores, at least 1.
         memory: in GB; null: the cluster's default.
