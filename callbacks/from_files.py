@@ -98,8 +98,6 @@ class Attack:
         record: the same as YAML.
         directory: of the run.
         truth: for scoring.
-        device: of the attack.
-        settings: the folder that says how results came about; None: what the run says is true.
         checkpoints: step, epoch, model, initial weights, and the share of the initial readout that
             is left, for each checkpoint.
     """
@@ -108,8 +106,6 @@ class Attack:
     record: str
     directory: RunDirectory
     truth: Truth
-    device: torch.device
-    settings: str | None
     checkpoints: Iterator[tuple[int, int, ReadoutModel, Mapping[str, Tensor], float | None]]
 
 
@@ -155,7 +151,6 @@ def attack(what: Attack) -> None:
     mode, reason = choose_wandb_mode(wandb.mode)
     print(reason)
     numbers = named_numbers(f"{directory.results}/{reconstructor.name}")
-    source = provenance(sys.argv, reconstructor.seed, what.device)
     with wandb_run(wandb, what.record, directory, mode, numbers) as logger:
         loggers = [entry for entry in (JsonlLogger(directory), logger) if entry is not None]
         recorder = Recorder(reconstructor, directory, what.truth, loggers)
@@ -163,9 +158,6 @@ def attack(what: Attack) -> None:
             if recorder.done(step):
                 print(f"{sentence(step, read_results(directory, step))}, done before")
             else:
-                if what.settings is not None:
-                    directory.write_text(f"{what.settings}/config.yaml", what.record)
-                    directory.write_json(f"{what.settings}/{PROVENANCE}", source)
                 recorder.attack(step, epoch, model, initial, share)
     print(f"\nresults        {directory.path / directory.results}")
     print(f"report         {write_run_report(directory.path)}")
@@ -204,16 +196,20 @@ def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Attac
     k = len(initial["readout.weight"])
     model: ReadoutModel = build_fitting(config.model, k=k, **facts)
     fill(model, initial, "--run", start)
-    build(config.recon).check(model)
+    reconstructor: Reconstructor = build(config.recon)
+    reconstructor.check(model)
+    origin = provenance(sys.argv, reconstructor.seed, device)
 
     def checkpoints() -> Iterator[Any]:
         for step, checkpoint in saved.items():
             fill(model, weights_of(checkpoint), "--run", checkpoint_path(directory, step))
+            if directory.results != OWN_RESULTS and not directory.has_step(step):
+                directory.write_text(f"{directory.results}/config.yaml", record)
+                directory.write_json(f"{directory.results}/{PROVENANCE}", origin)
             epoch = int(checkpoint.get("epoch", 0))
             yield step, epoch, model.eval().to(device), initial, optim.initial_share(step)
 
-    settings = None if directory.results == OWN_RESULTS else directory.results
-    return Attack(config, record, directory, truth, device, settings, checkpoints())
+    return Attack(config, record, directory, truth, checkpoints())
 
 
 def results_of(
@@ -324,12 +320,16 @@ def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType
     if shapes[0] != shapes[1]:
         remedy = f"is of another network: its readout is {shapes[0]}, not {shapes[1]}"
         raise InputError("--initial", flags.initial, remedy)
-    build(flags.recon).check(model)
+    reconstructor: Reconstructor = build(flags.recon)
+    reconstructor.check(model)
     step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
     directory = place_for(command, flags, cls.__name__.lower(), step)
+    record = command.dump(flags)
+    directory.write_text("config.yaml", record)  # first: by it the next command knows the directory
+    directory.write_json(PROVENANCE, provenance(sys.argv, reconstructor.seed, device))
     truth.write(directory)
     attacked = (step, epoch, model.to(device), initial, 1.0)
-    return Attack(flags, command.dump(flags), directory, truth, device, ".", iter([attacked]))
+    return Attack(flags, record, directory, truth, iter([attacked]))
 
 
 def place_for(command: CommandLine, flags: Namespace, stem: str, step: int) -> RunDirectory:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -462,6 +463,17 @@ def test_a_module_of_ones_own_is_attacked(theirs: list[str], run: Run, tmp_path:
     early = [word.replace("end.ckpt", "start.ckpt") for word in theirs]
     assert run(*early, "--out", "found")[0] == 0
     assert numbers(tmp_path / "found", 0)["status"] == "no_signal"
+
+
+def test_the_place_of_a_command_that_was_killed_is_taken_again(
+    theirs: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Truth, "write", Mock(side_effect=KeyboardInterrupt))
+        assert run(*theirs, "--out", "found")[0] == 130
+    assert files(tmp_path / "found")
+    assert run(*theirs, "--out", "found")[0] == 0
+    assert numbers(tmp_path / "found", 20)["n"] == 2
 
 
 def test_a_run_of_ours_is_no_place_for_it(theirs: list[str], run: Run, copied: Any) -> None:
