@@ -36,9 +36,9 @@ from benchmarks.records import Flags, Record, count, one_line_errors, peak_bytes
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.distributed import Ranks, ranks
 from lit_recon.errors import InputError, RunError
-from lit_recon.features import LinearMap
+from lit_recon.linear_map import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.rows import Rows, SeededRows
+from lit_recon.tall_matrix import SeededMatrix, TallMatrix
 
 # Sides of square matrices whose product runs at full rate.
 SQUARE = {"cpu": 1024, "cuda": 8192}
@@ -72,10 +72,10 @@ class Problem:
 
         share = us.share(cell.p)
         if cell.stored:
-            self.rows = Rows.of(normal(len(share), cell.d).mul_(cell.d**-0.5))
+            self.rows = TallMatrix.of(normal(len(share), cell.d).mul_(cell.d**-0.5))
         else:
             like = torch.empty(0, device=cell.device)
-            self.rows = Rows(SeededRows(0, cell.p, cell.d), share, like)
+            self.rows = TallMatrix(SeededMatrix(0, cell.p, cell.d), share, like)
         map, target = LinearMap(self.rows, us), normal(cell.k, len(share))
         objective = ProjectionObjective(map, ACTIVATIONS["relu"], target, radius=cell.d**0.5)
         self.at = objective.linearise(objective.retract(normal(cell.m, cell.d)))

@@ -21,7 +21,7 @@ from lit_recon.methods import ProjectionReconstructor, Reconstruction
 from lit_recon.metrics.matching import DIRECTION, match
 from lit_recon.metrics.scores import recovered_fraction
 from lit_recon.randomness import generator
-from lit_recon.solvers import Row
+from lit_recon.solvers import SolverStep
 
 SHARES = (0.5, 0.9, 1.0)  # of the samples, recovered
 ERRORS = (1e-1, 1e-2, 1e-3, 1e-4)  # mean direction error
@@ -87,7 +87,7 @@ class Trace:
         """Since the start, without scoring."""
         return time.perf_counter() - self._started - self._scoring
 
-    def __call__(self, row: Row, candidates: Tensor) -> None:
+    def __call__(self, row: SolverStep, candidates: Tensor) -> None:
         # Coordinates in a subspace are no inputs, even where the subspace is everything.
         if row.phase != "coarse" and self._due(row.phase):
             self._score(row.phase, row.applications, candidates)

@@ -31,10 +31,10 @@ from lit_recon.sweeps.workers import Task, outcomes
 PROBLEM = ["--data", "Sphere", "--data.n", "4", "--data.d", "20", "--model.p_over_dn", "4"]
 PARTS = {
     "flags": [("train", "command_line"), ("train", "read_sources"), ("train", "settle")],
-    "start of W&B": [("callbacks.loggers", "make_wandb_logger")],
+    "start of W&B": [("lit_recon.audit.loggers", "make_wandb_logger")],
     "provenance": [("lit_recon.records.provenance", "provenance")],
     "attack": [("lit_recon.methods.projection", "ProjectionReconstructor.reconstruct")],
-    "pictures": [("callbacks.recorder", name) for name in ("picture", "figure_to_uint8")],
+    "pictures": [("lit_recon.audit.recorder", name) for name in ("picture", "figure_to_uint8")],
     "report": [("lit_recon.report.page", "write_run_report")],
 }
 """Functions that share no time with each other, by what they do."""

@@ -1,7 +1,6 @@
-"""When a reconstruction runs, and where its numbers go."""
+"""The hooks of a run: when checkpoints are saved, when attacks run, what the terminal shows."""
 
-from callbacks.checkpoints import StepCheckpoint, WholeCheckpoints, saved_checkpoints, step_of
-from callbacks.loggers import wandb_run
+from callbacks.checkpoints import StepCheckpoint, WholeCheckpoints
 from callbacks.profiler import NoProfiler
 from callbacks.reconstruction import ReconstructionCallback
 from callbacks.terminal import StepProgressBar, only_our_lines
@@ -13,7 +12,4 @@ __all__ = [
     "StepProgressBar",
     "WholeCheckpoints",
     "only_our_lines",
-    "saved_checkpoints",
-    "step_of",
-    "wandb_run",
 ]

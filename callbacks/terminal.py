@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lit_recon.modules import Training
-from lit_recon.solvers import Row
+from lit_recon.solvers import SolverStep
 
 SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
 
@@ -104,14 +104,14 @@ class StepProgressBar(ProgressBar):
         self._progress.stop()
 
     @contextmanager
-    def inner(self, description: str) -> Iterator[Callable[[Row], None]]:
+    def inner(self, description: str) -> Iterator[Callable[[SolverStep], None]]:
         """A bar under the training bar, there for as long as the block runs.
 
         Gives a function that shows a row of a solver's curve.
         """
         task = self._progress.add_task(description, total=None, numbers="")
 
-        def show(row: Row) -> None:
+        def show(row: SolverStep) -> None:
             if self._turn():
                 numbers = f"{row.phase}, loss {row.loss:.1e}"
                 self._progress.update(task, completed=row.step, numbers=numbers, refresh=True)

@@ -6,6 +6,7 @@ Shapes: ``n`` training samples, ``k`` outputs, ``d`` input dimension, the produc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -111,6 +112,18 @@ class ReconDataModule(LightningDataModule):
         if not self._loaded:
             self.load()
             self._loaded = True
+
+    def retarget(self, targets: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Train on other targets; held-out samples then have none.
+
+        Args:
+            targets: from x (n, *input_shape) and y (n, k) to new targets (n, k').
+        """
+        before = self.y
+        self.y = targets(self.x, before)
+        if self.y is not before:
+            self.k = self.y.shape[1]
+            self.val_y = self.y.new_empty(0, self.k)
 
     def train_dataloader(self) -> Batches:
         """Everything in order in one batch, or shuffled mini-batches with ``batch_size``.

@@ -7,8 +7,10 @@ dimension, ``p`` features, ``k`` outputs; ``x (n, d)``, ``candidates (m, d)``, `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +23,9 @@ class PixelScale:
     are public constants of a training pipeline, so the attacker may know them; no pixel is implied.
     With ``--data.normalize sphere`` every image was afterwards scaled to norm ``sqrt(d)``, which
     loses one number for each image that the integer pixels give back.
+
+    >>> PixelScale(shape=(3, 32, 32), mean=0.47, std=0.25).d
+    3072
     """
 
     shape: tuple[int, int, int]  # channels, height, width
@@ -29,55 +34,84 @@ class PixelScale:
 
     @property
     def d(self) -> int:
+        """The number of values in one image."""
         return prod(self.shape)
+
+
+FACTS = {
+    "initial_readout": "initial readout",
+    "initial_first_layer": "initial first layer",
+    "initial_share": "how much of the initial weights training has left",
+    "optimiser_keeps_span": "kind of optimiser",
+    "n": "number of training samples",
+    "pixels": "image shape and normalisation",
+    "radius": "norm of the inputs",
+    "shape": "shape of an input",
+}
+"""The attributes of `Knowledge` that may be blank, in words."""
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the attacker holds: the released model, its start, and constants of the pipeline.
+    """What the attacker holds: the released model, and any further facts. None: not known.
+
+    A method names the facts that it asks for (`Reconstructor.asks`); all others are blank when it
+    runs. A fact is never more than the attack uses: one that the weights give away, or that changes
+    nothing, stays blank.
+
+    >>> held = Knowledge(nn.Linear(4, 2), n=3, radius=2.0)
+    >>> held.facts
+    ['final weights', 'number of training samples', 'norm of the inputs']
+    >>> held.only({"radius"}).facts
+    ['final weights', 'norm of the inputs']
 
     Attributes:
         model: the trained network in eval mode with its final parameters; shares storage with no
             parameter that training still changes.
-        readout: (k, p) final readout weight.
-        initial_readout: (k, p) readout weight at step 0; where weight decay has shrunk it since,
-            what is left of it.
+        initial_readout: (k, p) readout weight at step 0.
+        initial_first_layer: (p, d) first-layer weight at step 0.
+        initial_share: what weight decay or a closed form has left of the initial weights, as a
+            factor; None: all of them.
+        optimiser_keeps_span: whether an update is a combination of the samples' gradients, as it is
+            with SGD and is not with Adam.
         n: the number of training samples.
-        pixels: the pixel scale for images, None for other data.
-        radius: the norm that every training input has, None where it is unknown.
-        initial_first_layer: (p, d) first-layer weight at step 0, or what weight decay has left of
-            it; None where it is unknown.
-        shape: of an input, None where it is that of ``pixels`` or where inputs are vectors.
+        pixels: the pixel scale of images.
+        radius: the norm that every training input has.
+        shape: of an input, where neither ``pixels`` nor the weights give it.
     """
 
     model: nn.Module
-    readout: Tensor
-    initial_readout: Tensor
-    n: int
+    initial_readout: Tensor | None = None
+    initial_first_layer: Tensor | None = None
+    initial_share: float | None = None
+    optimiser_keeps_span: bool | None = None
+    n: int | None = None
     pixels: PixelScale | None = None
     radius: float | None = None
-    initial_first_layer: Tensor | None = None
     shape: tuple[int, ...] | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """Of one input, if it is known."""
+        """The shape of one input, None where it is not known."""
         return self.pixels.shape if self.shape is None and self.pixels else self.shape
 
     @property
     def facts(self) -> list[str]:
         """What the attacker holds, in words."""
-        held = {
-            "final weights": True,
-            "initial readout": True,
-            "initial first layer": self.initial_first_layer is not None,
-            "number of training samples": True,
-            "image shape and normalisation": self.pixels is not None,
-            "norm of the inputs": self.radius is not None,
-        }
-        return [fact for fact, known in held.items() if known]
+        held = [words for name, words in FACTS.items() if getattr(self, name) is not None]
+        return ["final weights", *held]
 
-    @property
-    def target(self) -> Tensor:
-        """(k, p) final minus initial readout: a combination of the training samples' features."""
-        return self.readout - self.initial_readout
+    def only(self, asked: Collection[str]) -> Knowledge:
+        """The same with every fact blank that is not asked for.
+
+        Args:
+            asked: names of attributes other than ``model``.
+
+        Raises:
+            ValueError: no such fact.
+        """
+        unknown = set(asked) - FACTS.keys()
+        if unknown:
+            raise ValueError(f"no such facts: {sorted(unknown)}")
+        blank: dict[str, Any] = dict.fromkeys(FACTS.keys() - set(asked))
+        return replace(self, **blank)

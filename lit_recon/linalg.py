@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_recon.distributed import Ranks
-from lit_recon.rows import BLOCK_ROWS, Rows
+from lit_recon.tall_matrix import BLOCK_ROWS, TallMatrix
 
 EXPLICIT_DIMENSIONS = 1024
 SUBSPACE_ITERATIONS = 4
@@ -24,7 +24,7 @@ class Map(Protocol):
     """z = V x, with the rows of V shared among ranks."""
 
     @property
-    def rows(self) -> Rows: ...
+    def rows(self) -> TallMatrix: ...
     @property
     def ranks(self) -> Ranks: ...
     @property
@@ -33,13 +33,13 @@ class Map(Protocol):
     def transpose(self, w: Tensor) -> Tensor: ...
 
 
-def times_rows(x: Tensor, rows: Rows) -> Tensor:
+def times_rows(x: Tensor, rows: TallMatrix) -> Tensor:
     """``x V^T``: (m, d) and rows (r, d) to (m, r)."""
     products = [part @ x.T for part in rows]
     return (products[0] if len(products) == 1 else torch.cat(products)).T
 
 
-def weigh_rows(w: Tensor, rows: Rows) -> Tensor:
+def weigh_rows(w: Tensor, rows: TallMatrix) -> Tensor:
     """``w V``: (m, r) and rows (r, d) to (m, d)."""
     total = None
     for columns, part in rows.blocks():
@@ -158,7 +158,7 @@ def _orthonormal_rows(rows: Tensor) -> Tensor:
     return torch.linalg.qr(rows.T).Q.T
 
 
-def _moments(rows: Rows, weights: Tensor, q: int, down: Callable[[Tensor], Tensor]) -> Tensor:
+def _moments(rows: TallMatrix, weights: Tensor, q: int, down: Callable[[Tensor], Tensor]) -> Tensor:
     """(k, q, q) this rank's part of every ``V^T diag(weights) V`` in the subspace, in float64.
 
     One pass over V, block by block, for all weights (k, r).

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from callbacks.recorder import write_curve
+from lit_recon.audit.recorder import write_curve
 from lit_recon.knowledge import PixelScale
 from lit_recon.metrics import inputs_from_images, score
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.truth import Truth
-from lit_recon.solvers import Row
+from lit_recon.solvers import SolverStep
 
 PIXELS = PixelScale((3, 8, 8), 0.4, 0.25)
 CLASSES = ["<b>cat</b>", "dog"]  # names come from folders, whatever these are called
@@ -132,9 +132,11 @@ def _write_step(
     write_curve(curve, folder / "curve.csv")
 
 
-def _curve() -> list[Row]:
+def _curve() -> list[SolverStep]:
     phases = ["coarse", "coarse", "plain", "coarse", "plain"]
-    return [Row(i, phase, 0.1**i, 4, 10 * (i + 1), 0.1 * i) for i, phase in enumerate(phases)]
+    return [
+        SolverStep(i, phase, 0.1**i, 4, 10 * (i + 1), 0.1 * i) for i, phase in enumerate(phases)
+    ]
 
 
 def _draw(folder: Path) -> None:

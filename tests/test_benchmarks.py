@@ -24,8 +24,8 @@ from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
 from lit_recon.randomness import generator
-from lit_recon.rows import BLOCK_ROWS
-from lit_recon.solvers import Row
+from lit_recon.solvers import SolverStep
+from lit_recon.tall_matrix import BLOCK_ROWS
 
 SCRIPTS = {
     "attack": attack,
@@ -262,10 +262,10 @@ def test_a_trained_problem_has_what_the_attacker_knows():
 def test_a_trace_scores_inputs_only_and_its_clock_stands_still_meanwhile():
     x = torch.eye(3)
     trace = Trace(x)
-    trace(Row(0, "coarse", 1.0, 3, 5, 0.0), x)
+    trace(SolverStep(0, "coarse", 1.0, 3, 5, 0.0), x)
     assert not trace.points
-    trace(Row(1, "even", 1.0, 4, 7, 0.0), torch.cat([-x[:1], x]))
-    trace(Row(2, "plain", 1.0, 3, 9, 0.0), -x)
+    trace(SolverStep(1, "even", 1.0, 4, 7, 0.0), torch.cat([-x[:1], x]))
+    trace(SolverStep(2, "plain", 1.0, 3, 9, 0.0), -x)
     found, negated = trace.points
     assert (found.recovered, found.error, found.candidates) == (1, 0, 4)
     assert (negated.recovered, negated.applications) == (0, 9)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lit_recon.activations import ACTIVATIONS, HALF_ABS, Activation
-from lit_recon.features import CACHE_ROWS, LinearMap
+from lit_recon.linear_map import CACHE_ROWS, LinearMap
 from lit_recon.models import RandomFeatures
 from lit_recon.objectives.projection import Linearisation, ProjectionObjective
-from lit_recon.rows import BLOCK_ROWS, Rows, gaussian_rows
+from lit_recon.tall_matrix import BLOCK_ROWS, TallMatrix, gaussian_rows
 from tests import reference
 from tests.problems import sphere
 
@@ -77,7 +77,7 @@ def case(request, monkeypatch) -> tuple[Dense, Linearisation]:
     random = torch.Generator().manual_seed(1)
     target = torch.randn(k, P, generator=random, dtype=torch.float64)
     w = torch.randn(k, D, generator=random, dtype=torch.float64) if linear else None
-    map = LinearMap(Rows.of(v))
+    map = LinearMap(TallMatrix.of(v))
     assert [len(block) for _, block in map.blocks()] == [BLOCK] * 9 + [4]
     objective = ProjectionObjective(map, s, target, linear=linear, surrogate_slope=slope)
     at = objective.linearise(x if w is None else torch.cat([x, w]))
@@ -138,7 +138,7 @@ def test_what_candidates_are_worth(case):
 def test_float32_rows_are_read_in_float64_where_that_is_asked_for(monkeypatch):
     set_block(monkeypatch, BLOCK)
     v = gaussian_rows(0, P, D)
-    plain, double = LinearMap(Rows.of(v)), LinearMap(Rows.of(v), dtype=torch.float64)
+    plain, double = LinearMap(TallMatrix.of(v)), LinearMap(TallMatrix.of(v), dtype=torch.float64)
     assert all(block.dtype == torch.float32 for _, block in plain.blocks())
     assert torch.equal(torch.cat([block for _, block in double.blocks()]), v.double())
 
@@ -163,7 +163,7 @@ def test_blocks_of_the_real_size_agree_with_one_block(monkeypatch, linear):
 
     def operators() -> list[Tensor]:
         objective = ProjectionObjective(
-            LinearMap(Rows.of(v)), HALF_ABS, target, linear=linear, surrogate_slope=0.02
+            LinearMap(TallMatrix.of(v)), HALF_ABS, target, linear=linear, surrogate_slope=0.02
         )
         at = objective.linearise(torch.cat([x, 0.3 * step[:linear]]))
         u = at.jvp(step)

@@ -26,8 +26,8 @@ from callbacks import (
     saved_checkpoints,
     terminal,
 )
-from callbacks.recorder import sentence, tally
 from datamodules import Photos, ReconDataModule, Sphere
+from lit_recon.audit.recorder import sentence, tally
 from lit_recon.errors import InputError, RunError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import ProjectionReconstructor, Reconstruction

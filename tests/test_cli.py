@@ -26,8 +26,8 @@ import datamodules
 import train
 from benchmarks.resume import left_by
 from callbacks import StepCheckpoint, saved_checkpoints, step_of
-from callbacks.recorder import NUMBERS
 from lit_recon import methods, models, modules, solvers
+from lit_recon.audit.recorder import NUMBERS
 from lit_recon.records.directory import RunDirectory
 from tests import kills
 from tests.problems import folder_of_images

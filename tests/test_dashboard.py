@@ -11,7 +11,7 @@ import wandb
 from wandb_workspaces.workspaces import Workspace
 
 import train
-from callbacks.recorder import NUMBERS
+from lit_recon.audit.recorder import NUMBERS
 from lit_recon.methods import ProjectionReconstructor
 from lit_recon.records.tracking import STEP
 from lit_recon.report.dashboard import DashboardFlags, build_workspace

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.distributed import Ranks, ranks
-from lit_recon.features import LinearMap
 from lit_recon.linalg import least_squares_rows, spectral_directions, times_rows
+from lit_recon.linear_map import LinearMap
 from lit_recon.methods import ProjectionReconstructor
 from lit_recon.models import RandomFeatures
 from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.randomness import generator
-from lit_recon.rows import BLOCK_ROWS, Rows, SeededRows, gaussian_rows
 from lit_recon.solvers import Status
+from lit_recon.tall_matrix import BLOCK_ROWS, SeededMatrix, TallMatrix, gaussian_rows
 from tests.problems import images, knowledge, sphere, trained
 from tests.ranks import on_ranks
 
@@ -39,7 +39,7 @@ def test_shares_are_consecutive_even_and_complete() -> None:
 @pytest.mark.parametrize("stored", [range(0), range(10), range(4000, 9000), range(0, 9001)])
 def test_rows_are_the_same_to_the_bit_stored_or_drawn(stored: range, threads: int) -> None:
     whole = gaussian_rows(3, 2 * BLOCK_ROWS + 809, 2)
-    matrix = SeededRows(3, len(whole), 2)
+    matrix = SeededMatrix(3, len(whole), 2)
     torch.set_num_threads(threads)
     matrix.store(stored, torch.empty(0))
     assert matrix.stored.shape == (len(stored), 2)
@@ -50,18 +50,18 @@ def test_rows_are_the_same_to_the_bit_stored_or_drawn(stored: range, threads: in
         range(4100, 9001),
         range(8, 8),
     ):
-        rows = Rows(matrix, share, torch.empty(0))
+        rows = TallMatrix(matrix, share, torch.empty(0))
         parts = list(rows)
         assert sum(map(len, parts)) == len(rows) == len(share)
         assert torch.equal(torch.cat(parts), whole[share.start : share.stop])
         assert torch.equal(torch.cat(list(rows.head(2))), torch.cat(parts)[:2])
-        doubles = list(Rows(matrix, share, torch.empty(0, dtype=torch.float64)))
+        doubles = list(TallMatrix(matrix, share, torch.empty(0, dtype=torch.float64)))
         assert torch.equal(torch.cat(doubles), torch.cat(parts).double())
 
 
 def test_a_trained_layer_is_read_in_place_and_gets_its_gradient() -> None:
     weight = torch.nn.Parameter(torch.randn(7, 3))
-    rows = Rows(weight, Ranks(1, 2).share(7), weight)
+    rows = TallMatrix(weight, Ranks(1, 2).share(7), weight)
     (part,) = rows
     assert part.data_ptr() == weight[3].data_ptr() and part.shape == (4, 3)
     times_rows(torch.ones(1, 3), rows).sum().backward()

@@ -1,13 +1,13 @@
 import torch
 
-from lit_recon.features import LinearMap
 from lit_recon.linalg import (
     EXPLICIT_DIMENSIONS,
     least_squares_rows,
     minimum_norm,
     spectral_directions,
 )
-from lit_recon.rows import BLOCK_ROWS, Rows, gaussian_rows
+from lit_recon.linear_map import LinearMap
+from lit_recon.tall_matrix import BLOCK_ROWS, TallMatrix, gaussian_rows
 from tests.problems import sphere
 
 
@@ -30,7 +30,7 @@ def test_least_squares_rows_agrees_with_lstsq():
     target = torch.randn(3, 300, dtype=torch.float64)
     exact = torch.linalg.lstsq(v, target.T).solution.T
     assert torch.allclose(
-        least_squares_rows(LinearMap(Rows.of(v)), target, 1e-12), exact, atol=1e-9
+        least_squares_rows(LinearMap(TallMatrix.of(v)), target, 1e-12), exact, atol=1e-9
     )
 
 
@@ -47,7 +47,7 @@ def test_spectral_directions_find_the_span_of_the_inputs():
         v = gaussian_rows(1, 60 * d, d)
         weights = torch.tensor([[1.0, -2.0, 1.5], [0.5, 1.0, 1.0]]) @ (v @ x.T).abs().T
         found = spectral_directions(
-            LinearMap(Rows.of(v)), weights, 3, torch.Generator().manual_seed(7)
+            LinearMap(TallMatrix.of(v)), weights, 3, torch.Generator().manual_seed(7)
         )
         assert torch.allclose(found @ found.T, torch.eye(3), atol=1e-4)
         assert ((x @ found.T).norm(dim=1) / x.norm(dim=1)).min() > 0.9
@@ -58,7 +58,7 @@ def test_spectral_directions_in_a_subspace_are_those_of_the_restricted_matrix(mo
 
     def found(v, **subspace):
         random = torch.Generator().manual_seed(0)
-        return spectral_directions(LinearMap(Rows.of(v)), weights, 2, random, **subspace)
+        return spectral_directions(LinearMap(TallMatrix.of(v)), weights, 2, random, **subspace)
 
     def up(rows):
         return torch.cat([rows, torch.zeros(len(rows), 3)], dim=1)

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.errors import InputError
-from lit_recon.features import LinearMap
 from lit_recon.knowledge import Knowledge
+from lit_recon.linear_map import LinearMap
 from lit_recon.methods import ProjectionReconstructor
 from lit_recon.metrics.scores import score
 from lit_recon.models import MLP, ReadoutModel, ResNet
 from lit_recon.objectives.network import NetworkObjective
 from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.randomness import generator
-from lit_recon.rows import Rows
 from lit_recon.solvers import Status
+from lit_recon.tall_matrix import TallMatrix
 from tests import reference
 from tests.problems import images, sphere, taught
 
@@ -76,7 +76,7 @@ def test_it_is_the_loss_of_one_hidden_layer_where_there_is_one() -> None:
     # Near its fit, where J^T J concentrates.
     phi = model.features(sphere(N, 6, 0).double()).detach()
     target = torch.randn(K, N, dtype=torch.float64) @ phi
-    known = ProjectionObjective(LinearMap(Rows.of(v)), ACTIVATIONS["elu"], target)
+    known = ProjectionObjective(LinearMap(TallMatrix.of(v)), ACTIVATIONS["elu"], target)
     z = sphere(N, 6, 0).double() + 0.3 * sphere(N, 6, 1).double()
     with torch.no_grad():
         at, slow = NetworkObjective(model.features, target).linearise(z), known.linearise(z)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lit_recon.activations import ACTIVATIONS, HALF_ABS
-from lit_recon.features import BlockAverages, LinearMap
+from lit_recon.linear_map import BlockAverages, LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.rows import Rows, gaussian_rows
+from lit_recon.tall_matrix import TallMatrix, gaussian_rows
 from tests import reference
 from tests.problems import sphere
 
@@ -21,7 +21,7 @@ def case(name, k, linear, seed=0):
     generator = torch.Generator().manual_seed(seed)
     target = torch.randn(k, P, generator=generator, dtype=torch.float64)
     w = torch.randn(k, D, generator=generator, dtype=torch.float64) if linear else None
-    objective = ProjectionObjective(LinearMap(Rows.of(v)), s, target, linear=linear)
+    objective = ProjectionObjective(LinearMap(TallMatrix.of(v)), s, target, linear=linear)
     z = x if w is None else torch.cat([x, w])
     return s, v, x, w, target, objective, z
 
@@ -77,7 +77,7 @@ def test_curvature_is_what_the_normal_operator_concentrates_to():
     v = gaussian_rows(0, 40_000, 6, torch.float64)
     x = sphere(3, 6, 1).double()
     target = torch.randn(2, 3, dtype=torch.float64) @ HALF_ABS.value(x @ v.T)
-    objective = ProjectionObjective(LinearMap(Rows.of(v)), HALF_ABS, target, linear=True)
+    objective = ProjectionObjective(LinearMap(TallMatrix.of(v)), HALF_ABS, target, linear=True)
     at = objective.linearise(torch.cat([x + 0.3 * torch.randn_like(x), torch.zeros(2, 6).double()]))
     step = torch.randn(5, 6, dtype=torch.float64)
     along = torch.cat([at.candidates, at.z[3:]])
@@ -104,7 +104,7 @@ def test_keep_drops_only_one_of_two_twins():
     v = gaussian_rows(0, P, D, torch.float64)
     x = sphere(N, D, 0).double()
     target = torch.tensor([[1.0, 0.3, 0.6]]).double() @ (x @ v.T).relu()
-    objective = ProjectionObjective(LinearMap(Rows.of(v)), ACTIVATIONS["relu"], target)
+    objective = ProjectionObjective(LinearMap(TallMatrix.of(v)), ACTIVATIONS["relu"], target)
     twin = x[:1] + 1e-4 * torch.randn(1, D, dtype=torch.float64)
     at = objective.linearise(torch.cat([x, twin]))
     kept = at.candidates[at.keep(N)]
@@ -114,7 +114,7 @@ def test_keep_drops_only_one_of_two_twins():
 def test_loss_is_zero_at_the_truth_and_invariant_to_order_and_scale():
     v, x = gaussian_rows(0, P, D, torch.float64), sphere(N, D, 0).double()
     target = torch.randn(2, N, dtype=torch.float64) @ (x @ v.T).relu()
-    objective = ProjectionObjective(LinearMap(Rows.of(v)), ACTIVATIONS["relu"], target)
+    objective = ProjectionObjective(LinearMap(TallMatrix.of(v)), ACTIVATIONS["relu"], target)
     assert objective.linearise(x).loss < 1e-12
     other = sphere(N, D, 5).double()
     value = objective.linearise(other).loss
@@ -127,7 +127,7 @@ def test_an_odd_activation_cannot_tell_signs_and_a_mixed_one_can():
     for name, blind in (("tanh", True), ("relu+tanh", False)):
         s = ACTIVATIONS[name]
         target = torch.randn(1, N, dtype=torch.float64) @ s.value(x @ v.T)
-        loss = ProjectionObjective(LinearMap(Rows.of(v)), s, target).linearise(-x).loss
+        loss = ProjectionObjective(LinearMap(TallMatrix.of(v)), s, target).linearise(-x).loss
         assert (loss < 1e-10) == blind
 
 
@@ -153,7 +153,7 @@ def test_block_averages_are_an_orthonormal_subspace():
 def test_candidates_that_have_merged_keep_their_loss_in_float32(apart):
     v, x = gaussian_rows(0, 300, 50), sphere(6, 50, 0)
     target = torch.tensor([[1.0, -0.5, 0.7, 2.0, -1.0, 0.4]]) @ (x @ v.T).relu()
-    objective = ProjectionObjective(LinearMap(Rows.of(v)), ACTIVATIONS["relu"], target)
+    objective = ProjectionObjective(LinearMap(TallMatrix.of(v)), ACTIVATIONS["relu"], target)
     z = torch.cat([x[:5], x[:3] + apart * sphere(3, 50, 7)])
     at = objective.linearise(z)
     apart_from_them = reference.loss(z[:5].double(), v.double(), torch.relu, target.double())
@@ -166,12 +166,12 @@ def test_candidates_that_have_merged_keep_their_loss_in_float32(apart):
 def test_a_fit_in_float64_is_at_its_floor_where_only_the_ridge_is_left():
     v, x = gaussian_rows(0, P, D, torch.float64), sphere(N, D, 0).double()
     target = torch.tensor([[1.0, -0.5, 2.0]]).double() @ (x @ v.T).relu()
-    at = ProjectionObjective(LinearMap(Rows.of(v)), ACTIVATIONS["relu"], target).linearise(x)
+    at = ProjectionObjective(LinearMap(TallMatrix.of(v)), ACTIVATIONS["relu"], target).linearise(x)
     assert 0 < at.loss < at.floor() < 1e-12
 
 
 def test_features_that_all_vanish_give_no_number_and_no_exception():
-    dead = LinearMap(Rows.of(torch.zeros(P, D)))
+    dead = LinearMap(TallMatrix.of(torch.zeros(P, D)))
     at = ProjectionObjective(dead, ACTIVATIONS["relu"], torch.ones(1, P)).linearise(sphere(N, D, 0))
     assert not torch.isfinite(at.loss)
     assert not torch.isfinite(at.importance()).any()

@@ -24,7 +24,7 @@ from lit_recon.report.charts import inner_chart
 from lit_recon.report.page import MOST_PAIRS, phases, write_run_report
 from lit_recon.report.pictures import reconstructions
 from lit_recon.report.run import read_run
-from lit_recon.solvers import Row
+from lit_recon.solvers import SolverStep
 from tests.runs import write_run
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
@@ -211,7 +211,7 @@ def labels(path: Path, losses: list[str]) -> list[str]:
 
 def test_phases_are_told_by_what_they_took() -> None:
     cost = [("coarse", 10, 1.0), ("coarse", 30, 2.0), ("plain", 35, 4.0), ("coarse", 50, 4.5)]
-    curve = [Row(i, name, 1.0 / (i + 1), 4, a, s) for i, (name, a, s) in enumerate(cost)]
+    curve = [SolverStep(i, name, 1.0 / (i + 1), 4, a, s) for i, (name, a, s) in enumerate(cost)]
     coarse, plain = phases(curve)
     assert (coarse.name, coarse.times, coarse.steps, coarse.applications) == ("coarse", 2, 3, 45)
     assert (coarse.seconds, coarse.loss) == (2.5, 0.25)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from lit_recon.activations import ACTIVATIONS, HALF_ABS
-from lit_recon.features import LinearMap
+from lit_recon.linear_map import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.objectives.refined import RefinedObjective
-from lit_recon.rows import Rows, gaussian_rows
 from lit_recon.solvers import GaussNewton, Monitor, Status, Stop, minimise
+from lit_recon.tall_matrix import TallMatrix, gaussian_rows
 from tests import reference
 from tests.problems import sphere
 
@@ -25,7 +25,7 @@ def case(request):
     v, x = gaussian_rows(0, P, D), sphere(M, D, 0).double()
     target = torch.randn(k, P, generator=random)
     w = torch.randn(k, D, generator=random, dtype=torch.float64) if linear else None
-    plain = ProjectionObjective(LinearMap(Rows.of(v)), s, target, linear=linear)
+    plain = ProjectionObjective(LinearMap(TallMatrix.of(v)), s, target, linear=linear)
     z = x if w is None else torch.cat([x, w])
     return plain, RefinedObjective(plain), z, (x, v.double(), s.value, target.double(), w)
 
@@ -77,7 +77,7 @@ def test_gauss_newton_gets_below_the_floor_of_float32(seed):
     d = 16
     x = sphere(M, d, seed)
     v = gaussian_rows(seed, P, d)
-    map = LinearMap(Rows.of(v))
+    map = LinearMap(TallMatrix.of(v))
     target = (x.double() @ v.double().T).relu().sum(0)[None]
     plain = ProjectionObjective(map, ACTIVATIONS["relu"], target.float(), radius=d**0.5)
     refined = RefinedObjective(plain)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from lit_recon.metrics import Row, score
+from lit_recon.metrics import SampleScore, score
 from lit_recon.report.grid import (
     GAP,
     HEADER,
@@ -31,8 +31,8 @@ def random_images(n: int, channels: int = 3, side: int = 8) -> Tensor:
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
-def row(index: int, error: float | None, *, exact: bool = False) -> Row:
-    return Row(
+def row(index: int, error: float | None, *, exact: bool = False) -> SampleScore:
+    return SampleScore(
         index=index,
         candidate=None if error is None else index,
         sign=1,

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from lit_recon.activations import HALF_ABS
-from lit_recon.features import LinearMap
+from lit_recon.linear_map import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.rows import Rows, gaussian_rows
 from lit_recon.solvers import GaussNewton, Monitor, Solution, Status, Stop
 from lit_recon.solvers.loop import Linearised
 from lit_recon.solvers.search import PATIENT, PROGRESS, TEMPERATURE, Move, Perturbation, Search
+from lit_recon.tall_matrix import TallMatrix, gaussian_rows
 from tests.problems import sphere
 
 M, D, P = 4, 12, 300
@@ -38,7 +38,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def with_linear_rows(d: int = D, k: int = 2) -> tuple[ProjectionObjective, Tensor]:
     v = gaussian_rows(0, P, d)
     target = torch.randn(k, P, generator=seeded())
-    objective = ProjectionObjective(LinearMap(Rows.of(v)), HALF_ABS, target, linear=True)
+    objective = ProjectionObjective(LinearMap(TallMatrix.of(v)), HALF_ABS, target, linear=True)
     x = sphere(M, d, 0) * torch.tensor([[0.5], [1.0], [2.0], [3.0]])
     return objective, torch.cat([x, torch.randn(k, d, generator=seeded(1))])
 
@@ -263,7 +263,7 @@ def test_a_descent_is_as_patient_as_its_move_asks_for(run):
 def test_without_moves_it_minimises_and_prunes():
     v, x = gaussian_rows(0, P, D), sphere(M, D, 0)
     target = torch.tensor([[1.0, -2.0, 1.5, 0.7]]) @ (x @ v.T).abs()
-    objective = ProjectionObjective(LinearMap(Rows.of(v)), HALF_ABS, target, radius=D**0.5)
+    objective = ProjectionObjective(LinearMap(TallMatrix.of(v)), HALF_ABS, target, radius=D**0.5)
     start = torch.cat([sphere(2, D, 9), x + 0.1 * sphere(M, D, 8)])
     random, monitor = seeded(), Monitor()
     before = random.get_state()

@@ -5,9 +5,17 @@ import torch
 
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.errors import InputError
-from lit_recon.features import LinearMap
+from lit_recon.linear_map import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.solvers import GaussNewton, MomentumDescent, Monitor, Row, Status, Stop, minimise
+from lit_recon.solvers import (
+    GaussNewton,
+    MomentumDescent,
+    Monitor,
+    SolverStep,
+    Status,
+    Stop,
+    minimise,
+)
 from lit_recon.solvers.gauss_newton import conjugate_gradients
 from lit_recon.solvers.loop import Solver, State
 from lit_recon.solvers.search import Perturbation, Search, SpareCandidates
@@ -150,7 +158,7 @@ def test_every_ending_has_its_status():
 
 def test_the_inner_curve_has_a_row_for_every_step_and_reports_it():
     x, problem = objective()
-    seen: list[Row] = []
+    seen: list[SolverStep] = []
     monitor = Monitor(on_step=lambda row, candidates: seen.append(row))
     run(problem, x + 0.1, GaussNewton(), Stop(max_steps=3), monitor)
     assert seen == monitor.rows

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.recorder import known
+from lit_recon.audit.recorder import known
 from lit_recon.errors import InputError
-from lit_recon.features import LinearMap
 from lit_recon.knowledge import Knowledge
 from lit_recon.linalg import EXPLICIT_DIMENSIONS, widest_directions
+from lit_recon.linear_map import LinearMap
 from lit_recon.methods import Earlier, ProjectionReconstructor, Reconstruction
-from lit_recon.methods.layer import row_space
+from lit_recon.methods.projection.layer import row_space
 from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.scores import score
 from lit_recon.models import MLP, ResNet
@@ -23,8 +23,8 @@ from lit_recon.modules import SGD, Adam, LeastSquares
 from lit_recon.objectives.network import NetworkObjective
 from lit_recon.randomness import generator
 from lit_recon.records.truth import Truth
-from lit_recon.rows import Rows, gaussian_rows
 from lit_recon.solvers import Status
+from lit_recon.tall_matrix import TallMatrix, gaussian_rows
 from tests.problems import images, knowledge, sphere, taught, trained
 from tests.ranks import on_ranks
 
@@ -67,7 +67,7 @@ def test_the_change_of_the_first_layer_spans_the_training_inputs(d: int) -> None
     held = taught(MLP(d=d, k=2, n=N, width=60), x, steps=20, lr=1e-2, first_layer=True)
     final = held.model.first_layer.weight.detach()  # type: ignore[union-attr, operator]
     assert held.initial_first_layer is not None
-    change = LinearMap(Rows.of(final - held.initial_first_layer))
+    change = LinearMap(TallMatrix.of(final - held.initial_first_layer))
     for m in (N, None):  # told, and found
         basis = row_space(change, m, torch.Generator().manual_seed(0))
         assert basis.shape == (N, d)
@@ -78,7 +78,7 @@ def test_the_change_of_the_first_layer_spans_the_training_inputs(d: int) -> None
 def test_widest_directions_are_singular_vectors() -> None:
     for d in (20, EXPLICIT_DIMENSIONS + 6):
         v = gaussian_rows(0, 40, d) + 3 * sphere(1, 40, 1).T @ sphere(1, d, 2) / d**0.5
-        found, values = widest_directions(LinearMap(Rows.of(v)), 1, torch.Generator())
+        found, values = widest_directions(LinearMap(TallMatrix.of(v)), 1, torch.Generator())
         _, exact, right = torch.linalg.svd(v, full_matrices=False)
         assert torch.allclose(values, exact[:1].double(), rtol=1e-3)
         assert abs(float(found[0] @ right[0])) > 0.999
@@ -88,7 +88,7 @@ def test_widest_directions_are_singular_vectors() -> None:
 def test_rounding_is_no_jump_in_the_singular_values(width: int, n: int) -> None:
     # Fewer units than dimensions: all further singular values are exactly 0 but for rounding.
     change = torch.randn(width, n) @ torch.randn(n, 64) + 1e-6 * torch.randn(width, 64)
-    assert len(row_space(LinearMap(Rows.of(change)), None, torch.Generator())) == n
+    assert len(row_space(LinearMap(TallMatrix.of(change)), None, torch.Generator())) == n
 
 
 def test_evidence_brings_the_error_down_and_tells_the_number_of_samples() -> None:
@@ -294,7 +294,7 @@ def test_weight_decay_is_taken_off_both_layers_and_a_frozen_models_start() -> No
     held = known(model, initial, share, truth, evidence)
     assert held.initial_first_layer is not None
     change = model.first_layer.weight.detach() - held.initial_first_layer
-    basis = row_space(LinearMap(Rows.of(change)), None, torch.Generator())
+    basis = row_space(LinearMap(TallMatrix.of(change)), None, torch.Generator())
     assert len(basis) == N and spans(basis, x) < 1e-3
     naive = known(model, initial, 1.0, truth, evidence)
     losses = [attack(k, max_seconds=1e-9).oracle(x) for k in (held, naive)]

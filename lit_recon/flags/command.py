@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from jsonargparse import Namespace, get_loader, set_parsing_settings
 from yaml import YAMLError
 
 from lit_recon.errors import InputError
-from lit_recon.flags.options import Group, Option, Parser, class_path, listed
+from lit_recon.flags.options import AUTO, Group, Option, Parser, class_path, listed
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,36 @@ class CommandLine:
         Raises:
             InputError: a flag that is not there or a value that does not fit.
         """
-        chosen, given = self._merge(sources)
-        arguments: dict[str, dict[str, Any]] = {"": {}}
-        for group in self._active(chosen):
-            cls = chosen[group.name]
-            flags = [flag for flag in group.options(cls) if flag in given]
-            own = {flag.rpartition(".")[2].replace("-", "_"): given[flag] for flag in flags}
-            if not group.name:
-                arguments[""] |= own
-                continue
-            arguments[group.name] = own
-            outer, _, name = group.name.rpartition(".")
-            spec = {"class_path": class_path(cls), "init_args": own}
-            arguments[outer][name] = spec if group.base else own
-        return self._parser.parse_object(arguments[""])
+        several = [group for group in self.groups.values() if group.several]
+        arguments = self._arguments(sources, {group.name: group.classes[0] for group in several})
+        for group in several:
+            classes, auto = self._chosen(group, sources)
+            specs = [self._arguments(sources, {group.name: cls})[group.name] for cls in classes]
+            if auto:
+                given = {name: value for spec in specs for name, value in spec["init_args"].items()}
+                arguments[group.name] = {"class_path": AUTO, "init_args": given}
+            else:
+                arguments[group.name] = specs[0] if len(specs) == 1 else specs
+        return self._parser.parse_object(arguments)
+
+    def specs(self, config: Namespace, name: str) -> tuple[list[Namespace], bool]:
+        """What was chosen in a group of which several can be.
+
+        Returns:
+            Class path and constructor arguments of each, and whether these are all that there are,
+            of which those that do not apply are to be left out.
+        """
+        group, chosen = self.groups[name], config[name]
+        if not is_auto(chosen):
+            return (chosen if isinstance(chosen, list) else [chosen]), False
+        parser = Parser(exit_on_error=False)
+        parser.add_argument("--all", type=list[group.base])  # type: ignore[name-defined]
+        every = []
+        for cls in group.classes:
+            taken = {flag.rpartition(".")[2] for flag in group.options(cls)}
+            own = {key: value for key, value in chosen["init_args"].items() if key in taken}
+            every.append({"class_path": class_path(cls), "init_args": own})
+        return parser.parse_object({"all": every}).all, True
 
     def dump(self, config: Namespace) -> str:
         """The configuration as YAML that can be given with ``--config``."""
@@ -123,12 +139,102 @@ class CommandLine:
             self._parser.add_class_arguments(group.classes[0], group.name or None, skip=hidden)
             named = {f"{group.name}.{name}": value for name, value in group.defaults.items()}
             self._parser.set_defaults(named)
+        elif group.several:
+            kinds: Any = list[group.base] | group.base | dict[str, Any]  # type: ignore[name-defined]
+            self._parser.add_argument(f"--{group.name}", type=kinds)
         elif "." not in group.name:  # others come with the constructor that they belong to
             self._parser.add_subclass_arguments(group.base, group.name, skip=hidden)
 
-    def _merge(self, sources: Sequence[Source]) -> tuple[dict[str, type], dict[str, Any]]:
+    def _chosen(self, group: Group, sources: Sequence[Source]) -> tuple[Sequence[type], bool]:
+        """The classes of a group that can have several, and whether they are all there are."""
+        classes, auto = group.classes, True
+        for source in sources:
+            for flag, value in source.values:
+                if flag == group.name:
+                    named = [_named(group, name, source) for name, _ in _entries(group, value)]
+                    for cls in named:
+                        if named.count(cls) > 1:
+                            remedy = "name every method once"
+                            raise InputError(f"--{flag}", source.given(cls.__name__), remedy)
+                    auto = value == AUTO
+                    classes = group.classes if auto else tuple(named)
+                    if not classes:
+                        remedy = f"give auto, {listed(group.class_names, 'or')}, or a list of them"
+                        raise InputError(f"--{flag}", source.given(value), remedy)
+        return classes, auto
+
+    def _arguments(self, sources: Sequence[Source], alone: Mapping[str, type]) -> dict[str, Any]:
+        """Nested constructor arguments, with one class in each group that can have several.
+
+        Args:
+            sources: the weakest first.
+            alone: that class, by group.
+        """
+        alike = {name: self._chosen(self.groups[name], sources)[0] for name in alone}
+        narrowed = [self._for_one(source, alone, alike) for source in sources]
+        chosen, given = self._merge(narrowed, alone)
+        arguments: dict[str, dict[str, Any]] = {"": {}}
+        for group in self._active(chosen):
+            cls = chosen[group.name]
+            flags = [flag for flag in group.options(cls) if flag in given]
+            own = {flag.rpartition(".")[2].replace("-", "_"): given[flag] for flag in flags}
+            if not group.name:
+                arguments[""] |= own
+                continue
+            arguments[group.name] = own
+            outer, _, name = group.name.rpartition(".")
+            spec = {"class_path": class_path(cls), "init_args": own}
+            arguments[outer][name] = spec if group.base else own
+        return arguments[""]
+
+    def _for_one(
+        self, source: Source, alone: Mapping[str, type], alike: Mapping[str, Sequence[type]]
+    ) -> Source:
+        """What a source says of one of several classes; a flag of all holds for those that have it.
+
+        Args:
+            source: with all flags.
+            alone: the class, by group.
+            alike: all classes that were chosen, by group.
+        """
+        values: list[tuple[str, Any]] = []
+        for flag, value in source.values:
+            name = flag.partition(".")[0]
+            if name not in alone:
+                values.append((flag, value))
+            elif flag == name:
+                values += self._of_entry(self.groups[name], value, alone[name], source)
+            else:
+                own, others = (
+                    self._taken(name, classes) for classes in ([alone[name]], alike[name])
+                )
+                if flag in own or flag not in others:
+                    values.append((flag, value))
+        return replace(source, values=values)
+
+    def _of_entry(
+        self, group: Group, value: Any, cls: type, source: Source
+    ) -> Iterator[tuple[str, Any]]:
+        """The flags in the entry of a class, where a file lists classes with their arguments."""
+        for name, arguments in _entries(group, value):
+            if _named(group, name, source) is cls:
+                yield from self._leaves(arguments, group.name)
+
+    def _taken(self, name: str, classes: Sequence[type]) -> set[str]:
+        """Every flag that one of these classes of a group can have, inner groups' included."""
+        found = set()
+        for cls in classes:
+            found |= set(self.groups[name].options(cls))
+        inner = [group for group in self.groups.values() if group.name in found]
+        return found | {
+            flag for group in inner for cls in group.classes for flag in group.options(cls)
+        }
+
+    def _merge(
+        self, sources: Sequence[Source], alone: Mapping[str, type]
+    ) -> tuple[dict[str, type], dict[str, Any]]:
         """The class of every group and the values of all flags given; refuses what is wrong."""
-        chosen = {group.name: group.classes[0] for group in self.groups.values()}
+        chosen = {group.name: group.classes[0] for group in self.groups.values()} | dict(alone)
         given: dict[str, Any] = {}
         for source in sources:
             for flag, value in sorted(source.values, key=self._turn):
@@ -258,10 +364,29 @@ def _read(flag: str, option: Option, value: Any, source: Source) -> Any:
         raise InputError(f"--{flag}", source.given(value), remedy) from error
 
 
+def is_auto(chosen: Any) -> bool:
+    """Whether a group of which several classes can be chosen says ``auto``."""
+    return isinstance(chosen, Mapping) and chosen["class_path"] == AUTO
+
+
+def _entries(group: Group, value: Any) -> list[tuple[Any, Mapping[Any, Any]]]:
+    """Names and arguments of the classes in a value: one name, several, or entries of a file."""
+    if isinstance(value, str):
+        names = [name.strip() for name in value.strip("[]").split(",")]
+        return [(name, {}) for name in names if name and name != AUTO]
+    found = []
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, Mapping):
+            found.append((entry.get("class_path"), entry.get("init_args") or {}))
+        else:
+            found.append((entry, {}))
+    return found
+
+
 def _named(group: Group, value: Any, source: Source) -> type:
     """The class of a group that was named: by its name or by the path that a config file has."""
     for cls in group.classes:
-        if value in (cls.__name__, class_path(cls)):
+        if value == class_path(cls) or str(value).lower() == cls.__name__.lower():
             return cls
     names = listed(group.class_names, "or")
     raise InputError(f"--{group.name}", source.given(value), f"give {names}")

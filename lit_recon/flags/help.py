@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 
-from lit_recon.flags.options import Group, Option
+from lit_recon.flags.options import AUTO, Group, Option
 
 WIDTH = 100
 
@@ -20,7 +20,8 @@ def describe(groups: Sequence[Group]) -> str:
 def _group(group: Group, elsewhere: Collection[str]) -> Iterator[str]:
     """The lines of one group; what an earlier class has in the same words is only named."""
     if group.base is not None:
-        yield f"--{group.name} {' | '.join(group.class_names)}"
+        names = " | ".join([AUTO, *group.class_names] if group.several else group.class_names)
+        yield f"--{group.name} {names}{' | a list of them' if group.several else ''}"
     told: list[tuple[str, Option, str]] = []
     for cls in group.classes:
         yield from _heading(group, cls)
@@ -43,7 +44,7 @@ def _heading(group: Group, cls: type) -> Iterator[str]:
     if group.base is None:
         yield f"--{group.name}.*  {summary}" if group.name else summary
         return
-    default = " (default)" if cls is group.classes[0] else ""
+    default = " (default)" if cls is group.classes[0] and not group.several else ""
     yield ""
     yield from _wrapped(f"--{group.name} {cls.__name__}{default}: {summary}", indent=2)
 

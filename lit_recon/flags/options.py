@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from lit_recon.errors import InputError
 
+AUTO = "auto"  # of a group of which several classes can be chosen: all that apply
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -70,6 +71,7 @@ class Group:
         base: what those classes have in common; None: there is one class and nothing to choose.
         hidden: constructor arguments that are no flags.
         defaults: defaults that are not the constructor's.
+        several: one class can be chosen, a list of them, or ``auto``, the default: all that apply.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Group:
     base: type | None = None
     hidden: Collection[str] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
+    several: bool = False
 
     @property
     def class_names(self) -> list[str]:

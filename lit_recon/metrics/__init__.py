@@ -20,7 +20,7 @@ from lit_recon.metrics.matching import (
 from lit_recon.metrics.reconstruction import ReconstructionScores
 from lit_recon.metrics.scores import (
     Metrics,
-    Row,
+    SampleScore,
     Scores,
     direction_error,
     exact,
@@ -43,7 +43,7 @@ __all__ = [
     "Matching",
     "Metrics",
     "ReconstructionScores",
-    "Row",
+    "SampleScore",
     "Scores",
     "certify",
     "direction_error",

@@ -37,7 +37,7 @@ SSIM_RADIUS = 5  # window 11 and standard deviation 1.5, as Wang et al. (2004)
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleScore:
     """One training sample and its candidate; None is a number without meaning here.
 
     Attributes:
@@ -70,7 +70,6 @@ class Metrics:
 
     matched_error: float | None
     direction_error: float | None
-    matched_error_abs: float | None
     recovered_fraction: float
     exact_fraction: float | None
     certified_fraction: float | None
@@ -95,7 +94,7 @@ class Scores:
     """
 
     metrics: Metrics
-    rows: tuple[Row, ...]
+    rows: tuple[SampleScore, ...]
     reconstructions: Tensor | None
 
 
@@ -234,7 +233,7 @@ def score(
         ssims = ssim(images, reconstructions)
 
     rows = tuple(
-        Row(
+        SampleScore(
             index=i,
             candidate=int(matching.index[i]) if matched[i] else None,
             sign=int(matching.sign[i]),
@@ -251,7 +250,6 @@ def score(
     metrics = Metrics(
         matched_error=matched_error(x, aligned),
         direction_error=matching.mean_error(),
-        matched_error_abs=matched_error_abs(x, candidates),
         recovered_fraction=recovered_fraction(matching),
         exact_fraction=_mean(is_exact),
         certified_fraction=_mean(certified),

@@ -1,8 +1,8 @@
-"""Plain networks that end in a linear readout."""
+"""Plain networks; those that end in a linear readout can be attacked through it."""
 
-from lit_recon.models.base import OneHiddenLayer, ReadoutModel
+from lit_recon.models.base import Model, OneHiddenLayer, ReadoutModel
 from lit_recon.models.mlp import MLP
 from lit_recon.models.random_features import RandomFeatures
 from lit_recon.models.resnet import ResNet
 
-__all__ = ["MLP", "OneHiddenLayer", "RandomFeatures", "ReadoutModel", "ResNet"]
+__all__ = ["MLP", "Model", "OneHiddenLayer", "RandomFeatures", "ReadoutModel", "ResNet"]

@@ -10,22 +10,34 @@ from torch import Tensor, nn
 from lit_recon.activations import Activation
 from lit_recon.errors import InputError
 from lit_recon.linalg import times_rows
-from lit_recon.rows import Rows
+from lit_recon.tall_matrix import TallMatrix
 
 DEFAULT_P_OVER_DN = 3.0
 
 
-class ReadoutModel(nn.Module, ABC):
-    """A network that ends in a linear readout.
+class Model(nn.Module, ABC):
+    """A network that can be trained here: (n, *input shape) to (n, k), all of it in parameters.
 
     Attributes:
-        readout: the last linear layer, weight (k, p).
         size_flag: the constructor's argument, and the attribute, that says how large it is where
             p_over_dn does not; None: it has neither.
     """
 
-    readout: nn.Linear
     size_flag: ClassVar[str | None] = None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, *input shape) to (n, k)."""
+
+
+class ReadoutModel(Model):
+    """A network that ends in a linear readout.
+
+    Attributes:
+        readout: the last linear layer, weight (k, p).
+    """
+
+    readout: nn.Linear
 
     @property
     def p(self) -> int:
@@ -57,7 +69,7 @@ class OneHiddenLayer(ReadoutModel):
     activation: Activation
 
     @abstractmethod
-    def rows(self, share: range) -> Rows:
+    def rows(self, share: range) -> TallMatrix:
         """These rows of V (p, d), which any rank can read without the help of another."""
 
     def features(self, x: Tensor) -> Tensor:

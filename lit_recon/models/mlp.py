@@ -11,7 +11,7 @@ from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.errors import InputError
 from lit_recon.models.base import OneHiddenLayer, feature_count
 from lit_recon.randomness import generator
-from lit_recon.rows import Rows
+from lit_recon.tall_matrix import TallMatrix
 
 
 class MLP(OneHiddenLayer):
@@ -57,9 +57,9 @@ class MLP(OneHiddenLayer):
         nn.init.normal_(self.first_layer.weight, 0, d**-0.5, generator=random)
         nn.init.normal_(self.readout.weight, 0, self.width**-0.5, generator=random)
 
-    def rows(self, share: range) -> Rows:
+    def rows(self, share: range) -> TallMatrix:
         weight = self.first_layer.weight.detach()
-        return Rows(weight, share, weight)
+        return TallMatrix(weight, share, weight)
 
     def features(self, x: Tensor) -> Tensor:
         return self.activation.value(self.first_layer(x.flatten(1)))

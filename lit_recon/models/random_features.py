@@ -11,7 +11,7 @@ from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
 from lit_recon.models.base import OneHiddenLayer, feature_count
-from lit_recon.rows import Rows, SeededRows
+from lit_recon.tall_matrix import SeededMatrix, TallMatrix
 
 
 class RandomFeatures(OneHiddenLayer):
@@ -58,13 +58,13 @@ class RandomFeatures(OneHiddenLayer):
         if stored_rows is not None and stored_rows < 0:
             raise InputError("--model.stored_rows", stored_rows, "give 0 or more")
         self.activation = ACTIVATIONS[activation]
-        self.first_layer = SeededRows(seed, p, d)
+        self.first_layer = SeededMatrix(seed, p, d)
         self.stored_rows = stored_rows
         self.readout = skip_init(nn.Linear, p, k, bias=False)
         nn.init.zeros_(self.readout.weight)
 
-    def rows(self, share: range) -> Rows:
+    def rows(self, share: range) -> TallMatrix:
         # Only now is it known for certain how many ranks there are, and on which device.
         like = self.readout.weight.detach()
         self.first_layer.store(ranks().share(self.p)[: self.stored_rows], like)
-        return Rows(self.first_layer, share, like)
+        return TallMatrix(self.first_layer, share, like)

@@ -1,7 +1,21 @@
-"""LightningModules: how models are trained."""
+"""LightningModules: how models are trained, on which task."""
 
 from lit_recon.modules.losses import check_loss
 from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Optim
+from lit_recon.modules.tasks import Autoencode, Labels, Next, Task
 from lit_recon.modules.training import Training, epochs_over
 
-__all__ = ["LBFGS", "SGD", "Adam", "LeastSquares", "Optim", "Training", "check_loss", "epochs_over"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "Adam",
+    "Autoencode",
+    "Labels",
+    "LeastSquares",
+    "Next",
+    "Optim",
+    "Task",
+    "Training",
+    "check_loss",
+    "epochs_over",
+]

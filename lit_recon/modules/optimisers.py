@@ -25,9 +25,17 @@ Design = Callable[[], tuple[Tensor, Tensor]]
 
 
 class Optim(ABC):
-    """A choice of optimiser with its settings."""
+    """A choice of optimiser with its settings.
+
+    Attributes:
+        span_warning: what to say before a run whose optimiser breaks the span; None: it keeps it.
+        closed_form: one step gives the readout, from all samples at once, and trains nothing else.
+        loss: what is minimised.
+        stop_loss: mean loss of an epoch at which training ends; None: none.
+    """
 
     span_warning: ClassVar[str | None] = None
+    closed_form: ClassVar[bool] = False
     loss: Loss = "mse"
     stop_loss: float | None = None
 
@@ -39,6 +47,11 @@ class Optim(ABC):
             parameters: what is trained.
             design: gives features (n, p) and targets (n, k) of the current batch.
         """
+
+    @property
+    def keeps_span(self) -> bool:
+        """Whether every update is a combination of the samples' gradients."""
+        return self.span_warning is None
 
     @abstractmethod
     def initial_share(self, steps: int) -> float | None:
@@ -62,6 +75,8 @@ class LeastSquares(Optim):
     theta = y^T (Phi Phi^T)^-1 Phi, solved in the dual with a float64 Gram; least squares where
     there are fewer features than samples. It is where gradient descent from zero converges.
     """
+
+    closed_form: ClassVar[bool] = True
 
     def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
         return _ClosedForm(parameters, design)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_recon.errors import RunError
-from lit_recon.models import ReadoutModel
+from lit_recon.models import Model, ReadoutModel
 from lit_recon.modules.losses import LOSSES, accuracy, are_classes
 from lit_recon.modules.optimisers import Optim
 
@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor, slice | Tensor]
 
 
 class Training(LightningModule):
-    """Trains a model on the loss of its optimiser's settings, which also tell when it is enough.
+    """Trains `model`; `optim` names the loss, the optimiser and the stopping loss.
 
     Batches are ``(x, y, samples)``: inputs (b, *input shape), targets (b, k), and which of the data
     module's training samples they are.
@@ -32,13 +32,13 @@ class Training(LightningModule):
     is then written at once, and a run that is killed has it or lacks it and never has half of it.
 
     Args:
-        model: a network with ``features(x)`` and a linear ``readout``.
-        optim: how it is trained.
+        model: the network.
+        optim: how it is trained; a closed form needs a `ReadoutModel`.
     """
 
-    def __init__(self, model: ReadoutModel, optim: Optim) -> None:
+    def __init__(self, model: Model, optim: Optim) -> None:
         super().__init__()
-        self.model: ReadoutModel = model
+        self.model: Model = model
         self.optim = optim
         self._classes: bool
         self._training: Split
@@ -67,15 +67,16 @@ class Training(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self._classes = are_classes(data.y)
         self._training = Split.of(self.model, data.x, data.y)
-        if self._classes and len(data.val_x):
+        if self._classes and len(data.val_y):
             self._held_out = Split.of(self.model, data.val_x, data.val_y)
         if self._epoch.low:  # in the run that goes on here
             self.trainer.should_stop = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        output, y = self.model.readout(self._features(batch)), batch[1]
+        output, y = self._output(batch), batch[1]
         loss = LOSSES[self.optim.loss](output, y)
-        if batch is not self._batch:  # so far; an optimiser that searches evaluates it again
+        # First evaluation of this batch; LBFGS calls the closure repeatedly.
+        if batch is not self._batch:
             self._batch = batch
             self._log_in_turn(loss.detach(), output.detach(), y)
             self._stop_in_turn(loss.detach(), len(y) * self.trainer.world_size)
@@ -97,18 +98,22 @@ class Training(LightningModule):
     @torch.no_grad()
     def on_fit_end(self) -> None:
         """Log the numbers of the final weights: training_step sees the weights before its step."""
-        weight = self.model.readout.weight  # on the CPU: Lightning has put everything away
+        weight = next(self.model.parameters())  # on the CPU: Lightning has put everything away
         self._training = self._training.to(weight)
         self._held_out = self._held_out and self._held_out.to(weight)
-        output, y = self.model.readout(self._training.features(self.model)), self._training.y
+        output, y = self._training.output(self.model), self._training.y
         loss = LOSSES[self.optim.loss](output, y)
         self._log({"train/loss": loss, **self._accuracy("train", output, y)})
 
-    def _features(self, batch: Batch) -> Tensor:
-        """(b, p), not computed again where nothing of them is trained."""
+    def _output(self, batch: Batch) -> Tensor:
+        """(b, k) outputs, from known features where nothing of these is trained."""
         x, _, samples = batch
         known = self._training.known
-        return self.model.features(x) if known is None else known[samples]
+        if known is None:
+            output: Tensor = self.model(x)
+            return output
+        assert isinstance(self.model, ReadoutModel)
+        return self.model.readout(known[samples])
 
     def _log_in_turn(self, loss: Tensor, output: Tensor, y: Tensor) -> None:
         """Log every few steps, and once where a step takes several batches.
@@ -154,7 +159,7 @@ class Training(LightningModule):
         if self._held_out is None:
             return {}
         self.model.eval()
-        output = self.model.readout(self._held_out.features(self.model))
+        output = self._held_out.output(self.model)
         self.model.train()
         return self._accuracy("val", output, self._held_out.y)
 
@@ -170,8 +175,10 @@ class Training(LightningModule):
 
     def _design(self) -> tuple[Tensor, Tensor]:
         """Features and targets of the current batch, gathered over ranks."""
-        assert self._batch is not None
-        phi, y = self._features(self._batch), self._batch[1]
+        assert self._batch is not None and isinstance(self.model, ReadoutModel)
+        x, y, samples = self._batch
+        known = self._training.known
+        phi = self.model.features(x) if known is None else known[samples]
         if self.trainer.world_size > 1:
             phi, y = self._gathered(phi).flatten(0, 1), self._gathered(y).flatten(0, 1)
         return phi, y
@@ -222,14 +229,14 @@ class Split:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: ReadoutModel, x: Tensor, y: Tensor) -> Split:
+    def of(cls, model: Model, x: Tensor, y: Tensor) -> Split:
         """Move the samples to the model.
 
         All features are computed here together: in mini-batches they would differ in their last
         bits with the order, and with the place where a run goes on.
         """
-        split = cls(x, y, None).to(model.readout.weight)
-        if not model.frozen or len(x) > KNOWN_SAMPLES:
+        split = cls(x, y, None).to(next(model.parameters()))
+        if not isinstance(model, ReadoutModel) or not model.frozen or len(x) > KNOWN_SAMPLES:
             return split
         return replace(split, known=model.features(split.x))
 
@@ -238,6 +245,10 @@ class Split:
         known = None if self.known is None else self.known.to(like)
         return Split(self.x.to(like), self.y.to(like), known)
 
-    def features(self, model: ReadoutModel) -> Tensor:
-        """(n, p)."""
-        return model.features(self.x) if self.known is None else self.known
+    def output(self, model: Model) -> Tensor:
+        """(n, k) of all samples."""
+        if self.known is None:
+            output: Tensor = model(self.x)
+            return output
+        assert isinstance(model, ReadoutModel)
+        return model.readout(self.known)

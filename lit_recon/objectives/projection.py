@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from lit_recon.activations import Activation
-from lit_recon.features import CACHE_ROWS, LinearMap
+from lit_recon.linear_map import CACHE_ROWS, LinearMap
 from lit_recon.objectives.span import SpanLinearisation, eliminated
 
 

@@ -24,6 +24,7 @@ from lit_recon.files import LEFTOVER, beside, sync, whole_file
 # What a file system, a shell and a W&B run name all take.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,127}")
 SWEEP_FILE = "sweep.json"
+RESULTS = "recon"  # the folder of the results of a run's own settings
 _MARKS = {"run": ("config.yaml", "provenance.json"), "sweep": (SWEEP_FILE,)}
 # A disk without room for this has none for a run; a smaller probe would pass on one that is full.
 _PROBE_BYTES = 1 << 20
@@ -34,10 +35,11 @@ class RunDirectory:
 
     The constructor only names a directory that is there, for `reconstruct`, `report` and the ranks
     beside rank 0; a new run starts with `create`. Writing that fails raises `RunError`.
-    Reconstructions are in its folder `results`.
+    Reconstructions are in its folder `results`: of one method, ``recon/METHOD`` or, of other
+    settings than the run's, ``recon-VARIANT/METHOD``.
     """
 
-    def __init__(self, path: str | os.PathLike[str], results: str = "recon") -> None:
+    def __init__(self, path: str | os.PathLike[str], results: str = RESULTS) -> None:
         self._path = Path(path)
         self._results = results
 
@@ -163,7 +165,7 @@ class RunDirectory:
     def step_directory(self, step: int) -> Iterator[Path]:
         """A directory to fill with the results at training step `step`.
 
-        It becomes ``recon/step=...`` when the block ends, and is removed if the block raises.
+        It takes its place, `step_path`, when the block ends, and is removed if the block raises.
 
         Raises:
             RunError: the step is done already, or the disk is full.
@@ -181,6 +183,32 @@ class RunDirectory:
                 sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def older_layout(path: Path) -> str | None:
+    """What is wrong with results that an earlier version has left, and what to do; None: nothing.
+
+    It had one method, and its steps directly in the folder of results.
+    """
+    folder = next((step.parent for step in sorted(path.glob(f"{RESULTS}*/step=*"))), None)
+    if folder is None:
+        return None
+    there = f"{folder.name}/METHOD"
+    return (
+        f"has results of an older version in {folder.name}/step=...; move them to {there}/step=...,"
+        " where METHOD is the word in their metrics.json, or run it again"
+    )
+
+
+def refuse_older_layout(flag: str, path: str | os.PathLike[str]) -> None:
+    """Refuse a run whose results an earlier version has left.
+
+    Raises:
+        InputError: it is one.
+    """
+    reason = older_layout(Path(path))
+    if reason is not None:
+        raise InputError(flag, path, reason)
 
 
 def plain(value: object) -> object:

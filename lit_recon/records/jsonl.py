@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_recon.records.directory import RunDirectory
+from lit_recon.records.directory import RESULTS, RunDirectory
 
 FILE = "metrics.jsonl"
 
@@ -62,7 +62,7 @@ def rewind(directory: RunDirectory, step: int) -> None:
 
 
 def _stays(row: dict[str, Any], directory: RunDirectory, step: int) -> bool:
-    folder = next((name.partition("/")[0] for name in row if name.startswith("recon")), None)
-    if folder is not None:  # of the run's own attack or of a later one
+    folder = next((name.rpartition("/")[0] for name in row if name.startswith(RESULTS)), None)
+    if folder is not None:  # recon/METHOD, or recon-VARIANT/METHOD
         return RunDirectory(directory.path, folder).has_step(row["step"])
     return row["step"] < step

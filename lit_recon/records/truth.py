@@ -34,6 +34,7 @@ class Truth:
         class_names: names of the classes.
         indices: where the source keeps each sample.
         input_shape: of an input before it was flattened, None where it was a vector or an image.
+        k: outputs of the network that was trained on them; None: not recorded.
     """
 
     x: Tensor
@@ -45,6 +46,7 @@ class Truth:
     class_names: list[str]
     indices: list[int]
     input_shape: tuple[int, ...] | None = None
+    k: int | None = None
 
     @classmethod
     def of(cls, data: Any) -> Truth:
@@ -59,6 +61,7 @@ class Truth:
             class_names=list(data.class_names),
             indices=[int(i) for i in data.indices],
             input_shape=tuple(data.x.shape[1:]),
+            k=data.k,
         )
 
     @property
@@ -88,6 +91,7 @@ class Truth:
             "pixels": None if self.pixels is None else asdict(self.pixels),
             "radius": self.radius,
             "input_shape": self.input_shape,
+            "k": self.k,
         }
         directory.write_bytes(FILE, save(tensors, {"data": json.dumps(facts)}))
 
@@ -116,6 +120,7 @@ class Truth:
                 class_names=facts["class_names"],
                 indices=facts["indices"],
                 input_shape=tuple(facts.get("input_shape") or ()) or None,
+                k=facts.get("k"),
             )
         except FileNotFoundError as error:
             raise InputError("--run", path, f"has no {FILE}; give a run directory") from error

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from lit_recon.records.media import thin
-from lit_recon.report.run import Attack, Checkpoint, Run
+from lit_recon.report.run import Checkpoint, MethodResults, Run
 from lit_recon.report.words import number
-from lit_recon.solvers import Row as InnerRow
+from lit_recon.solvers import SolverStep
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -71,7 +71,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def training_chart(run: Run, attack: Attack, stops: Sequence[int]) -> str:
+def training_chart(run: Run, attack: MethodResults, stops: Sequence[int]) -> str:
     """Training loss and what can be had back, over the training step; an ``<svg>`` element.
 
     Every one of the steps in `stops` has a vertical line with ``data-step``.
@@ -141,9 +141,9 @@ def inner_chart(checkpoints: Sequence[Checkpoint]) -> str | None:
         return to_svg(figure, description, key=key, last=checkpoints[-1].step)
 
 
-def stretches(rows: Sequence[InnerRow]) -> list[tuple[str, list[InnerRow]]]:
+def stretches(rows: Sequence[SolverStep]) -> list[tuple[str, list[SolverStep]]]:
     """An inner curve cut where the phase changes; each piece starts where the last one ended."""
-    pieces: list[tuple[str, list[InnerRow]]] = []
+    pieces: list[tuple[str, list[SolverStep]]] = []
     for phase, part in groupby(rows, key=lambda row: row.phase):
         joint = pieces[-1][1][-1:] if pieces else []
         pieces.append((phase, joint + thin(list(part), POINTS)))

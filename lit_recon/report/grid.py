@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_recon.files import whole_file
-from lit_recon.metrics import Row
+from lit_recon.metrics import SampleScore
 
 DPI = 100
 TILE = 112  # pixels that an image's longer side comes close to, by a whole factor
@@ -43,7 +43,7 @@ BLANK = 235  # grey level
 def reconstruction_grid(
     images: Tensor,
     reconstructions: Tensor,
-    rows: Sequence[Row],
+    rows: Sequence[SampleScore],
     title: str = "",
     *,
     amplify: int = AMPLIFY,
@@ -110,7 +110,7 @@ def reconstruction_grid(
 def overlay_figure(
     x: Tensor,
     candidates: Tensor,
-    rows: Sequence[Row],
+    rows: Sequence[SampleScore],
     title: str = "",
     *,
     max_shown: int = 24,
@@ -222,16 +222,16 @@ class _Canvas:
         place = x / self.width, 1 - y / self.height
         self.figure.text(*place, text, color=color, fontsize=size, **kwargs)
 
-    def caption(self, x: float, y: float, row: Row) -> None:
+    def caption(self, x: float, y: float, row: SampleScore) -> None:
         """Two lines below a tile, centred at x."""
         self.text(x, y, f"#{row.index}  {_error(row)}", ha="center", va="top")
         self.text(x, y + 15, verdict(row), ha="center", va="top", color=_colour(row))
 
 
-def best_and_worst(rows: Sequence[Row], max_shown: int) -> list[Row]:
+def best_and_worst(rows: Sequence[SampleScore], max_shown: int) -> list[SampleScore]:
     """Sorted by direction error, without the middle if there are too many."""
 
-    def error(row: Row) -> float:
+    def error(row: SampleScore) -> float:
         return float("inf") if row.direction_error is None else row.direction_error
 
     ordered = sorted(rows, key=error)
@@ -246,7 +246,7 @@ def _best(shown: int) -> int:
     return (shown + 1) // 2
 
 
-def _summary(rows: Sequence[Row], shown: int) -> str:
+def _summary(rows: Sequence[SampleScore], shown: int) -> str:
     exact = sum(bool(row.exact) for row in rows)
     recovered = sum(row.recovered for row in rows)
     parts = [f"{len(rows)} training samples", f"{recovered} recovered (direction error < 0.1)"]
@@ -261,7 +261,7 @@ def _summary(rows: Sequence[Row], shown: int) -> str:
 
 
 def tiles(
-    image: Tensor, reconstruction: Tensor, row: Row, amplify: int = AMPLIFY
+    image: Tensor, reconstruction: Tensor, row: SampleScore, amplify: int = AMPLIFY
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """Training image, reconstruction and difference, the last two blank without a candidate.
 
@@ -287,7 +287,7 @@ def _pixels(image: Tensor) -> NDArray[np.uint8]:
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
 
 
-def _error(row: Row) -> str:
+def _error(row: SampleScore) -> str:
     """The direction error in short scientific form: 2.3e-4."""
     if row.direction_error is None:
         return "no candidate"
@@ -295,14 +295,14 @@ def _error(row: Row) -> str:
     return f"{mantissa}e{int(exponent)}" if int(exponent) else mantissa
 
 
-def verdict(row: Row) -> str:
+def verdict(row: SampleScore) -> str:
     """How much of a training sample came back, in a word or two."""
     if row.exact:
         return "exact, certified" if row.certified else "exact"
     return "recovered" if row.recovered else "not recovered"
 
 
-def _colour(row: Row) -> str:
+def _colour(row: SampleScore) -> str:
     if row.exact:
         return EXACT
     return RECOVERED if row.recovered else FAILED

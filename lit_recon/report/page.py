@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
-from lit_recon.metrics import Row
+from lit_recon.metrics import SampleScore
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.media import thin
 from lit_recon.records.truth import Truth
@@ -20,8 +20,8 @@ from lit_recon.report.charts import inner_chart, training_chart
 from lit_recon.report.grid import AMPLIFY, best_and_worst, verdict
 from lit_recon.report.pictures import Pair, image_pairs, png_file
 from lit_recon.report.render import REPORT, render
-from lit_recon.report.run import Attack, Checkpoint, Run, read_run
-from lit_recon.solvers import Row as InnerRow
+from lit_recon.report.run import Checkpoint, MethodResults, Run, read_run
+from lit_recon.solvers import SolverStep
 
 MOST_STOPS = 25  # of the slider
 MOST_PAIRS = 48  # of pictures; the table has a row for every sample
@@ -41,7 +41,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Stop:
+class SliderStop:
     """A checkpoint that the slider stops at."""
 
     point: Checkpoint
@@ -58,7 +58,7 @@ class Stop:
 class Sample:
     """One training sample in the table."""
 
-    row: Row  # at the last checkpoint
+    row: SampleScore  # at the last checkpoint
     name: str  # of its class
     recovered: int | None  # the first step at which it was
     exact: int | None
@@ -68,15 +68,15 @@ class Sample:
 class Curve:
     """One attack as the page shows it."""
 
-    attack: Attack
-    stops: list[Stop]
+    attack: MethodResults
+    stops: list[SliderStop]
     pairs: list[Pair]
     samples: list[Sample]
     training_chart: Markup
     inner_chart: Markup | None
 
     @property
-    def last(self) -> Stop:
+    def last(self) -> SliderStop:
         return self.stops[-1]
 
 
@@ -99,7 +99,7 @@ def write_run_report(path: str | os.PathLike[str]) -> Path:
     return RunDirectory(run.path).write_text(REPORT, text)
 
 
-def curve_of(run: Run, attack: Attack) -> Curve:
+def curve_of(run: Run, attack: MethodResults) -> Curve:
     """Chooses what of an attack there is room for, and draws it.
 
     Raises:
@@ -127,7 +127,7 @@ def _room(truth: Truth, pairs: int) -> int:
     return max(2, min(MOST_STOPS, PICTURE_BYTES // bytes_each))
 
 
-def phases(curve: Sequence[InnerRow]) -> list[Phase]:
+def phases(curve: Sequence[SolverStep]) -> list[Phase]:
     """The phases of an inner curve, in the order in which they were first entered."""
     found: dict[str, Phase] = {}
     applications, seconds = 0, 0.0
@@ -146,8 +146,8 @@ def phases(curve: Sequence[InnerRow]) -> list[Phase]:
     return list(found.values())
 
 
-def _stop(point: Checkpoint, *, paired: bool) -> Stop:
-    return Stop(
+def _stop(point: Checkpoint, *, paired: bool) -> SliderStop:
+    return SliderStop(
         point=point,
         numbers=list(_numbers(point)),
         phases=phases(point.curve),
@@ -176,7 +176,7 @@ def _numbers(point: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "time", words.duration(point.number("seconds"))
 
 
-def _samples(run: Run, attack: Attack) -> Iterator[Sample]:
+def _samples(run: Run, attack: MethodResults) -> Iterator[Sample]:
     names = run.truth.names if run.truth is not None else []
     for row in attack.last.rows:
         yield Sample(

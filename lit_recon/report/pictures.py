@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_recon.metrics import Row
+from lit_recon.metrics import SampleScore
 from lit_recon.metrics.scores import shown_images
 from lit_recon.records.truth import Truth
 from lit_recon.report.grid import tiles
@@ -25,7 +25,7 @@ class Found:
     """What came back of an image at one checkpoint; pictures are ``data:`` addresses."""
 
     step: int
-    row: Row
+    row: SampleScore
     reconstruction: str
     difference: str
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_recon.errors import InputError
-from lit_recon.metrics import Row
+from lit_recon.metrics import SampleScore
 from lit_recon.records import truth
 from lit_recon.records.truth import Truth
-from lit_recon.solvers import Row as InnerRow
+from lit_recon.solvers import SolverStep
 
 FLAG = "--run"
 METRICS = "metrics.json"
@@ -41,8 +41,8 @@ class Checkpoint:
     folder: Path
     step: int
     numbers: Mapping[str, Any]
-    rows: tuple[Row, ...]
-    curve: tuple[InnerRow, ...]
+    rows: tuple[SampleScore, ...]
+    curve: tuple[SolverStep, ...]
 
     @property
     def n(self) -> int:
@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Attack:
+class MethodResults:
     """The reconstructions of one attack, by step; at least one.
 
     Attributes:
@@ -96,7 +96,7 @@ class Run:
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     training: Sequence[Mapping[str, Any]]
-    attacks: tuple[Attack, ...]
+    attacks: tuple[MethodResults, ...]
     truth: Truth | None
 
 
@@ -173,19 +173,19 @@ def _training_rows(file: Path) -> Iterator[dict[str, Any]]:
                 yield {**row, "step": int(row["step"])}
 
 
-def _attacks(path: Path) -> Iterator[Attack]:
+def _attacks(path: Path) -> Iterator[MethodResults]:
     own = path / "recon"
     for folder in [own, *sorted(path.glob("recon-*"))]:
         steps = sorted(folder.glob("step=*"))
         if steps:
-            yield Attack(folder.name, tuple(map(_checkpoint, steps)))
+            yield MethodResults(folder.name, tuple(map(_checkpoint, steps)))
 
 
 def _checkpoint(folder: Path) -> Checkpoint:
     numbers = read_json(folder / METRICS)
     with checked(folder / METRICS):
         named = {name: numbers[name] for name in ("status", "reason", "recovered_fraction", "n")}
-        rows = tuple(_fields(Row, row) for row in numbers.pop("images"))
+        rows = tuple(_fields(SampleScore, row) for row in numbers.pop("images"))
         if len(rows) != named["n"]:
             raise ValueError(f"{len(rows)} rows for n = {named['n']}")
         step = int(folder.name.removeprefix("step="))
@@ -199,8 +199,8 @@ def _fields(cls: Any, values: Mapping[str, Any]) -> Any:
     return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
-def _inner_row(row: Mapping[str, str]) -> InnerRow:
-    return InnerRow(
+def _inner_row(row: Mapping[str, str]) -> SolverStep:
+    return SolverStep(
         step=int(row["step"]),
         phase=row["phase"],
         loss=float(row["loss"]),

@@ -7,7 +7,7 @@ from datetime import datetime
 from math import ceil, isfinite, sqrt
 from typing import Any
 
-from lit_recon.report.run import Attack, Checkpoint, Run
+from lit_recon.report.run import Checkpoint, MethodResults, Run
 
 NOTHING = "–"  # for a number that has no meaning
 CLOSER = 0.5  # times the null's direction error: above it nothing of the training data shows
@@ -69,13 +69,13 @@ def things(point: Checkpoint, count: int) -> str:
     return ("image" if is_image(point) else "sample") + ("" if count == 1 else "s")
 
 
-def strongest(attack: Attack) -> Checkpoint:
+def strongest(attack: MethodResults) -> Checkpoint:
     """The first checkpoint at which most came back; the last one if nothing ever did."""
     best = max(attack.checkpoints, key=lambda point: (recovered(point), exact(point) or 0))
     return best if recovered(best) else attack.last
 
 
-def headline(attack: Attack) -> str:
+def headline(attack: MethodResults) -> str:
     """What leaked, in one sentence."""
     best = strongest(attack)
     n, found, right = best.n, recovered(best), exact(best)
@@ -92,7 +92,7 @@ def headline(attack: Attack) -> str:
     return f"{sentence}, {right or 'none'} of them exact in every pixel"
 
 
-def when(attack: Attack) -> Iterator[str]:
+def when(attack: MethodResults) -> Iterator[str]:
     """From which step on, in sentences."""
     points = attack.checkpoints
     best, last = strongest(attack), points[-1]

@@ -1,7 +1,16 @@
 """How an objective is minimised; knows neither networks nor images."""
 
 from lit_recon.solvers.gauss_newton import GaussNewton
-from lit_recon.solvers.loop import Monitor, OnStep, Row, Solution, Solver, Status, Stop, minimise
+from lit_recon.solvers.loop import (
+    Monitor,
+    OnStep,
+    Solution,
+    Solver,
+    SolverStep,
+    Status,
+    Stop,
+    minimise,
+)
 from lit_recon.solvers.momentum import MomentumDescent
 
 __all__ = [
@@ -9,9 +18,9 @@ __all__ = [
     "MomentumDescent",
     "Monitor",
     "OnStep",
-    "Row",
     "Solution",
     "Solver",
+    "SolverStep",
     "Status",
     "Stop",
     "minimise",

@@ -17,40 +17,36 @@ from lit_recon.errors import InputError
 
 
 class Status(str, Enum):
-    """How a reconstruction ended; every value has a sentence."""
+    """How an iteration ended; every value has a sentence.
+
+    What that means for an attack is the method's own verdict.
+    """
 
     CONVERGED = "converged"
-    CERTIFIED = "certified"
-    AGREED = "agreed"
+    SATISFIED = "satisfied"
     STALLED = "stalled"
     MAX_STEPS = "max_steps"
     OUT_OF_TIME = "out_of_time"
     NONFINITE = "nonfinite"
-    NO_SIGNAL = "no_signal"
-    NOT_IDENTIFIABLE = "not_identifiable"
-    UNDERDETERMINED = "underdetermined"
 
     @property
     def sentence(self) -> str:
+        """What happened, for people."""
         return _SENTENCES[self]
 
 
 _SENTENCES = {
     Status.CONVERGED: "the loss reached its numerical floor",
-    Status.CERTIFIED: "every candidate is an image of integer pixels",
-    Status.AGREED: "independent attempts end in the same candidates",
-    Status.STALLED: "restarts no longer lower the loss",
+    Status.SATISFIED: "the stop test was met",
+    Status.STALLED: "steps no longer lower the loss",
     Status.MAX_STEPS: "the step limit was reached",
-    Status.OUT_OF_TIME: "the time budget ran out; these are the best candidates so far",
-    Status.NONFINITE: "the weights or the loss are not finite",
-    Status.NO_SIGNAL: "the readout has not moved from its start, so the weights tell nothing",
-    Status.UNDERDETERMINED: "the loss reached its floor, but wrong inputs do so too below d n",
-    Status.NOT_IDENTIFIABLE: "there are fewer features than candidates: any inputs fit the readout",
+    Status.OUT_OF_TIME: "the time budget ran out",
+    Status.NONFINITE: "the loss is not finite",
 }
 
 
 @dataclass(frozen=True)
-class Row:
+class SolverStep:
     """One step of the inner curve."""
 
     step: int
@@ -61,7 +57,7 @@ class Row:
     seconds: float
 
 
-OnStep = Callable[[Row, Tensor], None]
+OnStep = Callable[[SolverStep, Tensor], None]
 
 
 @dataclass
@@ -77,7 +73,7 @@ class Monitor:
     max_seconds: float = inf
     on_step: OnStep | None = None
     ranks: Ranks = field(default_factory=Ranks)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[SolverStep] = field(default_factory=list)
     applications: int = 0
     restarts: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -100,7 +96,9 @@ class Monitor:
         return self.ranks.agreed(word)
 
     def record(self, phase: str, loss: float, candidates: Tensor) -> None:
-        row = Row(len(self.rows), phase, loss, len(candidates), self.applications, self.seconds)
+        row = SolverStep(
+            len(self.rows), phase, loss, len(candidates), self.applications, self.seconds
+        )
         self.rows.append(row)
         if self.on_step is not None:
             self.on_step(row, candidates)
@@ -175,7 +173,7 @@ class Stop:
             step be slow.
         patience: stop after so many slow steps in a row.
         max_steps: steps of this phase.
-        satisfied: asked after every step that lowered the loss; True ends the phase as certified.
+        satisfied: asked after every step that lowered the loss; True ends the phase as satisfied.
     """
 
     loss: float = 0.0
@@ -222,7 +220,7 @@ def minimise(
         if new < loss:
             best, loss = state.at, new
             if stop.satisfied is not None and monitor.agreed(stop.satisfied(best)):
-                return Solution(best, Status.CERTIFIED)
+                return Solution(best, Status.SATISFIED)
     return Solution(best, Status.MAX_STEPS)
 
 

@@ -30,7 +30,7 @@ TEMPERATURE = 0.1
 # Least decrease and patience of the descents after a move has failed once: a sample that explains
 # little of the target is found slowly.
 PATIENT = (0.1, 2)
-DONE = (Status.CERTIFIED, Status.CONVERGED)
+DONE = (Status.SATISFIED, Status.CONVERGED)
 PROGRESS = 0.9  # a loss below this share of the one at the last progress is progress
 
 
@@ -89,7 +89,7 @@ class Perturbation(Move):
         patience: see `Move`.
     """
 
-    # A hop that is not run down is judged by chance.
+    # Descend far enough before comparing, or acceptance is luck.
     slow: ClassVar[tuple[float, int] | None] = (0.05, 2)
 
     scale: float
@@ -134,8 +134,8 @@ class Search:
             share, patience = slow or (solver.min_decrease, solver.patience)
             brisk = replace(stop, min_decrease=share, patience=patience)
             wide = minimise(objective, z, solver, brisk, monitor, phase)
-            # Only a complete set of candidates is certified: there is nothing to drop.
-            if wide.status is Status.CERTIFIED or len(wide.at.candidates) == self.m:
+            # The stop test is met by a complete set of candidates only: there is nothing to drop.
+            if wide.status is Status.SATISFIED or len(wide.at.candidates) == self.m:
                 return wide
             return minimise(objective, keep(wide.at, self.m), solver, brisk, monitor, phase)
 

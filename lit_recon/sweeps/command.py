@@ -27,7 +27,7 @@ from lit_recon.report.sweep import write_sweep_report
 from lit_recon.sweeps import slurm, workers
 from lit_recon.sweeps.grid import Axis, read_axes
 from lit_recon.sweeps.machine import shares
-from lit_recon.sweeps.plan import Fit, Run, plan
+from lit_recon.sweeps.plan import Fit, GridPoint, plan
 from lit_recon.sweeps.progress import View, summary
 from lit_recon.sweeps.results import FAILED, Results
 from lit_recon.sweeps.slurm import SlurmFlags
@@ -158,7 +158,7 @@ def claimed(dir: str, name: str) -> Iterator[RunDirectory]:
 
 
 def run_all(
-    fit: Fit, flags: Namespace, directory: RunDirectory, runs: Sequence[Run], results: Results
+    fit: Fit, flags: Namespace, directory: RunDirectory, runs: Sequence[GridPoint], results: Results
 ) -> Mode:
     """Run what is not finished, and take in the results of all runs.
 
@@ -195,7 +195,7 @@ def run_all(
     return mode
 
 
-def task(directory: RunDirectory, run: Run, common: Sequence[str]) -> Task:
+def task(directory: RunDirectory, run: GridPoint, common: Sequence[str]) -> Task:
     """The command of one run, with its configuration in a file, whatever becomes of other files."""
     apart = ("run.name", "run.dir", "run.resume", "run.overwrite", "wandb.mode", "wandb.group")
     values = {flag: value for flag, value in run.values.items() if flag not in apart}

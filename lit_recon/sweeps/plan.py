@@ -37,7 +37,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Run:
+class GridPoint:
     """One point of the grid.
 
     Attributes:
@@ -52,7 +52,7 @@ class Run:
     values: Mapping[str, Any]
 
 
-def plan(fit: Fit, sources: Sequence[Source], axes: Sequence[Axis]) -> list[Run]:
+def plan(fit: Fit, sources: Sequence[Source], axes: Sequence[Axis]) -> list[GridPoint]:
     """All runs, each checked by the parser that will read it.
 
     Args:
@@ -70,7 +70,7 @@ def plan(fit: Fit, sources: Sequence[Source], axes: Sequence[Axis]) -> list[Run]
         return fit.command.read([f"--{CONFIG}={file}"])[0].without("grid")
 
     *files, typed = sources
-    runs: dict[str, Run] = {}
+    runs: dict[str, GridPoint] = {}
     for cell in combinations(axes):
         bundles = [bundle(file) for flag, file in cell.items() if flag == CONFIG]
         point = Source(None, [pair for pair in cell.items() if pair[0] != CONFIG])
@@ -79,7 +79,7 @@ def plan(fit: Fit, sources: Sequence[Source], axes: Sequence[Axis]) -> list[Run]
         except InputError as error:
             raise _of_the_grid(error, cell) from error
         identity = identify(values)
-        run = Run(f"{_stem(cell)}-{identity}", cell, values)
+        run = GridPoint(f"{_stem(cell)}-{identity}", cell, values)
         if identity in runs:
             remedy = "would be the same run; leave one of them out"
             raise InputError("--grid.*", f"{runs[identity].name} and {run.name}", remedy)

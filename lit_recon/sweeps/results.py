@@ -18,7 +18,7 @@ import pandas as pd
 from lit_recon.errors import RunError
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.provenance import is_finished
-from lit_recon.sweeps.plan import Run
+from lit_recon.sweeps.plan import GridPoint
 
 SIZES = ("n", "d", "k", "p")
 FAILED = "failed"
@@ -39,7 +39,7 @@ class Results:
     """
 
     def __init__(
-        self, directory: RunDirectory, runs: Sequence[Run], numbers: Sequence[str]
+        self, directory: RunDirectory, runs: Sequence[GridPoint], numbers: Sequence[str]
     ) -> None:
         self.axes = list(runs[0].cell)
         self.failures: dict[str, str] = {}
@@ -49,7 +49,7 @@ class Results:
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self._written = -inf
 
-    def has_ended(self, run: Run) -> bool:
+    def has_ended(self, run: GridPoint) -> bool:
         """Whether a run of an earlier start needs no other: it is finished, or its files damaged.
 
         If so, its rows are taken in.
@@ -96,17 +96,17 @@ class Results:
         self._directory.write_bytes("results.parquet", content.getvalue())
         self._written = time.monotonic()
 
-    def _of(self, run: Run) -> RunDirectory:
+    def _of(self, run: GridPoint) -> RunDirectory:
         return RunDirectory(self._directory.path / run.name)
 
-    def _fail(self, run: Run, reason: str) -> None:
+    def _fail(self, run: GridPoint, reason: str) -> None:
         """What the run had reached is in its directory; the table says that it failed, and why."""
         self.failures[run.name] = reason
         self._rows[run.name] = [{**_common(run), "status": FAILED, "reason": reason, "last": False}]
 
 
 def finished_rows(
-    run: Run, directory: RunDirectory, numbers: Sequence[str]
+    run: GridPoint, directory: RunDirectory, numbers: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The rows of a finished run, by step; a single one without a step if nothing was attacked.
 
@@ -128,7 +128,7 @@ def finished_rows(
     return rows
 
 
-def _common(run: Run) -> dict[str, Any]:
+def _common(run: GridPoint) -> dict[str, Any]:
     """What all rows of a run share."""
     values = run.values
     return {

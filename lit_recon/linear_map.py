@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lit_recon.distributed import Ranks
 from lit_recon.linalg import times_rows, weigh_rows
-from lit_recon.rows import Rows
+from lit_recon.tall_matrix import TallMatrix
 
 CACHE_ROWS = 2048
 
@@ -31,7 +31,7 @@ class LinearMap:
         dtype: of the blocks, None for that of V.
     """
 
-    rows: Rows
+    rows: TallMatrix
     ranks: Ranks = field(default_factory=Ranks)
     dtype: torch.dtype | None = None
 

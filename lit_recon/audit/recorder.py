@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite, nan
 from pathlib import Path
@@ -14,45 +14,20 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Earlier, Reconstruction, Reconstructor
+from lit_recon.metrics.numbers import COMMON, in_order
 from lit_recon.metrics.scores import Scores, score
 from lit_recon.models import ReadoutModel
-from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.media import log_curve, log_image, log_image_table
 from lit_recon.records.truth import Truth
 from lit_recon.report.grid import figure_to_uint8, overlay_figure, reconstruction_grid, save_png
-from lit_recon.solvers import OnStep, Row, Status
+from lit_recon.solvers import OnStep, SolverStep
 
-NUMBERS = (
-    "projection_loss",
-    "oracle_loss",
-    "matched_error",
-    "direction_error",
-    "matched_error_abs",
-    "recovered_fraction",
-    "exact_fraction",
-    "certified_fraction",
-    "psnr",
-    "ssim",
-    "null_direction_error",
-    "p_over_dn",
-    "candidates",
-    "steps",
-    "applications",
-    "restarts",
-    "seconds",
-)
-"""The numbers of a reconstruction that are logged; beside them stands ``status``."""
-
-
-# Statuses that are evidence of success, and those after which candidates are noise.
-SURE = {status.value for status in (Status.CONVERGED, Status.CERTIFIED, Status.AGREED)}
-NOISE = {status.value for status in (Status.NO_SIGNAL, Status.NOT_IDENTIFIABLE, Status.NONFINITE)}
 T = TypeVar("T")
 
 
@@ -62,11 +37,12 @@ def _alone(value: T) -> T:
 
 @dataclass
 class Recorder:
-    """Attacks checkpoints of one run, in any order; all ranks call it together, rank 0 writes.
+    """Attacks checkpoints of one run by one method, in any order, on all ranks; rank 0 writes.
 
     Attributes:
-        reconstructor: the attack.
-        directory: where results go; a step whose results are there is not done again.
+        reconstructor: the method.
+        directory: the run directory with the method's folder of results, as `of_method` gives it; a
+            step whose results are there is not done again.
         truth: for scoring, after the attack.
         loggers: which get the numbers; metrics.jsonl and W&B.
         leader: whether this is rank 0.
@@ -92,40 +68,35 @@ class Recorder:
         self,
         step: int,
         epoch: int,
-        model: ReadoutModel,
-        initial: Mapping[str, Tensor],
-        initial_share: float | None,
+        knowledge: Knowledge,
         on_step: OnStep | None = None,
     ) -> None:
         """Attack one checkpoint and record the outcome.
 
         Args:
             step, epoch: of the checkpoint.
-            model: the network with the checkpoint's weights, which training will not change.
-            initial: its weights at step 0, by name.
-            initial_share: how much of the initial readout is left in the readout; None: not known.
+            knowledge: all that could be known of it; the method takes what it asks for.
             on_step: see `Reconstructor.reconstruct`.
         """
-        knowledge = known(model, initial, initial_share, self.truth, self.reconstructor)
         warm = self.broadcast(self._earlier(step) if self.reconstructor.warm_start else None)
-        random = generator(self.reconstructor.seed, "candidates")
-        outcome = self.reconstructor.reconstruct(knowledge, random, on_step, warm and warm[1])
-        scores = score_reconstruction(outcome, self.truth)
-        numbers = cast(dict[str, Any], plain(numbers_of(outcome, scores, self.truth)))
+        found = self.reconstructor.reconstruct(knowledge, on_step=on_step, earlier=warm and warm[1])
+        scores = score_reconstruction(found, self.truth)
+        numbers = cast(dict[str, Any], plain(numbers_of(found, scores, self.truth)))
         self.results[step] = {
             **numbers,
-            "reason": outcome.status.sentence,
+            "reason": found.outcome.reason,
+            "sure": found.outcome.sure,
+            "empty": found.outcome.empty,
             "n": self.truth.n,
-            "d": outcome.candidates.shape[1],
-            "k": model.readout.out_features,
-            "p": model.p,
+            **sizes(knowledge.model),
+            "d": found.candidates.shape[1],
             "method": self.reconstructor.name,
-            "started_from": warm[0] if warm and outcome.warm else None,
-            "knows": knowledge.facts,
+            "started_from": warm[0] if warm and found.warm else None,
+            "knows": list(found.knows),
             "images": self._images(step, scores),
         }
         if self.leader:
-            self._write(step, epoch, outcome, scores, numbers)
+            self._write(step, epoch, found, scores, numbers)
 
     def _images(self, step: int, scores: Scores) -> list[dict[str, Any]]:
         """The rows of the table of images, with the first step at which each came back.
@@ -146,30 +117,31 @@ class Recorder:
         """The last step before this one whose attack had something to find, and what it found."""
         for before in sorted(self.directory.steps(), reverse=True):
             if before < step:
-                status = read_results(self.directory, before)["status"]
-                if status not in NOISE:
+                results = read_results(self.directory, before)
+                if not results.get("empty", False):
                     file = self.directory.step_path(before) / "candidates.safetensors"
-                    return before, Earlier(load_file(file)["candidates"], status in SURE)
+                    sure = results.get("sure", False)
+                    return before, Earlier(load_file(file)["candidates"], sure)
         return None
 
     def _write(
         self,
         step: int,
         epoch: int,
-        outcome: Reconstruction,
+        found: Reconstruction,
         scores: Scores,
         numbers: dict[str, Any],
     ) -> None:
         results = self.results[step]
         line = sentence(step, results)
-        pixels = figure_to_uint8(picture(outcome, scores, self.truth, title=line))
-        prefix = f"{self.directory.results}/{self.reconstructor.name}"
+        pixels = figure_to_uint8(picture(found, scores, self.truth, title=line))
+        prefix = self.directory.results
         named = {f"{prefix}/{key}": value for key, value in numbers.items()}
         with self.directory.step_directory(step) as folder:
             RunDirectory(folder).write_json("metrics.json", results)
-            save_file(tensors(outcome), folder / "candidates.safetensors")
+            save_file(tensors(found), folder / "candidates.safetensors")
             save_png(pixels, folder / "grid.png")
-            write_curve(outcome.rows, folder / "curve.csv")
+            write_curve(found.curve, folder / "curve.csv")
             # A row without results is dropped when the run is resumed; results without their row
             # would stay without it.
             row = {"epoch": epoch, **named, f"{prefix}/reason": results["reason"]}
@@ -179,7 +151,7 @@ class Recorder:
         print(line, flush=True)
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
-                self._log_to_wandb(logger, prefix, step, named, pixels, outcome)
+                self._log_to_wandb(logger, prefix, step, named, pixels, found)
 
     def _log_to_wandb(
         self,
@@ -188,78 +160,64 @@ class Recorder:
         step: int,
         named: dict[str, Any],
         pixels: NDArray[np.uint8],
-        outcome: Reconstruction,
+        found: Reconstruction,
     ) -> None:
         logger.log_metrics({k: v for k, v in named.items() if v is not None}, step=step)
-        logger.experiment.summary[f"{prefix}/reason"] = outcome.status.sentence
+        logger.experiment.summary[f"{prefix}/reason"] = found.outcome.reason
         log_image(logger, f"{prefix}/grid", pixels, step)
         log_image_table(logger, f"{prefix}/images", self.results[step]["images"], step)
-        curve = [asdict(row) for row in outcome.rows]
+        curve = [asdict(row) for row in found.curve]
         axes = {"x": "applications", "y": "loss", "stroke": "phase"}
         log_curve(logger, f"{prefix}/curve", curve, step, **axes)
 
 
-def named_numbers(prefix: str) -> list[str]:
-    """The names under which numbers are logged."""
-    return [f"{prefix}/{number}" for number in NUMBERS]
+def of_method(directory: RunDirectory, name: str) -> RunDirectory:
+    """The run directory with the folder of one method's results."""
+    return RunDirectory(directory.path, f"{directory.results}/{name}")
 
 
-def known(
-    model: ReadoutModel,
-    initial: Mapping[str, Tensor],
-    initial_share: float | None,
-    truth: Truth,
-    reconstructor: Reconstructor,
-) -> Knowledge:
-    """What the attacker holds: weights, constants of the pipeline, and no sample."""
-    readout = model.readout.weight.detach()
-    # Where it is not known (Adam with weight decay) nothing fits better than the start itself.
-    share = 1.0 if initial_share is None else initial_share
-    first_layer = None
-    if reconstructor.evidence == "first_layer":
-        # Weight decay shrinks all layers alike.
-        first_layer = initial["first_layer.weight"].to(readout) * share
-    return Knowledge(
-        model=model,
-        readout=readout,
-        initial_readout=initial["readout.weight"].to(readout) * share,
-        n=truth.n,
-        pixels=truth.pixels,
-        radius=truth.radius,
-        shape=truth.shape,
-        initial_first_layer=first_layer,
-    )
+def named_numbers(directory: RunDirectory, methods: Iterable[Reconstructor]) -> list[str]:
+    """The names under which the numbers of these methods are logged."""
+    return [
+        f"{directory.results}/{method.name}/{number.name}"
+        for method in methods
+        for number in (*COMMON, *method.describes)
+    ]
 
 
-def score_reconstruction(outcome: Reconstruction, truth: Truth) -> Scores:
+def sizes(model: nn.Module) -> dict[str, int | None]:
+    """Outputs k and features p of a network; None where it has no readout."""
+    return {
+        "k": model.readout.out_features if isinstance(model, ReadoutModel) else None,
+        "p": model.p if isinstance(model, ReadoutModel) else None,
+    }
+
+
+def score_reconstruction(found: Reconstruction, truth: Truth) -> Scores:
     """Match the candidates to the training data and score them, after the attack."""
-    certificates = outcome.certificates
+    certificates = found.certificates
     return score(
         truth.x,
-        outcome.candidates,
+        found.candidates,
         held_out=truth.held_out,
         pixels=truth.pixels,
         images=truth.images,
         decoded=None if certificates is None else certificates.images,
         certified=None if certificates is None else certificates.accepted,
-        sign_blind=outcome.sign_blind,
+        sign_blind=found.sign_blind,
     )
 
 
-def numbers_of(outcome: Reconstruction, scores: Scores, truth: Truth) -> dict[str, Any]:
-    """Every number of one reconstruction under its public name."""
-    return {
-        "projection_loss": outcome.projection_loss,
-        "oracle_loss": outcome.oracle(truth.x),
+def numbers_of(found: Reconstruction, scores: Scores, truth: Truth) -> dict[str, Any]:
+    """Every number of one reconstruction under its public name, and its status."""
+    numbers = {
         **asdict(scores.metrics),
-        "p_over_dn": outcome.p_over_dn,
-        "candidates": len(outcome.candidates),
-        "status": outcome.status.value,
-        "steps": outcome.steps,
-        "applications": outcome.applications,
-        "restarts": outcome.restarts,
-        "seconds": outcome.seconds,
+        "candidates": len(found.candidates),
+        "seconds": found.seconds,
+        **found.numbers,
+        **found.at_truth(truth.x),
     }
+    return {**in_order(numbers), "status": found.status}
 
 
 def read_results(directory: RunDirectory, step: int) -> dict[str, Any]:
@@ -280,35 +238,39 @@ def tally(results: dict[str, Any]) -> str:
 
 def sentence(step: int, results: dict[str, Any]) -> str:
     """One line for people: what came back at this step, how exactly, and how the attack ended."""
-    numbers = {"direction error": results["direction_error"], "loss": results["projection_loss"]}
+    numbers = {
+        "direction error": results["direction_error"],
+        "loss": results.get("projection_loss"),
+    }
     told = [f"{name} {value:.1e}" for name, value in numbers.items() if isfinite(value or nan)]
     if results.get("candidates", results["n"]) != results["n"]:
         told.append(f"{results['candidates']} candidates")
     told.append(f"{results['seconds']:.0f} s")
-    return f"step {step}: {tally(results)} ({', '.join(told)}; {results['reason']})"
+    what = f"step {step}, {results['method']}: {tally(results)}"
+    return f"{what} ({', '.join(told)}; {results['reason']})"
 
 
-def tensors(outcome: Reconstruction) -> dict[str, Tensor]:
+def tensors(found: Reconstruction) -> dict[str, Tensor]:
     """What candidates.safetensors holds: candidates (m, d), and for images the decoded pixels."""
-    held = {"candidates": outcome.candidates.contiguous()}
-    if outcome.certificates is not None:
-        held["images"] = outcome.certificates.images.contiguous()
-        held["certified"] = outcome.certificates.accepted.contiguous()
+    held = {"candidates": found.candidates.contiguous()}
+    if found.certificates is not None:
+        held["images"] = found.certificates.images.contiguous()
+        held["certified"] = found.certificates.accepted.contiguous()
     return held
 
 
-def write_curve(rows: list[Row], path: Path) -> None:
+def write_curve(rows: Sequence[SolverStep], path: Path) -> None:
     """The inner curve as CSV, one row per solver step."""
     with path.open("w", newline="") as file:
-        names = list(Row.__dataclass_fields__)
+        names = list(SolverStep.__dataclass_fields__)
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
 
-def picture(outcome: Reconstruction, scores: Scores, truth: Truth, title: str) -> Any:
+def picture(found: Reconstruction, scores: Scores, truth: Truth, title: str) -> Any:
     """The figure of one reconstruction: pairs of images, or coordinates for other data."""
     if truth.images is None:
-        return overlay_figure(truth.x, outcome.candidates, scores.rows, title=title)
+        return overlay_figure(truth.x, found.candidates, scores.rows, title=title)
     assert scores.reconstructions is not None
     return reconstruction_grid(truth.images, scores.reconstructions, scores.rows, title=title)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lit_recon.activations import Activation
 from lit_recon.distributed import Ranks, ranks
-from lit_recon.features import BlockAverages, LinearMap
 from lit_recon.knowledge import Knowledge
 from lit_recon.linalg import spectral_directions, widest_directions
-from lit_recon.methods.problem import Problem, unit
+from lit_recon.linear_map import BlockAverages, LinearMap
+from lit_recon.methods.projection.problem import Problem, left_of_start, target_of
 from lit_recon.models import OneHiddenLayer
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.rows import Rows
 from lit_recon.solvers.loop import Linearised
+from lit_recon.tall_matrix import TallMatrix
 
 # The coarse subspace is the finest one that still has so many equations per unknown.
 COARSE_RATIO = 10.0
@@ -39,11 +39,13 @@ class LayerProblem(Problem):
         activation: s.
         basis: B (r, d), orthonormal rows that are known to span the training inputs; candidates
             are then coordinates (m, r). None: nothing is known.
+        outside: share of the energy of the first layer's change outside of B's rows.
     """
 
     map: LinearMap
     activation: Activation
     basis: Tensor | None = None
+    outside: float = 0.0
 
     def objective(self, surrogate_slope: float = 0.0) -> ProjectionObjective:
         return ProjectionObjective(
@@ -113,14 +115,15 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
     radius = knowledge.radius
     if model.activation.homogeneous and radius is None:
         radius = rows.d**0.5  # the norm cannot be seen, so any fixed one will do
-    map, basis = LinearMap(rows, us), None
+    map, basis, outside = LinearMap(rows, us), None, 0.0
     if knowledge.initial_first_layer is not None:
-        change = next(iter(rows)) - knowledge.initial_first_layer[share.start : share.stop].to(
-            rows.like
-        )
-        basis = row_space(LinearMap(Rows.of(change), us), m, generator)
-        map = LinearMap(Rows.of(map.apply(basis).T.contiguous()), us)
-    target = unit(knowledge.target.detach())[:, share.start : share.stop]
+        start = knowledge.initial_first_layer[share.start : share.stop].to(rows.like)
+        change = next(iter(rows)) - start * left_of_start(knowledge)
+        moved = LinearMap(TallMatrix.of(change), us)
+        basis = row_space(moved, m, generator)
+        outside = outside_of(basis, moved)
+        map = LinearMap(TallMatrix.of(map.apply(basis).T.contiguous()), us)
+    target = target_of(knowledge)[:, share.start : share.stop]
     return LayerProblem(
         target=target.to(rows.like),
         m=m or (FIRST if basis is None else len(basis)),
@@ -132,6 +135,7 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
         map=map,
         activation=model.activation,
         basis=basis,
+        outside=outside,
     )
 
 
@@ -155,6 +159,13 @@ def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> T
         values = values.clamp_min(max(floor, torch.finfo(values.dtype).tiny))
         directions = directions[: 1 + int((values[:-1] / values[1:]).argmax())]
     return directions
+
+
+def outside_of(basis: Tensor, change: LinearMap) -> float:
+    """Share of the squared norm of a matrix that is not in the span of orthonormal rows (r, d)."""
+    total = change.mean_square * change.p * change.d
+    inside = change.ranks.total(change.apply(basis).double().square().sum())
+    return max(0.0, 1 - float(inside) / total) if total > 0 else 0.0
 
 
 def proposals(

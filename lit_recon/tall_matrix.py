@@ -62,7 +62,7 @@ def _drawn(seed: int, d: int, share: range, dtype: torch.dtype) -> Iterator[Tens
             yield ahead.popleft().result()
 
 
-class SeededRows:
+class SeededMatrix:
     """The matrix of `gaussian_rows`, of which one stretch is stored and the rest drawn when read.
 
     What is stored changes no number, only time and memory. Copies share it.
@@ -78,7 +78,7 @@ class SeededRows:
         self.stored = torch.empty(0, d)
         self.stretch = range(0)
 
-    def __deepcopy__(self, memo: object) -> SeededRows:
+    def __deepcopy__(self, memo: object) -> SeededMatrix:
         return self
 
     def store(self, stretch: range, like: Tensor) -> None:
@@ -113,7 +113,7 @@ def _ends(stretch: range) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TallMatrix:
     """Consecutive rows (r, d) of a tall matrix; iterating reads them part by part, from the top.
 
     Attributes:
@@ -122,12 +122,12 @@ class Rows:
         like: a tensor with the dtype and device in which they are read.
     """
 
-    matrix: Tensor | SeededRows
+    matrix: Tensor | SeededMatrix
     share: range
     like: Tensor
 
     @classmethod
-    def of(cls, matrix: Tensor) -> Rows:
+    def of(cls, matrix: Tensor) -> TallMatrix:
         """All rows of a stored matrix."""
         return cls(matrix, range(len(matrix)), matrix)
 
@@ -138,7 +138,7 @@ class Rows:
     def d(self) -> int:
         return self.matrix.shape[1]
 
-    def head(self, count: int) -> Rows:
+    def head(self, count: int) -> TallMatrix:
         """The first so many rows, at most."""
         return replace(self, share=self.share[:count])
 

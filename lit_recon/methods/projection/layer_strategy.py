@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lit_recon.features import LinearMap
 from lit_recon.linalg import least_squares_rows, spectral_directions
-from lit_recon.methods.attack import Attack
-from lit_recon.methods.base import Earlier
-from lit_recon.methods.layer import FIRST, LayerProblem, coarse_blocks, proposals, with_signs
-from lit_recon.methods.problem import all_certified
+from lit_recon.linear_map import LinearMap
+from lit_recon.methods.projection.layer import LayerProblem, coarse_blocks, proposals, with_signs
+from lit_recon.methods.projection.problem import all_certified
+from lit_recon.methods.projection.strategy import Ending, Strategy
 from lit_recon.objectives.projection import Linearisation, ProjectionObjective
 from lit_recon.objectives.refined import RefinedObjective
-from lit_recon.rows import Rows
 from lit_recon.solvers import GaussNewton, Solution, Status, Stop, minimise
 from lit_recon.solvers.gauss_newton import MIN_DAMPING
-from lit_recon.solvers.search import Move, Perturbation, SpareCandidates, fewest
+from lit_recon.solvers.search import Move, Perturbation, SpareCandidates
+from lit_recon.tall_matrix import TallMatrix
 
 # The even stage spends k d of the k p equations on the linear rows. Below this many equations per
 # unknown the plain loss goes first (measured: synthetic data at p = 1.5 d n are complete in half
@@ -39,41 +38,40 @@ COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
 SUBSPACE = 1.4
 # Even-part loss at which signs are told and the plain loss takes over.
 HANDOVER = 1e-7
-# Equations per unknown below which the number of candidates cannot be found.
-IDENTIFIABLE = 1.2
 # The last steps, with residuals in float64.
 POLISH = Stop(min_decrease=0.3, max_steps=6)
 POLISH_TOLERANCE = 1e-2
 DRIFT_ROUNDS = 2
 
 
-class LayerAttack(Attack[LayerProblem]):
-    """The composed strategy: linear part out, coarse to fine, search, polish."""
+@dataclass(frozen=True)
+class LayerStrategy(Strategy[LayerProblem]):
+    """The composed strategy: linear part out, coarse to fine, search, polish.
 
-    counted: Solution | None = None  # a solution of the first stage with as few as it needs
+    Attributes:
+        counted: where the first attempt begins, a solution of the first stage; None: from noise.
+    """
 
-    def run(self, earlier: Earlier | None) -> Solution:
-        """Attempts until one converges, polished; with ``candidates auto`` their number first."""
-        if self.settings.candidates == "auto" and self.problem.basis is None:
-            if earlier is not None and earlier.sure:
-                self.problem = replace(self.problem, m=len(earlier.candidates))
-            else:
-                return self._counted_run()
-        return self._polished(super().run(earlier))
+    counted: Solution | None = None
+
+    def with_candidates(self, m: int) -> LayerStrategy:
+        """The same attack for so many candidates."""
+        return replace(self, problem=replace(self.problem, m=m))
+
+    def finish(self, ending: Ending) -> Ending:
+        """A solution at the floor of single precision, taken to that of the stored target."""
+        return replace(ending, solution=self._polished(ending.solution))
 
     def attempt(self, number: int) -> Solution:
         """The even part first where there are equations for it, and the other way round in turn."""
         if number == 0 and self.counted is not None:
-            even, start = self._has_even_stage, self.counted.at.z
+            even, start = self.has_even_stage, self.counted.at.z
         else:
-            even = self._has_even_stage and self._even_first == (number % 2 == 0)
-            start = self._start(even=even)
+            even = self.has_even_stage and self._even_first == (number % 2 == 0)
+            start = self.start(even=even)
         return self.plain(self._even_stage(start) if even else start)
 
-    def moves(self) -> list[Move]:
-        return self._moves(both_signs=True)
-
-    def _moves(self, *, both_signs: bool) -> list[Move]:
+    def moves(self, *, both_signs: bool = True) -> list[Move]:
         moves: list[Move] = []
         if self._hops_first:
             moves.append(Perturbation(HOP_SCALE, self.generator, self.settings.hops))
@@ -86,49 +84,9 @@ class LayerAttack(Attack[LayerProblem]):
             moves.append(SpareCandidates(self.settings.spare, propose, rounds))
         return moves
 
-    def _counted_run(self) -> Solution:
-        counted = self.counted = self._count()
-        self.problem = replace(self.problem, m=len(counted.at.candidates))
-        if counted.status not in (Status.STALLED, Status.CONVERGED):
-            return counted
-        best = super().run(None)
-        if counted.status is Status.STALLED:  # with as many as can be told
-            best = self._fewest(best, self.problem.objective(), self.settings.stop)
-            self.problem = replace(self.problem, m=len(best.at.candidates))
-        return self._polished(best)
-
-    def _count(self) -> Solution:
-        """A solution of the first stage with as few candidates as it needs.
-
-        More candidates than samples are the easier fit, so one descent for every power of two
-        mostly finds one; where none does, each number gets a search.
-        """
-        problem, settings = self.problem, self.settings
-        most = max(int(problem.equations / (IDENTIFIABLE * problem.unknowns)), FIRST)
-        sizes = [m for m in (FIRST * 2**i for i in range(64)) if m < most] + [most]
-        even = self._has_even_stage
-        stop = replace(
-            settings.stop, loss=max(settings.stop.loss, HANDOVER), min_decrease=0.05, patience=2
-        )
-        objective = problem.even_objective() if even else problem.objective()
-        for searched in (False, True):
-            for m in sizes:
-                self.problem = replace(problem, m=m)
-                z = self._start(even=even)
-                if searched:
-                    moves = self._moves(both_signs=not even)
-                    found = self.search(objective, z, stop, moves, "count")
-                else:
-                    found = minimise(objective, z, settings.solver, stop, self.monitor, "count")
-                if found.status is not Status.STALLED:
-                    return self._fewest(found, objective, stop)
-        return found
-
-    def _fewest(self, found: Solution, objective: ProjectionObjective, stop: Stop) -> Solution:
-        return fewest(found, objective, self.settings.solver, stop, self.monitor, "count")
-
     @property
-    def _has_even_stage(self) -> bool:
+    def has_even_stage(self) -> bool:
+        """Whether the linear part is taken out first."""
         return self.settings.even_stage == "auto" and self.problem.activation.even_part is not None
 
     @property
@@ -145,7 +103,6 @@ class LayerAttack(Attack[LayerProblem]):
         return self.problem.m if self._hops_first else self.problem.m + self.settings.spare
 
     def _polished(self, found: Solution) -> Solution:
-        """A solution at the floor of single precision, taken to the floor of the stored target."""
         at = found.at
         if not (
             self.settings.polish
@@ -160,17 +117,17 @@ class LayerAttack(Attack[LayerProblem]):
         solver = replace(self.settings.solver, damping=MIN_DAMPING, cg_tolerance=POLISH_TOLERANCE)
         stop = replace(POLISH, satisfied=all_certified(self.problem))
         polished = minimise(objective, at.z, solver, stop, self.monitor, "polish")
-        certified = polished.status is Status.CERTIFIED
-        return polished if certified else replace(polished, status=found.status)
+        satisfied = polished.status is Status.SATISFIED
+        return polished if satisfied else replace(polished, status=found.status)
 
     def _even_stage(self, start: Tensor) -> Tensor:
         """(m, unknowns) candidates from the activation's even part, with their signs told."""
         objective = self.problem.even_objective()
         stop = replace(self.settings.stop, loss=max(self.settings.stop.loss, HANDOVER))
-        found = self.search(objective, start, stop, self._moves(both_signs=False), "even")
+        found = self.search(objective, start, stop, self.moves(both_signs=False), "even")
         return with_signs(self.problem, found.at.candidates)
 
-    def _start(self, *, even: bool) -> Tensor:
+    def start(self, *, even: bool) -> Tensor:
         """(m' + l, unknowns), m' >= m, the first point of the even or of the plain loss."""
         if not even:
             return self.problem.noise(self._width, self.generator)
@@ -200,7 +157,7 @@ class LayerAttack(Attack[LayerProblem]):
         head = map.head(-(-COARSE_ROWS * count * dimensions // map.ranks.size))
         weight = head.apply(basis).T.contiguous()  # (rows, r)
         objective = ProjectionObjective(
-            LinearMap(Rows.of(weight), map.ranks),
+            LinearMap(TallMatrix.of(weight), map.ranks),
             problem.even_part,
             rest[:, : len(weight)],
             linear=True,

@@ -12,8 +12,8 @@ from torch import Tensor
 from lit_recon.distributed import Ranks, ranks
 from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
-from lit_recon.methods.attack import Attack
-from lit_recon.methods.problem import Problem, unit
+from lit_recon.methods.projection.problem import Problem, target_of
+from lit_recon.methods.projection.strategy import Strategy
 from lit_recon.models import ReadoutModel
 from lit_recon.objectives.network import NetworkObjective
 from lit_recon.solvers import Solution
@@ -73,14 +73,14 @@ def network_problem(knowledge: Knowledge, m: int) -> NetworkProblem:
     if shape is None:
         raise InputError("--model", type(model).__name__, "its attack needs the shape of an input")
     probe = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    probe = probe.to(knowledge.readout)
+    probe = probe.to(model.readout.weight.detach())
     phi = model.features(probe)
     homogeneous = torch.allclose(model.features(2 * probe), 2 * phi, rtol=1e-3, atol=1e-5)
     negated = model.features(-probe)
     parity = any(torch.allclose(negated, sign * phi, rtol=1e-3, atol=1e-5) for sign in (1, -1))
     d = prod(shape)
     return NetworkProblem(
-        target=unit(knowledge.target.detach()).to(knowledge.readout),
+        target=target_of(knowledge).to(model.readout.weight),
         m=m,
         d=d,
         pixels=knowledge.pixels,
@@ -93,7 +93,7 @@ def network_problem(knowledge: Knowledge, m: int) -> NetworkProblem:
     )
 
 
-class NetworkAttack(Attack[NetworkProblem]):
+class NetworkStrategy(Strategy[NetworkProblem]):
     """Basin hopping on the plain loss, from noise with spare candidates."""
 
     def attempt(self, number: int) -> Solution:

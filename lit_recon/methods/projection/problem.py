@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lit_recon.distributed import Ranks
-from lit_recon.knowledge import PixelScale
+from lit_recon.knowledge import Knowledge, PixelScale
+from lit_recon.methods.base import Outcome
+from lit_recon.methods.projection import outcomes
 from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
-from lit_recon.solvers import Status
 from lit_recon.solvers.loop import Linearised, Objective
 
 # Loss below which candidates are near enough to integer pixels to be worth a look.
@@ -23,7 +24,7 @@ CERTIFY_BELOW = 1e-4
 
 @dataclass(frozen=True)
 class Problem(ABC):
-    """The attack's inputs in the shape that its stages need.
+    """The attack's inputs in the shape that its stages need; no stage changes it.
 
     Attributes:
         target: (k, p) this rank's columns.
@@ -32,7 +33,7 @@ class Problem(ABC):
         pixels: the pixel scale for images, None for other data.
         radius: the norm at which candidates are kept, None leaves it free.
         drifts: the features changed in training, so that the readout is in their span only nearly,
-            and nobody knows how far the loss can fall.
+            and how far the loss can fall is not known.
         sign_blind: the features of an input and of its negative span the same.
     """
 
@@ -65,7 +66,7 @@ class Problem(ABC):
 
     @property
     def unknowns(self) -> int:
-        """Numbers that tell one candidate."""
+        """Free coordinates of one candidate: d, or r in a known subspace."""
         return self.d
 
     @property
@@ -98,20 +99,32 @@ class Problem(ABC):
         return candidates.to(self.target.device) * (self.norm / self.unknowns**0.5)
 
 
-def unit(target: Tensor) -> Tensor:
-    """The target (k, p) at norm 1, which the loss does not see, so that no square overflows."""
+def target_of(knowledge: Knowledge) -> Tensor:
+    """(k, p) what training put into the readout, at norm 1 and in float64.
+
+    The loss does not see the norm, and no square overflows at this one. An unknown start is 0, as
+    it is in a random-features model.
+    """
+    final = knowledge.model.readout.weight.detach()  # type: ignore[union-attr, operator]
+    start = knowledge.initial_readout
+    target = final if start is None else final - start.to(final) * left_of_start(knowledge)
     target = target.double()
     return target / torch.linalg.vector_norm(target).clamp_min(torch.finfo(target.dtype).tiny)
 
 
-def refused(problem: Problem) -> Status | None:
+def left_of_start(knowledge: Knowledge) -> float:
+    """The factor by which training has shrunk the initial weights; 1 where it is not known."""
+    return 1.0 if knowledge.initial_share is None else knowledge.initial_share
+
+
+def refused(problem: Problem) -> Outcome | None:
     """Why there is nothing to attack, None where there is."""
     if not (isfinite(problem.energy) and problem.finite):
-        return Status.NONFINITE
+        return outcomes.NONFINITE
     if problem.energy == 0:
-        return Status.NO_SIGNAL
+        return outcomes.NO_SIGNAL
     if problem.m >= problem.p:
-        return Status.NOT_IDENTIFIABLE
+        return outcomes.NOT_IDENTIFIABLE
     return None
 
 

@@ -1,0 +1,53 @@
+"""From a checkpoint to what an attacker could know of it: weights and constants, and no sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lit_recon.knowledge import Knowledge
+from lit_recon.models import OneHiddenLayer
+from lit_recon.records.truth import Truth
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What the optimiser's settings say about the way from the initial weights to these.
+
+    Attributes:
+        initial_share: how much of the initial weights is left in these; None: not known.
+        keeps_span: whether updates are combinations of gradients; None: not known.
+    """
+
+    initial_share: float | None = None
+    keeps_span: bool | None = None
+
+
+def knowledge_of(
+    model: nn.Module, initial: Mapping[str, Tensor], training: TrainingFacts, truth: Truth
+) -> Knowledge:
+    """Every fact that a method may ask for.
+
+    Args:
+        model: the network with the checkpoint's weights, which training will not change.
+        initial: its weights at step 0, by name.
+        training: what is known of the optimiser.
+        truth: of which n and the constants of the input pipeline are taken.
+    """
+    seen = truth.pixels is not None or isinstance(model, OneHiddenLayer)
+    readout = initial.get("readout.weight")
+    # Nothing to know where all is left, and of a readout that starts at 0.
+    moot = training.initial_share == 1 or (readout is not None and not readout.any())
+    return Knowledge(
+        model=model,
+        initial_readout=readout,
+        initial_first_layer=initial.get("first_layer.weight"),
+        initial_share=None if moot else training.initial_share,
+        optimiser_keeps_span=training.keeps_span,
+        n=truth.n,
+        pixels=truth.pixels,
+        radius=truth.radius,
+        shape=None if seen else truth.shape,
+    )

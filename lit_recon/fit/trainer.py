@@ -1,0 +1,91 @@
+"""Lightning's trainer from flags: what it refuses, in one line that names the flag."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Trainer
+
+from lit_recon.errors import InputError
+
+# Arguments of the trainer that a run gives, or that are objects and cannot be typed.
+GIVEN_HERE = {
+    *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones", "plugins")
+}
+# Arguments of loops that no run here has (validation, test, prediction), of samplers, and of epochs
+# with other or fewer data than --data says.
+WITHOUT_MEANING = {
+    "limit_train_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "num_sanity_val_steps",
+    "inference_mode",
+    "reload_dataloaders_every_n_epochs",
+    "overfit_batches",
+    "use_distributed_sampler",
+}
+NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
+    "max_steps",
+    "max_epochs",
+    "accumulate_grad_batches",
+)
+
+
+def check_trainer(config: Namespace) -> bool:
+    """Refuse what no trainer takes, before anything is written.
+
+    Returns:
+        Whether this process is rank 0.
+
+    Raises:
+        InputError: the flag that does not do.
+    """
+    for name in NEVER_ZERO:
+        if config.trainer[name] == 0:
+            raise InputError(f"--trainer.{name}", 0, "give more than 0")
+    try:
+        trainer = Trainer(**trainer_settings(config), logger=False, enable_checkpointing=False)
+    except Exception as error:  # of many kinds; all that has run is Lightning on its own flags
+        raise trainer_error(error, config) from error
+    data, ranks = config.data.init_args, trainer.world_size
+    # With these two the last batch of an epoch, which may be smaller, divides as well.
+    for name, size in (("n", data.n), ("batch_size", min(data.batch_size or data.n, data.n))):
+        if size % ranks:
+            remedy = f"does not divide among {ranks} processes; give a multiple"
+            raise InputError(f"--data.{name}", size, f"{remedy}, or --trainer.devices 1")
+    return trainer.is_global_zero
+
+
+def trainer_settings(config: Namespace) -> dict[str, Any]:
+    """The arguments of the trainer; a progress bar where somebody looks."""
+    settings: dict[str, Any] = config.trainer.as_dict()
+    if settings["enable_progress_bar"] is None:
+        settings["enable_progress_bar"] = sys.stdout.isatty()
+    return settings
+
+
+def trainer_error(error: Exception, config: Namespace) -> InputError:
+    """One line from what Lightning says about a flag, with the flag that it seems to be about."""
+    message = str(error) or type(error).__name__
+    settings = config.trainer.as_dict()
+    named = [word for word in re.findall(r"\w+", message) if word in settings]
+    for name, value in settings.items():
+        if isinstance(value, str) and value != "auto" and value.lower() in message.lower():
+            named.append(name)
+    if not named:
+        return InputError("--trainer.*", "as given", message)
+    return InputError(f"--trainer.{named[0]}", settings[named[0]], message)
+
+
+def raised_by_lightning(error: Exception) -> bool:
+    """Whether the last frame of an error is in Lightning's own code."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.sep}lightning{os.sep}" in frame.filename

@@ -1,0 +1,44 @@
+"""The numbers that only the projection attack has."""
+
+from __future__ import annotations
+
+from lit_recon.metrics.numbers import Number
+
+DESCRIBED = (
+    Number(
+        "projection_loss",
+        "projection loss",
+        "the loss at the candidates",
+        "log",
+        "low",
+        panel="projection loss",
+        shown=("page",),
+    ),
+    Number(
+        "oracle_loss",
+        "loss at the true data",
+        "the same loss at the true data: what training leaves of it",
+        "log",
+        panel="projection loss",
+        shown=("page",),
+    ),
+    Number(
+        "matched_error_abs",
+        "matched error of absolute values (the paper's)",
+        "the paper's: element-wise absolute values on both sides; for comparison",
+        "log",
+        "low",
+        floor=1e-8,
+        shown=("law",),
+    ),
+    Number(
+        "p_over_dn",
+        "p / (d n)",
+        "k p / (n d): equations over unknowns",
+        "log",
+        shown=("sweep",),
+    ),
+    Number("steps", "steps", "of the solver", "count"),
+    Number("applications", "applications", "of the solver's normal operator", "count"),
+    Number("restarts", "restarts", "of the search", "count"),
+)

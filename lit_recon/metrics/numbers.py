@@ -1,0 +1,170 @@
+"""The registry of numbers: what a run records, in which words, and how it is drawn.
+
+The recorder, W&B, results.csv, the reports, the dashboard and the README's table all draw from it.
+The numbers of every method stand here; those of one method stand in its class (`describes`), which
+enters them when it is defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Scale = Literal["share", "log", "linear", "count", "seconds"]
+Place = Literal["page", "sweep", "law"]
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a reconstruction.
+
+    >>> Number("psnr", "PSNR, dB", "of matched pairs", "linear", "high").better
+    'high'
+
+    Attributes:
+        name: its public name, the same in metrics.json, metrics.jsonl, W&B and results.csv.
+        words: what a report calls it, in few words.
+        meaning: what it is, for the README.
+        scale: ``share`` in [0, 1]; ``log`` for positive numbers of any size; ``linear``; ``count``
+            for whole numbers; ``seconds``.
+        better: which end of the scale is a better reconstruction; None: neither.
+        floor: on a ``log`` axis smaller values are drawn here; None: where they are.
+        panel: the chart over training steps in which it is drawn, with others of the same panel;
+            None: it is not drawn.
+        shown: where else: in the numbers of a run's ``page``, the table of a ``sweep``, the figure
+            of the ``law``.
+    """
+
+    name: str
+    words: str
+    meaning: str
+    scale: Scale
+    better: Literal["low", "high"] | None = None
+    floor: float | None = None
+    panel: str | None = None
+    shown: tuple[Place, ...] = ()
+
+
+COMMON = (
+    Number(
+        "matched_error",
+        "matched error",
+        "mean distance to the Hungarian match, over sqrt(d)",
+        "log",
+        "low",
+    ),
+    Number(
+        "direction_error",
+        "direction error",
+        "the same on vectors scaled to norm sqrt(d)",
+        "log",
+        "low",
+        floor=1e-8,
+        panel="direction error",
+        shown=("page", "sweep", "law"),
+    ),
+    Number(
+        "recovered_fraction",
+        "recovered",
+        "share of training samples with a direction error below 0.1",
+        "share",
+        "high",
+        panel="what came back",
+        shown=("page", "sweep", "law"),
+    ),
+    Number(
+        "exact_fraction",
+        "exact",
+        "share of training images with every pixel right",
+        "share",
+        "high",
+        panel="what came back",
+        shown=("page", "sweep", "law"),
+    ),
+    Number(
+        "certified_fraction",
+        "certified",
+        "share of candidates that the certificate accepts, without the truth",
+        "share",
+        "high",
+        panel="what came back",
+        shown=("page", "sweep"),
+    ),
+    Number("psnr", "PSNR, dB", "of matched pairs, in decibels", "linear", "high", shown=("page",)),
+    Number(
+        "ssim",
+        "SSIM",
+        "structural similarity of matched pairs, in [-1, 1]",
+        "linear",
+        "high",
+        shown=("page",),
+    ),
+    Number(
+        "null_direction_error",
+        "error against others",
+        "the same candidates against images that were not trained on",
+        "log",
+        panel="direction error",
+        shown=("page",),
+    ),
+    Number(
+        "candidates",
+        "candidates",
+        "how many the attack ended with",
+        "count",
+    ),
+    Number(
+        "seconds", "time", "of the attack", "seconds", "low", panel="time", shown=("page", "sweep")
+    ),
+)
+"""The numbers of every method; None where one has no meaning for a run."""
+
+TRAIN_LOSS = Number(
+    "train_loss",
+    "training loss",
+    "training loss of the step's weights",
+    "log",
+    "low",
+    floor=1e-16,
+    shown=("sweep", "law"),
+)
+"""A column of results.csv, which is no number of a reconstruction."""
+
+_REGISTRY: dict[str, Number] = {number.name: number for number in COMMON}
+
+
+def register(numbers: Iterable[Number]) -> None:
+    """Enter the numbers of a method; several methods may share one that they describe alike.
+
+    Raises:
+        ValueError: the name is taken by another description.
+    """
+    for number in numbers:
+        if _REGISTRY.setdefault(number.name, number) != number:
+            raise ValueError(f"the number {number.name} is described twice")
+
+
+def registered() -> tuple[Number, ...]:
+    """All numbers, those of every method first."""
+    return tuple(_REGISTRY.values())
+
+
+def described(name: str) -> Number:
+    """A number by its name; one that nobody has described is drawn under its name.
+
+    That is a number of a method whose package is not loaded, read from a file.
+    """
+    return _REGISTRY.get(name) or Number(name, name.replace("_", " "), "", "linear")
+
+
+def in_order(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values in the order of the registry.
+
+    Raises:
+        ValueError: one of them is not described.
+    """
+    unknown = sorted(numbers.keys() - _REGISTRY.keys())
+    if unknown:
+        raise ValueError(f"numbers that no method describes: {', '.join(unknown)}")
+    return {name: numbers[name] for name in _REGISTRY if name in numbers}
