@@ -65,7 +65,7 @@ def fit(argv: list[str]) -> None:
     from lit_recon.audit.choice import chosen
     from lit_recon.fit.settings import read_given, read_sources, resumed_changes, settle
     from lit_recon.fit.trainer import check_trainer
-    from lit_recon.flags import build, describe
+    from lit_recon.flags import describe
 
     if {"-h", "--help"} & set(argv):
         print(describe(groups()), end="")
@@ -77,8 +77,7 @@ def fit(argv: list[str]) -> None:
         return
     with only_our_lines():
         sources, earlier = read_sources(command, argv)
-        config = settle(command, sources)
-        data = build(config.data)
+        config, data = settle(command, sources)
         leader = check_trainer(config)
         choice, checkpoint = chosen(command, config), make_checkpoint(config)
         module, choice = load(config, data, choice)
@@ -179,8 +178,8 @@ def resolve(command: CommandLine, sources: Sequence[Source]) -> dict[str, Any]:
     from lit_recon.fit.settings import settle
     from lit_recon.flags import build
 
-    config = settle(command, sources)
-    for part in (config.data, config.task, config.optim):
+    config, _ = settle(command, sources)
+    for part in (config.task, config.optim):
         build(part)
     chosen(command, config)
     make_checkpoint(config)

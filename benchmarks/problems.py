@@ -106,9 +106,7 @@ def train(problem: Problem, root: str | None, seed: int) -> Trained:
     data.setup()
     model = RandomFeatures(d=data.d, k=data.k, n=data.n, p=problem.p, seed=seed).eval()
     model.readout.weight.copy_(minimum_norm(model.features(data.x), data.y))
-    readout = model.readout.weight.detach()
-    start = torch.zeros_like(readout)
-    knowledge = Knowledge(model, readout, start, data.n, data.pixels, data.radius)
+    knowledge = Knowledge(model, n=data.n, pixels=data.pixels, radius=data.radius)
     return Trained(knowledge, data.x.flatten(1))
 
 

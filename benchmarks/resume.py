@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.problems import ROOT
 from benchmarks.records import Flags, Record, count, one_line_errors, seed, table
-from callbacks import saved_checkpoints, step_of
 from lit_recon.errors import RunError
+from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 
 LIMIT = 600  # seconds for one command

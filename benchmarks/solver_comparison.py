@@ -94,7 +94,7 @@ class Trace:
 
     def end(self, outcome: Reconstruction) -> None:
         """Score what the attack returns, at the moment when it does."""
-        self._score("end", outcome.applications, outcome.candidates)
+        self._score("end", outcome.numbers["applications"], outcome.candidates)
 
     def _due(self, phase: str) -> bool:
         if not self.points or self.points[-1].phase != phase:
@@ -160,8 +160,8 @@ def attack(
         "best_error": trace.best_error,
         "seconds": end.seconds,
         "applications": end.applications,
-        "restarts": outcome.restarts,
-        "status": outcome.status.value,
+        "restarts": outcome.numbers["restarts"],
+        "status": outcome.status,
         "curve": trace.curve(),
     }
 

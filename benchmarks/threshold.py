@@ -60,9 +60,9 @@ def attack(cell: Cell) -> dict[str, Any]:
         "recovered_fraction": recovered_fraction(matching),
         "direction_error": matching.mean_error(),
         "attack_seconds": outcome.seconds,
-        "applications": outcome.applications,
-        "restarts": outcome.restarts,
-        "status": outcome.status.value,
+        "applications": outcome.numbers["applications"],
+        "restarts": outcome.numbers["restarts"],
+        "status": outcome.status,
     }
 
 

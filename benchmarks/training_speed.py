@@ -36,9 +36,13 @@ from torchmetrics.functional import accuracy
 
 import train
 from benchmarks.records import Flags, Record, count, one_line_errors, table
-from callbacks import only_our_lines, wandb_run
+from callbacks import ReconstructionCallback, only_our_lines
 from datamodules import ReconDataModule
-from lit_recon.models import ReadoutModel
+from lit_recon.audit.choice import chosen
+from lit_recon.audit.loggers import wandb_run
+from lit_recon.fit.run import open_directory
+from lit_recon.fit.settings import read_sources, record_of, settle
+from lit_recon.models import Model
 from lit_recon.modules import Training
 
 LR = 1e-6  # of no interest here, and small enough for any size
@@ -99,7 +103,7 @@ def bare(module: Training, data: ReconDataModule, steps: int) -> list[Now]:
 class Plain(LightningModule):
     """The least that Lightning trains."""
 
-    def __init__(self, model: ReadoutModel) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -183,17 +187,20 @@ class Ours:
         command, clock = train.command_line(), Clock()
         with tempfile.TemporaryDirectory() as runs:
             flags = [*argv, "--run.dir", runs, *self.flags]
-            sources, _ = train.read_sources(command, flags)
-            config, data = train.settle(command, sources)
-            callbacks = train.build_callbacks(config)
-            loaded = train.load(config, data)
+            sources, _ = read_sources(command, flags)
+            config, data = settle(command, sources)
+            checkpoint = train.make_checkpoint(config)
+            loaded, choice = train.load(config, data, chosen(command, config))
             self.change(data)
             module = self.module(loaded.model, loaded.optim)
-            directory = train.open_directory(config, leader=True)
-            record = train.configuration(command, config)
+            directory = open_directory(config, leader=True)
+            record = record_of(command, config)
             with wandb_run(config.wandb, record, directory, "offline", []) as logger:
-                everything = [*callbacks(directory), clock]
-                trainer = train.build_trainer(config, directory, everything, logger)
+                callbacks: list[Any] = [checkpoint, clock]
+                if choice.methods:
+                    attacks = ReconstructionCallback(choice.methods, checkpoint, directory)
+                    callbacks.insert(1, attacks)
+                trainer = train.build_trainer(config, directory, callbacks, logger)
                 trainer.fit(module, datamodule=data)
         return clock.times, module, data
 

@@ -65,13 +65,13 @@ def after_a_checkpoint(step: int) -> None:
 def in_an_attack(step: int) -> None:
     """Die in the middle of the attack on a checkpoint."""
     attacks = iter(range(100))
-    reconstruct = ProjectionReconstructor.reconstruct
+    attack = ProjectionReconstructor.attack
 
-    def cut(self: Any, knowledge: Any, random: Any, on_step: Any, *args: Any) -> Any:
+    def cut(self: Any, knowledge: Any, random: Any, on_step: Any, earlier: Any) -> Any:
         last = next(attacks) == step
-        return reconstruct(self, knowledge, random, (lambda *_: die()) if last else on_step, *args)
+        return attack(self, knowledge, random, (lambda *_: die()) if last else on_step, earlier)
 
-    ProjectionReconstructor.reconstruct = cut  # type: ignore
+    ProjectionReconstructor.attack = cut  # type: ignore
 
 
 def in_the_results(step: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,20 +69,35 @@ def taught(
         optimizer.step()
     return Knowledge(
         model.eval(),
-        model.readout.weight.detach(),
-        start["readout.weight"],
-        len(x),
-        pixels,
-        radius,
-        start["first_layer.weight"] if first_layer else None,
+        initial_readout=start["readout.weight"],
+        initial_first_layer=start["first_layer.weight"] if first_layer else None,
+        n=len(x),
+        pixels=pixels,
+        radius=radius,
     )
 
 
 def knowledge(
     model: RandomFeatures, n: int, pixels: PixelScale | None = None, radius: float | None = None
 ) -> Knowledge:
-    readout = model.readout.weight.detach()
-    return Knowledge(model, readout, torch.zeros_like(readout), n, pixels, radius)
+    """What is known of a random-features model, whose readout starts at 0."""
+    start = torch.zeros_like(model.readout.weight)
+    return Knowledge(model, initial_readout=start, n=n, pixels=pixels, radius=radius)
+
+
+def readout_of(held: Knowledge) -> Tensor:
+    """(k, p) the final readout."""
+    assert isinstance(held.model, ReadoutModel)
+    return held.model.readout.weight.detach()
+
+
+def with_readout(held: Knowledge, weight: Tensor) -> Knowledge:
+    """The same of a network with another final readout (k, p)."""
+    model = copy.deepcopy(held.model)
+    assert isinstance(model, ReadoutModel)
+    with torch.no_grad():
+        model.readout.weight.copy_(weight)
+    return replace(held, model=model)
 
 
 def folder_of_images(root: Path) -> Path:

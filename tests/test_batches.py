@@ -12,10 +12,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks import StepCheckpoint, saved_checkpoints
+from callbacks import StepCheckpoint
 from datamodules import Sphere
 from datamodules.batches import Batches
 from lit_recon.distributed import Ranks
+from lit_recon.records.checkpoints import saved_checkpoints
 
 X = torch.arange(20.0).view(10, 2)
 Y = torch.arange(10.0).view(10, 1)

@@ -24,7 +24,7 @@ from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
 from lit_recon.randomness import generator
-from lit_recon.solvers import SolverStep
+from lit_recon.solvers import MomentumDescent, SolverStep
 from lit_recon.tall_matrix import BLOCK_ROWS
 
 SCRIPTS = {
@@ -240,23 +240,26 @@ def test_a_command_that_fails_is_told_in_its_own_words(tmp_path, capsys):
 
 def test_the_published_attack_is_the_preset():
     attack = published(lr=20.0, max_seconds=5.0)
-    assert (attack.spare, attack.restarts, attack.even_stage) == (0, 0, "never")
-    assert attack.stop.loss == 1e-7 and attack.max_seconds == 5.0
-    assert vars(attack.solver) == {"lr": 20.0, "momentum": 0.9, "surrogate_slope": 0.02}
+    settings = attack.settings
+    assert (settings.spare, settings.restarts, settings.even_stage) == (0, 0, "never")
+    assert settings.stop.loss == 1e-7 and attack.max_seconds == 5.0
+    assert settings.solver == MomentumDescent(lr=20.0, momentum=0.9, surrogate_slope=0.02)
 
 
 @pytest.mark.parametrize("ratio", [1.5, 4])
 def test_the_published_attack_has_none_of_our_parts(ratio):
     trained = train(sphere(3, 10, round(ratio * 30)), None, 0)
     outcome = published(2.0, 2.0).reconstruct(trained.knowledge, generator(0, "candidates"))
-    assert {(row.phase, row.candidates) for row in outcome.rows} == {("plain", 3)}
-    assert outcome.restarts == 0
+    assert {(row.phase, row.candidates) for row in outcome.curve} == {("plain", 3)}
+    assert outcome.numbers["restarts"] == 0
 
 
 def test_a_trained_problem_has_what_the_attacker_knows():
     trained = train(sphere(4, 10, 60), None, seed=3)
     assert trained.knowledge.radius == 10**0.5 and trained.x.shape == (4, 10)
-    assert trained.knowledge.readout.shape == (1, 60)
+    assert trained.knowledge.facts == [
+        *("final weights", "number of training samples", "norm of the inputs")
+    ]
 
 
 def test_a_trace_scores_inputs_only_and_its_clock_stands_still_meanwhile():

@@ -23,16 +23,16 @@ from callbacks import (
     StepCheckpoint,
     StepProgressBar,
     WholeCheckpoints,
-    saved_checkpoints,
     terminal,
 )
 from datamodules import Photos, ReconDataModule, Sphere
-from lit_recon.audit.recorder import sentence, tally
+from lit_recon.audit.recorder import of_method, sentence, tally
 from lit_recon.errors import InputError, RunError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import ProjectionReconstructor, Reconstruction
 from lit_recon.models import RandomFeatures
 from lit_recon.modules import SGD, LeastSquares, Optim, Training
+from lit_recon.records.checkpoints import saved_checkpoints
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger, rewind
 
@@ -62,7 +62,7 @@ def fit(
     checkpoint = checkpoint or StepCheckpoint()
     callbacks: list[Callback] = [*extra, checkpoint]
     if attack is not None:
-        callbacks.append(ReconstructionCallback(attack, checkpoint, RunDirectory(path)))
+        callbacks.append(ReconstructionCallback([attack], checkpoint, RunDirectory(path)))
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -108,7 +108,7 @@ def test_every_checkpoint_is_attacked(
 ) -> None:
     fit(tmp_path, optim=SGD(), steps=7, attack=Nothing(), checkpoint=checkpoint())
     assert steps_in(tmp_path / "checkpoints") == kept
-    assert steps_in(tmp_path / "recon") == attacked
+    assert steps_in(tmp_path / "recon" / "projection") == attacked
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "recon/projection/status" in row] == attacked
 
@@ -155,7 +155,8 @@ def test_training_is_the_same_to_the_bit_without_the_attack(
             attack=attack,
             checkpoint=checkpoint,
         )
-        ends.append((module.model.readout.weight.detach().clone(), torch.get_rng_state()))
+        weight = module.model.get_parameter("readout.weight")
+        ends.append((weight.detach().clone(), torch.get_rng_state()))
     assert ends[0][0].abs().sum() > 0
     assert torch.equal(ends[0][0], ends[1][0])
     assert torch.equal(ends[0][1], ends[1][1])
@@ -192,14 +193,14 @@ class Blindfolded(ProjectionReconstructor):
     data: ReconDataModule
     copies = 0
 
-    def reconstruct(self, knowledge: Knowledge, *args: Any) -> Reconstruction:
+    def attack(self, knowledge: Knowledge, *args: Any) -> Reconstruction:
         data = self.data
         secrets = [data.x, data.val_x]
         if data.images is not None and data.val_images is not None:
             secrets += [data.images, data.val_images]
         with erased(secrets) as self.copies:
             assert not torch.isfinite(data.x).any()
-            return super().reconstruct(knowledge, *args)
+            return super().attack(knowledge, *args)
 
 
 @pytest.mark.parametrize("kind", ["photos", "sphere"])
@@ -209,7 +210,7 @@ def test_an_attack_without_the_data_finds_the_same_to_the_bit(kind: str, tmp_pat
     fit(tmp_path / "blind", data=attack.data, attack=attack)
     fit(tmp_path / "seeing", data=data_of(kind), attack=ProjectionReconstructor())
     assert attack.copies >= 5  # training and held-out data, their copies for scoring, the batch
-    parts = [tmp_path / name / "recon" / "step=00000001" for name in ("blind", "seeing")]
+    parts = [tmp_path / name / "recon/projection/step=00000001" for name in ("blind", "seeing")]
     blind, seeing = (load_file(part / "candidates.safetensors") for part in parts)
     assert blind.keys() == seeing.keys()
     for name in blind:
@@ -240,7 +241,7 @@ def test_a_checkpoint_on_a_full_disk_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_rows_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    with directory.step_directory(4):
+    with of_method(directory, "projection").step_directory(4):
         pass
     rows = [
         {"step": 3, "train/loss": 1.0},
@@ -263,6 +264,7 @@ def test_rows_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
 def test_what_came_back_in_words() -> None:
     results: dict[str, Any] = {
         "n": 10,
+        "method": "projection",
         "recovered_fraction": 0.7,
         "exact_fraction": 0.6,
         "direction_error": 0.123,
@@ -273,7 +275,7 @@ def test_what_came_back_in_words() -> None:
     assert tally(results) == "7 of 10 images recovered, 6 exact to the pixel"
     assert tally({**results, "exact_fraction": None}) == "7 of 10 samples recovered"
     told = "(direction error 1.2e-01, 2 s; because)"
-    assert sentence(3, results) == f"step 3: {tally(results)} {told}"
+    assert sentence(3, results) == f"step 3, projection: {tally(results)} {told}"
 
 
 def test_the_inner_bar_shows_the_loss_and_goes_away(
@@ -286,7 +288,7 @@ def test_the_inner_bar_shows_the_loss_and_goes_away(
     fit(tmp_path, steps=3, optim=SGD(), attack=ProjectionReconstructor(max_seconds=1), extra=(bar,))
     shown = screen.getvalue()
     assert "train/loss" in shown
-    assert "reconstruct at step 3" in shown
-    assert "loss " in shown.partition("reconstruct at step 3")[2]
-    assert "step 3: " in shown  # the line of the checkpoint, above the bars
+    assert "projection at step 3" in shown
+    assert "loss " in shown.partition("projection at step 3")[2]
+    assert "step 3, projection: " in shown  # the line of the checkpoint, above the bars
     assert [task.description for task in bar._progress.tasks] == ["train"]

@@ -25,9 +25,16 @@ from safetensors.torch import load_file
 import datamodules
 import train
 from benchmarks.resume import left_by
-from callbacks import StepCheckpoint, saved_checkpoints, step_of
+from callbacks import StepCheckpoint
 from lit_recon import methods, models, modules, solvers
-from lit_recon.audit.recorder import NUMBERS
+from lit_recon.audit.recorder import of_method
+from lit_recon.fit.flags import RunFlags, WandbFlags
+from lit_recon.fit.introduction import HELP
+from lit_recon.fit.run import RUN_PATH
+from lit_recon.fit.settings import EPOCHS, read_sources, settle
+from lit_recon.fit.trainer import GIVEN_HERE, WITHOUT_MEANING
+from lit_recon.metrics.numbers import registered
+from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 from tests import kills
 from tests.problems import folder_of_images
@@ -53,7 +60,7 @@ def run(
 ) -> Iterator[Run]:
     """Types a command in an empty folder; gives the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(train.RUN_PATH, raising=False)
+    monkeypatch.delenv(RUN_PATH, raising=False)
     handler = signal.getsignal(signal.SIGINT)
 
     def type_(*argv: str) -> tuple[int, str, str]:
@@ -68,12 +75,8 @@ def run(
 def configured(*argv: str) -> dict[str, Any]:
     """The flags that a command comes to, before data are loaded."""
     command = train.command_line()
-    sources, _ = train.read_sources(command, list(argv))
-    config = command.parse(sources)
-    train.settle_seeds(config)
-    train.settle_size(config, sources)
-    train.settle_length(config)
-    return command.values(config)
+    sources, _ = read_sources(command, list(argv))
+    return command.values(settle(command, sources)[0])
 
 
 def rows(directory: Path) -> list[dict[str, Any]]:
@@ -85,10 +88,14 @@ def weights(directory: Path, step: int) -> torch.Tensor:
     return torch.load(file, weights_only=True)["state_dict"]["model.readout.weight"]
 
 
+def step_folder(directory: Path, step: int) -> Path:
+    return directory / "recon" / "projection" / f"step={step:08d}"
+
+
 def candidates(directory: Path, step: int) -> torch.Tensor:
-    return load_file(directory / "recon" / f"step={step:08d}" / "candidates.safetensors")[
-        "candidates"
-    ]
+    return load_file(
+        directory / "recon" / "projection" / f"step={step:08d}" / "candidates.safetensors"
+    )["candidates"]
 
 
 def shell(*argv: str, home: Path) -> subprocess.Popen[str]:
@@ -129,7 +136,7 @@ def test_help_needs_nothing_slow() -> None:
     script = "import sys, train; train.main(['--help']); sys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, train.HELP, "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, HELP, "")
 
 
 CHOICES: dict[str, tuple[list[type], set[str]]] = {
@@ -140,9 +147,9 @@ CHOICES: dict[str, tuple[list[type], set[str]]] = {
     "recon": ([methods.ProjectionReconstructor], {"solver"}),
     "recon.solver": ([solvers.GaussNewton, solvers.MomentumDescent], set()),
     "checkpoint": ([StepCheckpoint], set()),
-    "trainer": ([Trainer], train.TAKEN | train.ABSENT),
-    "wandb": ([train.WandbFlags], set()),
-    "run": ([train.RunFlags], set()),
+    "trainer": ([Trainer], GIVEN_HERE | WITHOUT_MEANING),
+    "wandb": ([WandbFlags], set()),
+    "run": ([RunFlags], set()),
 }
 
 
@@ -168,6 +175,11 @@ def test_no_flag_is_the_demo() -> None:
     bare, demo = configured(), configured("--config", config)
     assert bare.pop("model.p_over_dn") is None
     ratio = demo.pop("model.p_over_dn")
+    # All methods that apply to random features, where the file names the only one.
+    methods = {flag for flag in demo if flag.startswith("recon.")} - {"recon.seed"}
+    assert bare.pop("recon") == "auto"
+    assert demo.pop("recon").endswith(".ProjectionReconstructor")
+    demo = {flag: value for flag, value in demo.items() if flag not in methods}
     assert bare == demo
     sizes = [models.RandomFeatures(d=8, k=1, n=2, p_over_dn=given).p for given in (None, ratio)]
     assert sizes[0] == sizes[1]
@@ -233,7 +245,7 @@ def test_the_last_word_on_the_number_of_features(
 def test_training_stops_and_is_logged_in_reasonable_numbers() -> None:
     closed = configured()
     assert (closed["trainer.max_steps"], closed["trainer.max_epochs"]) == (1, None)
-    assert configured("--optim", "SGD")["trainer.max_epochs"] == train.EPOCHS
+    assert configured("--optim", "SGD")["trainer.max_epochs"] == EPOCHS
     long = configured("--optim", "SGD", "--trainer.max_steps", "100000", "--data.batch_size", "5")
     assert long["trainer.log_every_n_steps"] == 500
 
@@ -441,11 +453,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 def test_a_run_prints_our_lines_and_no_others(real: tuple[Path, list[str]]) -> None:
     patterns = [
         "W&B: offline, because there is no API key; .*wandb sync.*",
-        r"step 0: 0 of 4 images recovered, 0 exact to the pixel \(.*the weights tell nothing\)",
-        r"step 1: 4 of 4 images recovered, 4 exact to the pixel \(.*, loss .* s; .*\)",
+        r"attack by projection, at most .* s at a checkpoint",
+        r"step 0, projection: 0 of 4 images recovered, 0 exact to the pixel \(.*the weights tell nothing\)",
+        r"step 1, projection: 4 of 4 images recovered, 4 exact to the pixel \(.*, loss .* s; .*\)",
         "",
-        "4 of 4 images recovered, 4 exact to the pixel",
-        "picture +runs/one/recon/step=00000001/grid.png",
+        "4 of 4 images recovered, 4 exact to the pixel by projection",
+        "picture +runs/one/recon/projection/step=00000001/grid.png",
         "run directory +runs/one",
         "W&B +.*wandb leet runs/one/wandb/offline-run-.*",
         "report +runs/one/report.html",
@@ -469,7 +482,7 @@ def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[
         "report.html",
         "data.safetensors",
         *(f"checkpoints/step={step}.ckpt" for step in steps),
-        *(f"recon/step={step}/{part}" for step in steps for part in parts),
+        *(f"recon/projection/step={step}/{part}" for step in steps for part in parts),
     }
     assert not [path for path in found if "tmp-" in path and "artifacts" not in path]
 
@@ -489,8 +502,11 @@ def read(segment: Path) -> list[dict[str, Any]]:
 
 def test_the_same_numbers_are_in_every_place(real: tuple[Path, list[str]]) -> None:
     directory = real[0]
-    files = {step: directory / "recon" / f"step={step:08d}" / "metrics.json" for step in (0, 1)}
-    named = {f"recon/projection/{name}" for name in NUMBERS}
+    files = {
+        step: directory / "recon" / "projection" / f"step={step:08d}" / "metrics.json"
+        for step in (0, 1)
+    }
+    named = {f"recon/projection/{number.name}" for number in registered()}
     texts = {"recon/projection/status", "recon/projection/reason"}
     history = [row["history"]["item"] for row in records(directory) if "history" in row]
     logged = [row for row in rows(directory) if texts & row.keys()]
@@ -536,7 +552,7 @@ def test_every_number_is_drawn_over_the_training_step(real: tuple[Path, list[str
     }
     assert axes.pop("trainer/global_step") is None
     assert set(axes.values()) == {"trainer/global_step"}
-    assert set(axes) == {f"recon/projection/{name}" for name in NUMBERS} | set(
+    assert set(axes) == {f"recon/projection/{number.name}" for number in registered()} | set(
         train.TRAINING_NUMBERS
     )
 
@@ -545,7 +561,9 @@ def test_the_picture_in_wandb_is_the_one_on_disk(real: tuple[Path, list[str]]) -
     directory = real[0]
     media = directory.glob("wandb/offline-run-*/files/media/images/recon/projection/grid*.png")
     sent = {np.asarray(Image.open(path).convert("RGB")).tobytes() for path in media}
-    disk = [np.asarray(Image.open(path).convert("RGB")) for path in directory.glob("recon/*/*.png")]
+    disk = [
+        np.asarray(Image.open(path).convert("RGB")) for path in directory.glob("recon/*/*/*.png")
+    ]
     assert sent == {pixels.tobytes() for pixels in disk}
     for pixels in disk:
         assert (pixels.min(), pixels.max()) == (0, 255)
@@ -601,7 +619,7 @@ def test_the_report_is_written_again_and_a_broken_run_says_what_is_wrong(
     page.unlink()
     assert run("report", "--run", "runs/r") == (0, "report         runs/r/report.html\n", "")
     assert page.read_text() == whole
-    broken = tmp_path / "runs" / "r" / "recon" / "step=00000000" / "metrics.json"
+    broken = tmp_path / "runs" / "r" / "recon" / "projection" / "step=00000000" / "metrics.json"
     broken.write_text("{")
     status, _, error = run("report", "--run", "runs/r")
     assert (status, error.count("\n")) == (2, 1)
@@ -614,10 +632,21 @@ def test_the_report_is_written_again_and_a_broken_run_says_what_is_wrong(
     assert "the run is complete, and only its report is missing" in error
 
 
-def test_adam_is_warned_about_and_runs(run: Run) -> None:
+def test_adam_is_warned_about_and_its_attack_ends_at_once(run: Run, tmp_path: Path) -> None:
+    flags = [*SPHERE, "--optim", "Adam", "--trainer.max_steps", "2", "--run.name", "r"]
     with pytest.warns(UserWarning, match="leaves the span"):
-        status = run(*SPHERE, "--optim", "Adam", "--trainer.max_steps", "2", *SHORT)[0]
-    assert status == 0
+        assert run(*flags)[0] == 0
+    directory = tmp_path / "runs" / "r"
+    found = json.loads((step_folder(directory, 2) / "metrics.json").read_text())
+    assert (found["status"], found["applications"], found["empty"]) == ("span_broken", 0, True)
+    assert "kind of optimiser" in found["knows"]
+    # Evidence against success can be ignored, and is then not asked for.
+    again = ["reconstruct", "--run", "runs/r", "--recon.evidence_against", "ignore"]
+    assert run(*again, "--recon.max_steps", "2", "--recon.restarts", "0")[0] == 0
+    (file,) = directory.glob("recon-*/projection/step=00000002/metrics.json")
+    found = json.loads(file.read_text())
+    assert found["status"] != "span_broken" and found["applications"] > 0
+    assert "kind of optimiser" not in found["knows"]
 
 
 def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Path) -> None:
@@ -628,7 +657,7 @@ def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Pa
     assert line.startswith("train.py: the training loss is not finite at step 1 with SGD(lr=1e+30")
     directory = tmp_path / "runs" / "r"
     assert (directory / "checkpoints" / "step=00000000.ckpt").exists()
-    assert (directory / "recon" / "step=00000000" / "metrics.json").exists()
+    assert (directory / "recon" / "projection" / "step=00000000" / "metrics.json").exists()
     assert [row["step"] for row in rows(directory)] == [0, 0]
     assert records(directory)[-1]["exit"]["exit_code"] == 1
 
@@ -639,31 +668,31 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     flags = [*SPHERE, *SGD, "--trainer.max_steps", "4", "--checkpoint.at_steps", "[2]", *PATIENT]
     assert run(*flags, "--run.name", "whole")[0] == 0
-    reconstruct = methods.ProjectionReconstructor.reconstruct
+    attack = methods.ProjectionReconstructor.attack
     done: list[int] = []
 
     def interrupted(self: Any, knowledge: Any, random: Any, on_step: Any, earlier: Any) -> Any:
         done.append(len(done) * 2)
         if done[-1] != stop:
-            return reconstruct(self, knowledge, random, on_step, earlier)
+            return attack(self, knowledge, random, on_step, earlier)
 
         def interrupt(row: Any, candidates: Any) -> None:
             raise KeyboardInterrupt
 
-        reconstruct(self, knowledge, random, interrupt, earlier)
+        attack(self, knowledge, random, interrupt, earlier)
         raise KeyboardInterrupt  # where there is nothing to attack there is no step
 
-    monkeypatch.setattr(methods.ProjectionReconstructor, "reconstruct", interrupted)
+    monkeypatch.setattr(methods.ProjectionReconstructor, "attack", interrupted)
     status, _, error = run(*flags, "--run.name", "cut")
     assert status == 130
     assert error.count("\n") == 1
     assert "--run.name cut --run.resume true" in error
     cut = tmp_path / "runs" / "cut"
-    kept = {path: path.stat().st_ino for path in cut.glob("recon/*/*")}
+    kept = {path: path.stat().st_ino for path in cut.glob("recon/*/*/*")}
     assert len(kept) == 4 * stop // 2
     assert weights(cut, stop) is not None
 
-    monkeypatch.setattr(methods.ProjectionReconstructor, "reconstruct", reconstruct)
+    monkeypatch.setattr(methods.ProjectionReconstructor, "attack", attack)
     status, out, error = run("--run.name", "cut", "--run.resume", "true")
     assert (status, error) == (0, "")
     assert "of 4 samples recovered" in out
@@ -710,7 +739,7 @@ def test_a_killed_run_ends_as_one_that_nobody_killed(
     kills.killed(point, step, argv, tmp_path)
     directory = RunDirectory(tmp_path / "runs" / "r")
     assert [step_of(path) for path in saved_checkpoints(directory.path)] == checkpoints
-    assert directory.steps() == attacks
+    assert of_method(directory, "projection").steps() == attacks
     status, _, error = run(*argv, "--run.resume", "true")
     assert (status, error) == (0, "")
     assert left_by(directory.path) == alive
@@ -737,8 +766,8 @@ def test_what_may_change_when_a_run_goes_on(run: Run) -> None:
     assert status == 0
     assert "resumed with --trainer.max_steps 3 instead of 2" in out
     assert "resumed with --model.stored_rows 10 instead of None" in out
-    assert "step 3: " in out
-    assert "step 2: " not in out
+    assert "step 3, projection: " in out
+    assert "step 2, projection: " not in out
 
 
 def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Path) -> None:
@@ -755,7 +784,7 @@ def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Pat
     assert torch.allclose(candidates(runs / "two", 1), candidates(one, 1), atol=1e-4)
     assert [row["step"] for row in rows(runs / "two")] == [row["step"] for row in rows(one)]
     shared, alone = (
-        json.loads((path / "recon" / "step=00000001" / "metrics.json").read_text())
+        json.loads((path / "recon" / "projection" / "step=00000001" / "metrics.json").read_text())
         for path in (runs / "two", one)
     )
     assert shared.keys() == alone.keys()
@@ -826,7 +855,9 @@ def test_a_process_that_dies_ends_the_others_with_one_line(rank: int, tmp_path: 
     lines = [line for line in error.splitlines() if not re.match(r"\[[WE]\d{4} ", line)]
     assert len(lines) == 1, error
     assert lines[0].startswith("train.py: another process of this run has ended (")
-    assert [path.name for path in (directory / "recon").iterdir()] == ["step=00000000"]
+    assert [path.name for path in (directory / "recon" / "projection").iterdir()] == [
+        "step=00000000"
+    ]
     assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == [
         "step=00000000.ckpt",
         "step=00000001.ckpt",

@@ -18,13 +18,14 @@ from lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from callbacks import StepCheckpoint, saved_checkpoints, step_of
+from callbacks import StepCheckpoint
 from datamodules import ReconDataModule, Sphere
 from lit_recon.errors import InputError, RunError
 from lit_recon.linalg import minimum_norm
 from lit_recon.models import MLP, RandomFeatures, ReadoutModel
 from lit_recon.modules import LBFGS, SGD, Adam, LeastSquares, Optim, Training, check_loss, training
 from lit_recon.modules.losses import LOSSES, Loss
+from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 
@@ -63,26 +64,32 @@ def trained(
     return module, data
 
 
+def network(module: Training) -> ReadoutModel:
+    """What is trained, which here always has a readout."""
+    assert isinstance(module.model, ReadoutModel)
+    return module.model
+
+
 def logged(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def span_residual(module: Training, data: ReconDataModule, start: Tensor | float = 0.0) -> float:
     """How much of the readout less its start lies outside the span of the training features."""
-    moved = (module.model.readout.weight.detach() - start).double()
-    phi = module.model.features(data.x.to(module.model.readout.weight)).double()
+    moved = (network(module).readout.weight.detach() - start).double()
+    phi = network(module).features(data.x.to(network(module).readout.weight)).double()
     fitted = torch.linalg.lstsq(phi.T, moved.T).solution
     return float((moved.T - phi.T @ fitted).norm() / moved.norm())
 
 
 def loss_of(module: Training, data: ReconDataModule, readout: Tensor) -> float:
-    return float((module.model.features(data.x) @ readout.T - data.y).square().mean())
+    return float((network(module).features(data.x) @ readout.T - data.y).square().mean())
 
 
 def test_least_squares_is_the_fit_of_minimum_norm(tmp_path: Path) -> None:
     module, data = trained(tmp_path, LeastSquares())
-    phi = module.model.features(data.x)
-    readout = module.model.readout.weight.detach()
+    phi = network(module).features(data.x)
+    readout = network(module).readout.weight.detach()
     assert torch.allclose(readout, minimum_norm(phi, data.y).to(readout))
     reference = torch.linalg.pinv(phi.double()) @ data.y.double()
     assert torch.allclose(readout.double().T, reference, rtol=1e-4, atol=1e-6)
@@ -175,9 +182,9 @@ def test_the_loss_is_logged_at_the_step_of_its_weights(optim: Optim, tmp_path: P
     module, data = trained(tmp_path, optim, steps=3)
     rows = logged(tmp_path)
     assert [(row["step"], row["epoch"]) for row in rows] == [(0, 0), (1, 1), (2, 2), (3, 3)]
-    zero = torch.zeros_like(module.model.readout.weight)
+    zero = torch.zeros_like(network(module).readout.weight)
     assert rows[0]["train/loss"] == pytest.approx(loss_of(module, data, zero), rel=1e-5)
-    final = module.model.readout.weight.detach()
+    final = network(module).readout.weight.detach()
     assert rows[3]["train/loss"] == pytest.approx(loss_of(module, data, final), rel=1e-4)
 
 
@@ -226,11 +233,11 @@ def test_a_split_goes_where_the_model_goes(count: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(training, "KNOWN_SAMPLES", 1)
     model = Counting(d=D, k=1, n=N, p=P)
     split = training.Split.of(model, torch.randn(count, D), torch.randn(count, 1))
-    features = split.features(model)
+    output = split.output(model)
     counted = model.counted
     moved = split.to(torch.empty(0, dtype=torch.float64))
     assert {moved.x.dtype, moved.y.dtype} == {torch.float64}
-    assert torch.allclose(moved.features(model.double()), features.double(), atol=1e-5)
+    assert torch.allclose(moved.output(model.double()), output.double(), atol=1e-5)
     assert model.counted - counted == (count > 1)
 
 
@@ -401,4 +408,4 @@ def test_an_epoch_that_goes_on_has_the_mean_of_all_of_it(step: int, tmp_path: Pa
     module, _ = trained(tmp_path / "cut", optim, 60, callbacks=[StepCheckpoint()], **flags)
     whole, _ = trained(tmp_path / "whole", optim, 60, callbacks=[StepCheckpoint()], **flags)
     assert 10 < whole.global_step < 60 and whole.global_step == module.global_step
-    assert torch.equal(whole.model.readout.weight, module.model.readout.weight)
+    assert torch.equal(network(whole).readout.weight, network(module).readout.weight)

@@ -10,8 +10,8 @@ from lit_recon.errors import InputError
 from lit_recon.methods import ProjectionReconstructor
 from lit_recon.metrics.scores import score
 from lit_recon.randomness import generator
-from lit_recon.solvers import MomentumDescent, Status
-from tests.problems import images, knowledge, sphere, trained
+from lit_recon.solvers import MomentumDescent
+from tests.problems import images, knowledge, readout_of, sphere, trained, with_readout
 
 
 def attack(known, seed=0, **settings):
@@ -30,7 +30,7 @@ def direction_error(x, candidates) -> float:
 def test_recovers_every_sample_from_noise(seed):
     x = sphere(6, 24, seed)
     outcome = attack(knowledge(trained(x, 6 * 24 * 3, seed=seed), 6, radius=24**0.5))
-    assert outcome.status is Status.CONVERGED
+    assert outcome.status == "converged"
     assert score(x, outcome.candidates).metrics.recovered_fraction == 1.0
     assert direction_error(x, outcome.candidates) < 1e-3
 
@@ -46,7 +46,7 @@ def test_recovers_from_several_outputs():
     x = sphere(6, 24, 0)
     outcome = attack(knowledge(trained(x, 300, k=3), 6, radius=24**0.5))
     assert direction_error(x, outcome.candidates) < 1e-3
-    assert outcome.p_over_dn == 3 * 300 / (6 * 24)
+    assert outcome.at_truth(x)["p_over_dn"] == 3 * 300 / (6 * 24)
 
 
 @pytest.mark.parametrize("activation", ["relu+tanh", "elu"])
@@ -56,12 +56,19 @@ def test_activations_that_are_not_homogeneous_give_sign_and_norm(activation):
     error = score(x, outcome.candidates).metrics.matched_error
     assert error is not None and error < 1e-2
     assert not outcome.sign_blind
+    floors = [outcome.at_truth(signed)["oracle_loss"] for signed in (x, -x)]
+    assert floors[0] < 1e-8 and floors[1] > 1e-3  # the loss sees signs
 
 
 def test_an_odd_activation_is_reported_as_sign_blind():
     x = sphere(3, 16, 0)
     outcome = attack(knowledge(trained(x, 600, activation="tanh"), 3, radius=4.0))
     assert outcome.sign_blind
+    # The loss does not see signs, and without them all samples are there.
+    floors = [outcome.at_truth(signed)["oracle_loss"] for signed in (x, -x)]
+    assert max(floors) < 1e-8
+    error = score(x, outcome.candidates, sign_blind=True).metrics.direction_error
+    assert error is not None and error < 1e-2
 
 
 @pytest.mark.parametrize("normalize", ["standardize", "sphere"])
@@ -101,8 +108,8 @@ def test_the_same_generator_gives_the_same_bits_and_the_model_is_left_alone():
 def test_a_reference_to_the_start_is_subtracted():
     x = sphere(4, 16, 0)
     known = knowledge(trained(x, 300), 4, radius=4.0)
-    start = torch.randn_like(known.readout)
-    shifted = replace(known, readout=known.readout + start, initial_readout=start)
+    start = torch.randn_like(readout_of(known))
+    shifted = replace(with_readout(known, readout_of(known) + start), initial_readout=start)
     assert direction_error(x, attack(shifted).candidates) < 1e-2
 
 
@@ -110,37 +117,37 @@ def test_the_size_of_the_readout_does_not_matter():
     x = sphere(4, 16, 0)
     known = knowledge(trained(x, 300), 4, radius=4.0)
     for scale in (1e-30, 1e36):
-        outcome = attack(replace(known, readout=known.readout * scale))
+        outcome = attack(with_readout(known, readout_of(known) * scale))
         assert direction_error(x, outcome.candidates) < 1e-2
 
 
 def test_the_budget_returns_the_best_so_far_with_an_honest_status():
     x = sphere(20, 60, 0)
     outcome = attack(knowledge(trained(x, 1500), 20, radius=60**0.5), max_seconds=0.3)
-    assert outcome.status is Status.OUT_OF_TIME
+    assert outcome.status == "out_of_time"
     assert outcome.seconds < 5
     assert outcome.candidates.shape == (20, 60)
-    assert math.isfinite(outcome.projection_loss)
+    assert math.isfinite(outcome.numbers["projection_loss"])
 
 
 def test_what_cannot_be_attacked_has_a_status():
     x = sphere(4, 16, 0)
     known = knowledge(trained(x, 300), 4)
-    still = replace(known, readout=known.initial_readout)
-    broken = replace(known, readout=known.readout * float("nan"))
-    assert attack(still).status is Status.NO_SIGNAL
-    assert attack(broken).status is Status.NONFINITE
-    assert attack(knowledge(trained(x, 3), 4)).status is Status.NOT_IDENTIFIABLE
-    assert attack(known, candidates=400).status is Status.NOT_IDENTIFIABLE
+    still = with_readout(known, torch.zeros_like(readout_of(known)))
+    broken = with_readout(known, readout_of(known) * float("nan"))
+    assert attack(still).status == "no_signal"
+    assert attack(broken).status == "nonfinite"
+    assert attack(knowledge(trained(x, 3), 4)).status == "not_identifiable"
+    assert attack(known, candidates=400).status == "not_identifiable"
     for outcome in (attack(still), attack(broken)):
         assert outcome.candidates.shape == (4, 16)
-        assert math.isnan(outcome.projection_loss)
+        assert math.isnan(outcome.numbers["projection_loss"])
 
 
 def test_a_loss_at_its_floor_below_the_threshold_is_no_success():
     x = sphere(6, 24, 0)
     outcome = attack(knowledge(trained(x, 80), 6, radius=24**0.5))
-    assert outcome.status is Status.UNDERDETERMINED
+    assert outcome.status == "underdetermined"
     assert score(x, outcome.candidates).metrics.recovered_fraction < 0.5
 
 
@@ -156,7 +163,7 @@ def test_the_papers_solver_recovers_an_easy_problem():
         loss=1e-7,
     )
     assert score(x, outcome.candidates).metrics.recovered_fraction == 1.0
-    assert {row.phase for row in outcome.rows} == {"plain"}
+    assert {row.phase for row in outcome.curve} == {"plain"}
 
 
 @pytest.mark.parametrize(
@@ -183,9 +190,9 @@ def test_the_number_of_samples_is_found_without_being_told(n, claimed):
     known = knowledge(trained(x, n * 24 * 5, seed=n), claimed, radius=24**0.5)
     outcome = attack(known, candidates="auto")
     assert len(outcome.candidates) == n
-    assert outcome.status is Status.CONVERGED
+    assert outcome.status == "converged"
     assert direction_error(x, outcome.candidates) < 1e-3
-    assert {"count"} < {row.phase for row in outcome.rows}
+    assert {"count"} < {row.phase for row in outcome.curve}
 
 
 def test_the_number_of_samples_is_found_from_the_plain_loss():
@@ -193,7 +200,9 @@ def test_the_number_of_samples_is_found_from_the_plain_loss():
     known = knowledge(trained(x, 500, k=2, activation="tanh"), 4, radius=20**0.5)
     outcome = attack(known, candidates="auto")
     assert len(outcome.candidates) == 4
-    assert direction_error(x, outcome.candidates) < 1e-2 or outcome.sign_blind
+    # tanh is odd: candidates come back up to sign, and are scored so.
+    error = score(x, outcome.candidates, sign_blind=outcome.sign_blind).metrics.direction_error
+    assert error is not None and error < 1e-2
 
 
 def test_the_number_of_images_is_found_and_all_are_certified():
@@ -201,13 +210,13 @@ def test_the_number_of_images_is_found_and_all_are_certified():
     x = (u.flatten(1).double() / 255 - pixels.mean) / pixels.std
     known = knowledge(trained(x.float(), 5 * 192 * 4), 5, pixels)
     outcome = attack(known, candidates="auto")
-    assert outcome.status is Status.CERTIFIED
+    assert outcome.status == "certified"
     assert len(outcome.candidates) == 5
 
 
 def test_no_number_of_candidates_explains_noise():
     known = knowledge(trained(sphere(3, 12, 0), 400), 3, radius=12**0.5)
     noise = torch.randn(1, 400, generator=torch.Generator().manual_seed(7))
-    outcome = attack(replace(known, readout=noise), candidates="auto", restarts=1, max_seconds=20)
-    assert outcome.status in (Status.STALLED, Status.OUT_OF_TIME)
+    outcome = attack(with_readout(known, noise), candidates="auto", restarts=1, max_seconds=20)
+    assert outcome.status in ("stalled", "out_of_time")
     assert 1 <= len(outcome.candidates) < 400 / 12

@@ -25,6 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import train
 from datamodules import Sphere
+from lit_recon.fit.run import RUN_PATH
+from lit_recon.flags.plugins import take_plugins
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.truth import Truth
 
@@ -53,7 +55,7 @@ def run(
 ) -> Iterator[Run]:
     """Types a command in an empty folder; gives the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(train.RUN_PATH, raising=False)
+    monkeypatch.delenv(RUN_PATH, raising=False)
     monkeypatch.setattr(train, "PLUGINS", [])
     handler = signal.getsignal(signal.SIGINT)
 
@@ -75,7 +77,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *points, *SGD, *QUIET, *ranks, "--run.name", "r"],
         cwd=home,
-        env={k: v for k, v in os.environ.items() if k != train.RUN_PATH} | {"OMP_NUM_THREADS": "1"},
+        env={k: v for k, v in os.environ.items() if k != RUN_PATH} | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -96,7 +98,7 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, flags in RUNS.items():
         named = ["--run.dir", str(home), "--run.name", name]
         assert train.main([*flags, *SGD, *EARLY, *QUIET, *named]) == 0
-    os.environ.pop(train.RUN_PATH)
+    os.environ.pop(RUN_PATH)
     return home
 
 
@@ -114,14 +116,14 @@ def copied(inline: Path, tmp_path: Path) -> Callable[..., Path]:
     return copy
 
 
-def numbers(path: Path, step: int, folder: str = "recon") -> dict[str, Any]:
+def numbers(path: Path, step: int, folder: str = "recon/projection") -> dict[str, Any]:
     """What is recorded of a step, but times."""
     found = json.loads((path / folder / f"step={step:08d}" / "metrics.json").read_text())
     assert found.pop("seconds") > 0
     return found
 
 
-def tensors(path: Path, step: int, folder: str = "recon") -> dict[str, Tensor]:
+def tensors(path: Path, step: int, folder: str = "recon/projection") -> dict[str, Tensor]:
     return load_file(path / folder / f"step={step:08d}" / "candidates.safetensors")
 
 
@@ -229,7 +231,7 @@ def test_a_resumed_run_starts_where_the_undisturbed_one_did(
 ) -> None:
     path = copied("mlp")  # so that the run goes on in another place, too
     (path / "checkpoints" / "step=00000004.ckpt").unlink()
-    shutil.rmtree(path / "recon" / "step=00000004")
+    shutil.rmtree(path / "recon" / "projection" / "step=00000004")
     assert run("--run.name", "mlp", "--run.resume", "true")[0] == 0
     assert numbers(path, 4) == numbers(inline / "mlp", 4)
     assert numbers(path, 4)["started_from"] == 2
@@ -553,14 +555,12 @@ def test_a_network_of_a_plugin_is_trained_and_attacked(
 
 
 def test_a_plugin_hides_none_of_our_networks(package: str, run: Run) -> None:
-    train.load_plugins(["--plugin", package])
+    take_plugins(["--plugin", package], train.PLUGINS)
     model = next(group for group in train.groups() if group.name == "model")
     names = [cls.__name__ for cls in model.classes]
     assert names == ["RandomFeatures", "MLP", "ResNet", "Waves", "Deeper"]
-    assert train.load_plugins(["--a", "--plugin", package, "1", f"--plugin={package}"]) == [
-        "--a",
-        "1",
-    ]
+    again = ["--a", "--plugin", package, "1", f"--plugin={package}"]
+    assert take_plugins(again, train.PLUGINS) == ["--a", "1"]
 
 
 def test_a_sweep_repeats_the_plugins(

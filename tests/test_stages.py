@@ -7,7 +7,7 @@ from lit_recon.methods import ProjectionReconstructor
 from lit_recon.methods.base import Reconstruction
 from lit_recon.metrics.scores import Metrics, score
 from lit_recon.randomness import generator
-from lit_recon.solvers import MomentumDescent, Status
+from lit_recon.solvers import MomentumDescent
 from tests.problems import images, knowledge, sphere, trained
 
 N = 3
@@ -34,7 +34,7 @@ def pictures(ratio: float):
 def phases(outcome: Reconstruction) -> dict[str, list[int]]:
     """Candidates of every step of every phase, in the order in which phases come first."""
     found: dict[str, list[int]] = {}
-    for row in outcome.rows:
+    for row in outcome.curve:
         found.setdefault(row.phase, []).append(row.candidates)
     return found
 
@@ -61,7 +61,7 @@ FAR, NEAR = 3.6, 2.6  # times d n: without and with perturbations, the even stag
 def test_every_flag_switches_its_part_off(ratio, settings, names, width):
     x, known = pictures(ratio)
     outcome = attack(known, candidates=N, **settings)
-    assert outcome.status is Status.CONVERGED
+    assert outcome.status == "converged"
     assert metrics(x, outcome).recovered_fraction == 1.0
     found = phases(outcome)
     assert list(found) == names.split()
@@ -78,10 +78,10 @@ def test_without_moves_a_stuck_fit_starts_afresh():
     x = sphere(5, 30, 0)
     known = knowledge(trained(x, 240), 5, radius=30**0.5)
     outcome = attack(known, hops=0, spare=0, restarts=2, candidates=5)
-    assert outcome.status is Status.STALLED
-    assert outcome.restarts == 2
+    assert outcome.status == "stalled"
+    assert outcome.numbers["restarts"] == 2
     assert set(phases(outcome)) == {"even", "plain"}  # in turn
-    assert {row.candidates for row in outcome.rows} == {5}
+    assert {row.candidates for row in outcome.curve} == {5}
 
 
 def test_near_the_threshold_perturbations_find_what_single_restarts_do_not():
@@ -93,7 +93,7 @@ def test_near_the_threshold_perturbations_find_what_single_restarts_do_not():
         for name, hops in (("with", {}), ("without", {"hops": 0})):
             outcome = attack(known, seed, restarts=5, **hops)
             recovered = metrics(x, outcome).recovered_fraction
-            assert (outcome.status is Status.CONVERGED) == (recovered == 1.0)
+            assert (outcome.status == "converged") == (recovered == 1.0)
             complete[name] += recovered == 1.0
     assert complete["with"] == 3
     assert complete["without"] < 2
@@ -114,13 +114,13 @@ def test_polishing_lowers_the_error():
     x = x * 40**0.5 / x.norm(dim=1, keepdim=True)
     known = knowledge(trained(x, 5 * 5 * 40), 5, radius=40**0.5)
     rough, polished = attack(known, polish=False), attack(known)
-    assert rough.status is polished.status is Status.CONVERGED
-    before = len(rough.rows)
-    losses, as_before = ([row.loss for row in o.rows[:before]] for o in (rough, polished))
+    assert rough.status == polished.status == "converged"
+    before = len(rough.curve)
+    losses, as_before = ([row.loss for row in o.curve[:before]] for o in (rough, polished))
     assert losses == as_before
-    assert {row.phase for row in polished.rows[before:]} == {"polish"}
+    assert {row.phase for row in polished.curve[before:]} == {"polish"}
     assert error(x, polished) < 0.3 * error(x, rough)
-    assert polished.projection_loss < 0.1 * rough.projection_loss
+    assert polished.numbers["projection_loss"] < 0.1 * rough.numbers["projection_loss"]
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_only_gauss_newton_on_float32_is_polished(solver, double, polished):
     known = knowledge(model.double() if double else model, 4, radius=4.0)
     easy = {"even_stage": "never", "spare": 0, "hops": 0, "loss": 0.0 if polished else 1e-2}
     outcome = attack(known, solver=solver, **easy)
-    assert outcome.status is Status.CONVERGED
+    assert outcome.status == "converged"
     assert list(phases(outcome)) == (["plain", "polish"] if polished else ["plain"])
 
 
 def test_a_fit_that_ends_at_the_loss_asked_for_is_not_polished():
     x = sphere(4, 16, 0)
     outcome = attack(knowledge(trained(x, 300), 4, radius=4.0), loss=1e-2)
-    assert outcome.status is Status.CONVERGED
+    assert outcome.status == "converged"
     assert "polish" not in phases(outcome)
 
 
@@ -149,5 +149,5 @@ def test_a_fit_that_has_not_converged_is_not_polished():
     x = sphere(4, 16, 0)
     known = knowledge(trained(x, 300), 4, radius=4.0)
     for outcome in (attack(known, max_steps=2), attack(known, candidates=1, restarts=0)):
-        assert outcome.status is not Status.CONVERGED
+        assert outcome.status != "converged"
         assert "polish" not in phases(outcome)

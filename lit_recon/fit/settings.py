@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from lit_recon.errors import InputError
-from lit_recon.flags import CommandLine, Source, named_class
+from lit_recon.flags import CommandLine, Source, build, named_class
 from lit_recon.flags.command import is_auto
 from lit_recon.records.directory import refuse_older_layout
 
@@ -47,8 +47,8 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
     return [earlier.without("run.dir"), *sources], dict(earlier.values)
 
 
-def settle(command: CommandLine, sources: Sequence[Source]) -> Namespace:
-    """The configuration as far as it follows without loading data.
+def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, Any]:
+    """The configuration as far as it follows without loading data, and its data module.
 
     Raises:
         InputError: flags that are wrong, or that contradict each other.
@@ -56,8 +56,9 @@ def settle(command: CommandLine, sources: Sequence[Source]) -> Namespace:
     config = command.parse(sources)
     _settle_seeds(config)
     _settle_size(config, sources)
+    data = build(config.data)
     _settle_length(config)
-    return config
+    return config, data
 
 
 def _settle_seeds(config: Namespace) -> None:

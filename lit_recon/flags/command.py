@@ -100,8 +100,10 @@ class CommandLine:
             classes, auto = self._chosen(group, sources)
             specs = [self._arguments(sources, {group.name: cls})[group.name] for cls in classes]
             if auto:
-                given = {name: value for spec in specs for name, value in spec["init_args"].items()}
-                arguments[group.name] = {"class_path": AUTO, "init_args": given}
+                said = {flag.split(".")[1] for flag in self._flags_of(group, sources)}
+                every = [pair for spec in specs for pair in spec["init_args"].items()]
+                own = {name: value for name, value in every if name in said}
+                arguments[group.name] = {"class_path": AUTO, "init_args": own}
             else:
                 arguments[group.name] = specs[0] if len(specs) == 1 else specs
         return self._parser.parse_object(arguments)
@@ -144,6 +146,13 @@ class CommandLine:
             self._parser.add_argument(f"--{group.name}", type=kinds)
         elif "." not in group.name:  # others come with the constructor that they belong to
             self._parser.add_subclass_arguments(group.base, group.name, skip=hidden)
+
+    def _flags_of(self, group: Group, sources: Sequence[Source]) -> Iterator[str]:
+        """The flags of a group that were given, but for that which chooses the class."""
+        for source in sources:
+            for flag, _ in source.values:
+                if flag.startswith(f"{group.name}."):
+                    yield flag
 
     def _chosen(self, group: Group, sources: Sequence[Source]) -> tuple[Sequence[type], bool]:
         """The classes of a group that can have several, and whether they are all there are."""

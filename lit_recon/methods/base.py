@@ -51,7 +51,7 @@ class Earlier:
     sure: bool
 
 
-def _nothing(x: Tensor) -> Mapping[str, float | None]:
+def _nothing(x: Tensor) -> Mapping[str, Any]:
     return {}
 
 
@@ -64,7 +64,8 @@ class Reconstruction:
         outcome: how the attack ended.
         certificates: which candidates are right, by evidence without the truth; None: the method
             has no such evidence here.
-        numbers: the method's own numbers by name, each described in its `describes`.
+        numbers: the method's own numbers by name, each described in its `describes`; NaN or None
+            where one has no meaning for a run.
         at_truth: ``x (n, d) -> numbers`` that need the true inputs. Only scoring calls it, all
             ranks together; no method does.
         curve: the inner curve, one entry for each step of a solver.
@@ -77,8 +78,8 @@ class Reconstruction:
     candidates: Tensor
     outcome: Outcome
     certificates: Certificates | None = None
-    numbers: Mapping[str, float | None] = field(default_factory=dict)
-    at_truth: Callable[[Tensor], Mapping[str, float | None]] = _nothing
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    at_truth: Callable[[Tensor], Mapping[str, Any]] = _nothing
     curve: Sequence[SolverStep] = ()
     sign_blind: bool = False
     warm: bool = False

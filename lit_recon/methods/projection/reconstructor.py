@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite, nan
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -254,7 +254,7 @@ def outcome_of(ending: Ending, problem: Problem) -> Outcome:
     return outcome
 
 
-def numbers_at(problem: Problem, candidates: Tensor, x: Tensor) -> Mapping[str, float | None]:
+def numbers_at(problem: Problem, candidates: Tensor, x: Tensor) -> Mapping[str, Any]:
     """The numbers of candidates (m, d) that need the true inputs (n, d)."""
     return {
         "oracle_loss": loss_at(problem, x),
