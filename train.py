@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -242,6 +241,7 @@ def run(
     from lit_recon.errors import InputError
     from lit_recon.fit.run import conclude, open_directory
     from lit_recon.fit.settings import record_of
+    from lit_recon.fit.trainer import train
     from lit_recon.records.checkpoints import saved_checkpoints
     from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
@@ -300,45 +300,6 @@ def build_trainer(
         facts = provenance(sys.argv, config.run.seed, trainer.strategy.root_device)
         directory.write_json("provenance.json", facts)
     return trainer
-
-
-def train(
-    trainer: Trainer,
-    module: Training,
-    data: ReconDataModule,
-    directory: RunDirectory,
-    config: Namespace,
-) -> None:
-    """Fit, from the last checkpoint in the directory where there is one."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from lit_recon.distributed import is_lost, lost
-    from lit_recon.fit.trainer import raised_by_lightning, trainer_error
-    from lit_recon.records.checkpoints import saved_checkpoints, step_of
-    from lit_recon.records.jsonl import rewind
-
-    saved = saved_checkpoints(directory.path)
-    if saved and trainer.is_global_zero:
-        rewind(directory, step_of(saved[-1]))
-    last = saved[-1] if saved else None
-    try:
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
-    except RuntimeError as error:
-        # The other ranks end as well. Lightning watches them, and kills rank 0 seconds after the
-        # first one, in the middle of its last words.
-        getattr(trainer.strategy.launcher, "procs", []).clear()
-        if is_lost(error):
-            raise lost(error) from error
-        raise
-    except SystemExit:  # Lightning's answer to an interruption, after which it is deaf to a second
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        path = directory.path
-        again = f"python train.py --run.dir {path.parent} --run.name {path.name} --run.resume true"
-        raise KeyboardInterrupt(f"; what is finished is in {path}; {again} goes on") from None
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        if saved_checkpoints(directory.path) or not raised_by_lightning(error):
-            raise
-        raise trainer_error(error, config) from error
 
 
 if __name__ == "__main__":

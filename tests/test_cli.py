@@ -222,7 +222,8 @@ def test_a_preset_on_top_of_a_configuration() -> None:
     assert flags["model.p"] == 100_000
     assert flags["recon.solver"].endswith("MomentumDescent")
     assert (flags["recon.solver.lr"], flags["recon.solver.surrogate_slope"]) == (20, 0.02)
-    assert configured()["recon.solver"] == "lit_recon.solvers.GaussNewton"
+    named = configured("--recon", "ProjectionReconstructor")
+    assert named["recon.solver"] == "lit_recon.solvers.GaussNewton"
 
 
 @pytest.mark.parametrize(
@@ -454,7 +455,7 @@ def test_a_run_prints_our_lines_and_no_others(real: tuple[Path, list[str]]) -> N
     patterns = [
         "W&B: offline, because there is no API key; .*wandb sync.*",
         r"attack by projection, at most .* s at a checkpoint",
-        r"step 0, projection: 0 of 4 images recovered, 0 exact to the pixel \(.*the weights tell nothing\)",
+        r"step 0, projection: 0 of 4 images recovered, 0 exact .*the weights tell nothing\)",
         r"step 1, projection: 4 of 4 images recovered, 4 exact to the pixel \(.*, loss .* s; .*\)",
         "",
         "4 of 4 images recovered, 4 exact to the pixel by projection",

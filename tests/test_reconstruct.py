@@ -177,11 +177,12 @@ def test_other_settings_land_beside_and_are_told_apart(
     own = files(path / "recon")
     other = ["--recon.evidence", "first_layer", "--recon.candidates", "auto"]
     assert run("reconstruct", "--run", "runs/mlp", "--steps", "2,4", *other)[0] == 0
-    folder = "recon-candidates=auto,evidence=first_layer"
+    variant = "recon-candidates_auto-evidence_first_layer"
+    folder = f"{variant}/projection_first_layer"
     assert files(path / "recon") == own
     assert [numbers(path, step, folder)["started_from"] for step in (2, 4)] == [None, 2]
     own_source, source = (
-        json.loads((path / place / "provenance.json").read_text()) for place in (".", folder)
+        json.loads((path / place / "provenance.json").read_text()) for place in (".", variant)
     )
     assert source["seed"] == own_source["seed"] and source["device"] == "cpu"
     assert source.keys() < own_source.keys() == source.keys() | {"finished_utc"}
@@ -189,21 +190,24 @@ def test_other_settings_land_beside_and_are_told_apart(
     assert found["method"] == "projection_first_layer"
     assert "initial first layer" in found["knows"]
     assert "initial first layer" not in numbers(path, 4)["knows"]
+    # With auto the number of samples is not given.
+    assert "number of training samples" in numbers(path, 4)["knows"]
+    assert "number of training samples" not in found["knows"]
     assert found["candidates"] == 3
     assert found["direction_error"] < numbers(path, 4)["direction_error"] < 0.1
     named = [key for row in rows(path) for key in row if key.endswith("/status")]
     assert named.count("recon/projection/status") == 3
-    assert named.count(f"{folder}/projection_first_layer/status") == 2
+    assert named.count(f"{folder}/status") == 2
     # A warm start that is switched off is told as such, and the last step is the default.
     assert run("reconstruct", "--run", "runs/mlp", "--recon.warm_start", "false")[0] == 0
-    assert numbers(path, 4, "recon-warm_start=False")["started_from"] is None
-    assert not (path / "recon-warm_start=False" / "step=00000002").exists()
+    assert numbers(path, 4, "recon-no_warm_start/projection")["started_from"] is None
+    assert not (path / "recon-no_warm_start" / "projection" / "step=00000002").exists()
     # The rows of all attacks outlast a resumed run.
     again = ["--run.name", "mlp", "--run.resume", "true", "--trainer.max_steps", "5"]
     assert run(*again, "--recon.enabled", "false")[0] == 0
     assert (path / "checkpoints" / "step=00000005.ckpt").is_file()
     kept = [key for row in rows(path) for key in row if key.endswith("/status")]
-    assert kept == [*named, "recon-warm_start=False/projection/status"]
+    assert kept == [*named, "recon-no_warm_start/projection/status"]
 
 
 def test_a_name_of_ones_own_holds_one_set_of_settings(run: Run, copied: Any) -> None:
@@ -223,7 +227,7 @@ def test_flags_of_the_runs_own_solver_are_known(run: Run, copied: Any) -> None:
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     flags = ["--recon.solver.lr", "4", "--steps", "2", *SHORT]
     assert run("reconstruct", "--run", "runs/features", *flags)[0] == 0
-    assert (path / "recon-solver.lr=4.0,restarts=0,max_steps=3" / "step=00000002").is_dir()
+    assert (path / "recon-lr_4-restarts_0-max_steps_3/projection/step=00000002").is_dir()
 
 
 def test_a_resumed_run_starts_where_the_undisturbed_one_did(
@@ -438,7 +442,7 @@ def theirs(package: str, tmp_path: Path) -> list[str]:
 def test_a_module_of_ones_own_is_attacked(theirs: list[str], run: Run, tmp_path: Path) -> None:
     status, out, error = run(*theirs, "--out", "found")
     assert (status, error) == (0, "")
-    assert "step 20: 2 of 2 samples recovered" in out
+    assert "step 20, projection: 2 of 2 samples recovered" in out
     found = numbers(tmp_path / "found", 20)
     assert found["direction_error"] < 0.1
     assert (found["n"], found["d"], found["k"], found["p"]) == (2, 6, 1, 60)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lit_recon.audit.scoring import numbers_of, score_reconstruction
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Earlier, Reconstruction, Reconstructor
-from lit_recon.metrics.numbers import COMMON, in_order
-from lit_recon.metrics.scores import Scores, score
+from lit_recon.metrics.numbers import COMMON
+from lit_recon.metrics.scores import Scores
 from lit_recon.models import ReadoutModel
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
@@ -191,33 +192,6 @@ def sizes(model: nn.Module) -> dict[str, int | None]:
         "k": model.readout.out_features if isinstance(model, ReadoutModel) else None,
         "p": model.p if isinstance(model, ReadoutModel) else None,
     }
-
-
-def score_reconstruction(found: Reconstruction, truth: Truth) -> Scores:
-    """Match the candidates to the training data and score them, after the attack."""
-    certificates = found.certificates
-    return score(
-        truth.x,
-        found.candidates,
-        held_out=truth.held_out,
-        pixels=truth.pixels,
-        images=truth.images,
-        decoded=None if certificates is None else certificates.images,
-        certified=None if certificates is None else certificates.accepted,
-        sign_blind=found.sign_blind,
-    )
-
-
-def numbers_of(found: Reconstruction, scores: Scores, truth: Truth) -> dict[str, Any]:
-    """Every number of one reconstruction under its public name, and its status."""
-    numbers = {
-        **asdict(scores.metrics),
-        "candidates": len(found.candidates),
-        "seconds": found.seconds,
-        **found.numbers,
-        **found.at_truth(truth.x),
-    }
-    return {**in_order(numbers), "status": found.status}
 
 
 def read_results(directory: RunDirectory, step: int) -> dict[str, Any]:

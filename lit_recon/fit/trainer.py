@@ -1,17 +1,23 @@
-"""Lightning's trainer from flags: what it refuses, in one line that names the flag."""
+"""Lightning's trainer from flags: what it refuses, and how its run ends, in one line each."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lit_recon.distributed import is_lost, lost
 from lit_recon.errors import InputError
+from lit_recon.records.checkpoints import saved_checkpoints, step_of
+from lit_recon.records.directory import RunDirectory
+from lit_recon.records.jsonl import rewind
 
 # Arguments of the trainer that a run gives, or that are objects and cannot be typed.
 GIVEN_HERE = {
@@ -85,7 +91,39 @@ def trainer_error(error: Exception, config: Namespace) -> InputError:
     return InputError(f"--trainer.{named[0]}", settings[named[0]], message)
 
 
-def raised_by_lightning(error: Exception) -> bool:
+def train(
+    trainer: Trainer,
+    module: LightningModule,
+    data: LightningDataModule,
+    directory: RunDirectory,
+    config: Namespace,
+) -> None:
+    """Fit, from the last checkpoint in the directory where there is one."""
+    saved = saved_checkpoints(directory.path)
+    if saved and trainer.is_global_zero:
+        rewind(directory, step_of(saved[-1]))
+    last = saved[-1] if saved else None
+    try:
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    except RuntimeError as error:
+        # The other ranks end as well. Lightning watches them, and kills rank 0 seconds after the
+        # first one, in the middle of its last words.
+        getattr(trainer.strategy.launcher, "procs", []).clear()
+        if is_lost(error):
+            raise lost(error) from error
+        raise
+    except SystemExit:  # Lightning's answer to an interruption, after which it is deaf to a second
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        path = directory.path
+        again = f"python train.py --run.dir {path.parent} --run.name {path.name} --run.resume true"
+        raise KeyboardInterrupt(f"; what is finished is in {path}; {again} goes on") from None
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        if saved_checkpoints(directory.path) or not _raised_by_lightning(error):
+            raise
+        raise trainer_error(error, config) from error
+
+
+def _raised_by_lightning(error: Exception) -> bool:
     """Whether the last frame of an error is in Lightning's own code."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{os.sep}lightning{os.sep}" in frame.filename

@@ -124,6 +124,10 @@ class CommandLine:
         for cls in group.classes:
             taken = {flag.rpartition(".")[2] for flag in group.options(cls)}
             own = {key: value for key, value in chosen["init_args"].items() if key in taken}
+            for inner in self.groups.values():
+                outer, _, key = inner.name.rpartition(".")
+                if outer == name and key in taken:
+                    own.setdefault(key, {"class_path": class_path(inner.classes[0])})
             every.append({"class_path": class_path(cls), "init_args": own})
         return parser.parse_object({"all": every}).all, True
 
