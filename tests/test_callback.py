@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, Trainer, seed_everything
 from rich.console import Console
-from safetensors.torch import load_file
-from torch import Tensor
 
 from callbacks import (
-    ReconstructionCallback,
     StepCheckpoint,
     StepProgressBar,
     WholeCheckpoints,
     terminal,
 )
-from datamodules import Photos, ReconDataModule, Sphere
 from lit_recon.audit.recorder import of_method, sentence, tally
 from lit_recon.errors import InputError, RunError
-from lit_recon.knowledge import Knowledge
-from lit_recon.methods import ProjectionReconstructor, Reconstruction
-from lit_recon.models import RandomFeatures
-from lit_recon.modules import SGD, LeastSquares, Optim, Training
+from lit_recon.methods import ProjectionReconstructor
+from lit_recon.modules import SGD, LeastSquares, Optim
 from lit_recon.records.checkpoints import saved_checkpoints
 from lit_recon.records.directory import RunDirectory
-from lit_recon.records.jsonl import JsonlLogger, rewind
-
-
-def data_of(kind: str, batch_size: int | None = None) -> ReconDataModule:
-    if kind == "photos":
-        return Photos(n=4, image_size=8, batch_size=batch_size)
-    return Sphere(n=4, d=8, batch_size=batch_size)
-
-
-def fit(
-    path: Path,
-    *,
-    data: ReconDataModule | None = None,
-    optim: Optim | None = None,
-    steps: int = 1,
-    attack: ProjectionReconstructor | None = None,
-    checkpoint: StepCheckpoint | None = None,
-    extra: tuple[Callback, ...] = (),
-) -> tuple[Training, Trainer]:
-    """A run in a directory; without an attack it only saves checkpoints."""
-    seed_everything(0, verbose=False)
-    data = data or data_of("sphere")
-    data.setup()
-    model = RandomFeatures(d=data.d, k=data.k, n=data.n, p_over_dn=4.0)
-    module = Training(model, optim or LeastSquares())
-    checkpoint = checkpoint or StepCheckpoint()
-    callbacks: list[Callback] = [*extra, checkpoint]
-    if attack is not None:
-        callbacks.append(ReconstructionCallback([attack], checkpoint, RunDirectory(path)))
-    trainer = Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=JsonlLogger(RunDirectory(path)),
-        callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
-        enable_progress_bar=any(isinstance(callback, StepProgressBar) for callback in extra),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        default_root_dir=path,
-    )
-    trainer.fit(module, data)
-    return module, trainer
+from lit_recon.records.jsonl import rewind
+from tests.small_runs import data_of, fit
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -162,63 +111,6 @@ def test_training_is_the_same_to_the_bit_without_the_attack(
     assert torch.equal(ends[0][1], ends[1][1])
     left, right = (saved_checkpoints(tmp_path / name) for name in ("with", "without"))
     assert [path.name for path in left] == [path.name for path in right]
-
-
-# --- no leak
-
-
-@contextmanager
-def erased(secrets: list[Tensor]) -> Iterator[int]:
-    """Without the secrets: every tensor that holds one, wherever it is kept, is overwritten."""
-    known = [secret.flatten().clone() for secret in secrets]
-    tensors = [thing for thing in gc.get_objects() if type(thing) is Tensor]
-    found = [
-        (tensor, copy)
-        for tensor in tensors
-        for copy in known
-        if (tensor.numel(), tensor.dtype) == (copy.numel(), copy.dtype)
-        and tensor is not copy
-        and torch.equal(tensor.flatten(), copy)
-    ]
-    for tensor, _ in found:
-        tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
-    yield len(found)
-    for tensor, copy in found:
-        tensor.copy_(copy.view_as(tensor))
-
-
-class Blindfolded(ProjectionReconstructor):
-    """An attack that runs while all data are overwritten, the copies for scoring included."""
-
-    data: ReconDataModule
-    copies = 0
-
-    def attack(self, knowledge: Knowledge, *args: Any) -> Reconstruction:
-        data = self.data
-        secrets = [data.x, data.val_x]
-        if data.images is not None and data.val_images is not None:
-            secrets += [data.images, data.val_images]
-        with erased(secrets) as self.copies:
-            assert not torch.isfinite(data.x).any()
-            return super().attack(knowledge, *args)
-
-
-@pytest.mark.parametrize("kind", ["photos", "sphere"])
-def test_an_attack_without_the_data_finds_the_same_to_the_bit(kind: str, tmp_path: Path) -> None:
-    attack = Blindfolded()
-    attack.data = data_of(kind)
-    fit(tmp_path / "blind", data=attack.data, attack=attack)
-    fit(tmp_path / "seeing", data=data_of(kind), attack=ProjectionReconstructor())
-    assert attack.copies >= 5  # training and held-out data, their copies for scoring, the batch
-    parts = [tmp_path / name / "recon/projection/step=00000001" for name in ("blind", "seeing")]
-    blind, seeing = (load_file(part / "candidates.safetensors") for part in parts)
-    assert blind.keys() == seeing.keys()
-    for name in blind:
-        assert torch.equal(blind[name], seeing[name])
-    scores = [json.loads((part / "metrics.json").read_text()) for part in parts]
-    assert [score.pop("seconds") > 0 for score in scores] == [True, True]
-    assert scores[0] == scores[1]
-    assert scores[0]["recovered_fraction"] == 1
 
 
 # --- whole files

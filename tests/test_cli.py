@@ -27,13 +27,12 @@ import train
 from benchmarks.resume import left_by
 from callbacks import StepCheckpoint
 from lit_recon import methods, models, modules, solvers
-from lit_recon.audit.recorder import of_method
+from lit_recon.audit.recorder import named_numbers, of_method
 from lit_recon.fit.flags import RunFlags, WandbFlags
 from lit_recon.fit.introduction import HELP
 from lit_recon.fit.run import RUN_PATH
 from lit_recon.fit.settings import EPOCHS, read_sources, settle
 from lit_recon.fit.trainer import GIVEN_HERE, WITHOUT_MEANING
-from lit_recon.metrics.numbers import registered
 from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 from tests import kills
@@ -507,7 +506,7 @@ def test_the_same_numbers_are_in_every_place(real: tuple[Path, list[str]]) -> No
         step: directory / "recon" / "projection" / f"step={step:08d}" / "metrics.json"
         for step in (0, 1)
     }
-    named = {f"recon/projection/{number.name}" for number in registered()}
+    named = set(named_numbers(RunDirectory("r"), [methods.ProjectionReconstructor()]))
     texts = {"recon/projection/status", "recon/projection/reason"}
     history = [row["history"]["item"] for row in records(directory) if "history" in row]
     logged = [row for row in rows(directory) if texts & row.keys()]
@@ -553,9 +552,8 @@ def test_every_number_is_drawn_over_the_training_step(real: tuple[Path, list[str
     }
     assert axes.pop("trainer/global_step") is None
     assert set(axes.values()) == {"trainer/global_step"}
-    assert set(axes) == {f"recon/projection/{number.name}" for number in registered()} | set(
-        train.TRAINING_NUMBERS
-    )
+    numbers = named_numbers(RunDirectory("r"), [methods.ProjectionReconstructor()])
+    assert set(axes) == {*numbers, *train.TRAINING_NUMBERS}
 
 
 def test_the_picture_in_wandb_is_the_one_on_disk(real: tuple[Path, list[str]]) -> None:

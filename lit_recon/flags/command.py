@@ -283,14 +283,15 @@ class CommandLine:
     ) -> NoReturn:
         """Say that there is no such flag, and what may have been meant."""
         group = self.groups.get(flag.rpartition(".")[0])
-        remedy = "no such flag"
-        if group is not None and group.base is not None:
+        remedy, owners = "no such flag", self._owners(flag)
+        if group is not None and group.base is not None and (owners or not group.several):
             remedy += f" of {chosen[group.name].__name__}"
-        owners = self._owners(flag)
         if owners:
             remedy += f"; {listed(owners, 'and')} {'have' if len(owners) > 1 else 'has'} it"
         else:
-            remedy += f"; {self._meant(flag, self._options(chosen))}"
+            several = [group for group in self.groups.values() if group.several]
+            known = [self._taken(group.name, group.classes) for group in several]
+            remedy += f"; {self._meant(flag, set(self._options(chosen)).union(*known))}"
         raise InputError(f"--{flag}", source.given(value), remedy)
 
     def _refuse_without_value(self, flag: str) -> NoReturn:
@@ -401,5 +402,6 @@ def _named(group: Group, value: Any, source: Source) -> type:
     for cls in group.classes:
         if value == class_path(cls) or str(value).lower() == cls.__name__.lower():
             return cls
-    names = listed(group.class_names, "or")
+    names = listed([AUTO, *group.class_names] if group.several else group.class_names, "or")
+    names += ", or a list of them" if group.several else ""
     raise InputError(f"--{group.name}", source.given(value), f"give {names}")

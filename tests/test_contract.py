@@ -1,0 +1,220 @@
+"""What every method promises, whatever it does: the contract of `Reconstructor`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lit_recon import methods
+from lit_recon.audit.recorder import of_method
+from lit_recon.errors import InputError
+from lit_recon.flags import choices
+from lit_recon.knowledge import FACTS, Knowledge
+from lit_recon.methods import ProjectionReconstructor, Reconstruction, Reconstructor
+from lit_recon.metrics.numbers import in_order, registered
+from lit_recon.models import MLP, Model
+from lit_recon.modules import SGD
+from lit_recon.randomness import generator
+from lit_recon.records.directory import RunDirectory
+from tests import kills, toy
+from tests.problems import sphere, taught, trained
+from tests.small_runs import data_of, erased, fit
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with settings that end soon, and a model that it can attack.
+
+    Attributes:
+        make: makes the method.
+        held: what can be known of a model that it attacks: every fact that there is.
+        x: (n, d) the model's training inputs.
+    """
+
+    make: Callable[[], Reconstructor]
+    held: Callable[[], Knowledge]
+    x: Tensor
+
+
+N, D = 3, 16
+X = sphere(N, D, 0)
+
+
+def of_features() -> Knowledge:
+    """Random features, and all facts but those that such a model does not have."""
+    model = trained(X, 300)
+    start = torch.zeros_like(model.readout.weight)
+    return Knowledge(model, start, None, 0.0, True, N, None, D**0.5, (D,))
+
+
+def of_mlp() -> Knowledge:
+    """A two-layer network with its first layer's start."""
+    held = taught(MLP(d=D, k=1, n=N, width=240), X, steps=50, lr=1e-4, first_layer=True)
+    return replace(held, optimiser_keeps_span=True, radius=D**0.5, shape=(D,))
+
+
+CASES = {
+    "projection": Case(lambda: ProjectionReconstructor(max_steps=30), of_features, X),
+    "projection auto": Case(
+        lambda: ProjectionReconstructor(max_steps=30, candidates="auto"), of_features, X
+    ),
+    "projection_first_layer": Case(
+        lambda: ProjectionReconstructor(max_steps=30, evidence="first_layer"), of_mlp, X
+    ),
+    "toy": Case(toy.PullBackReconstructor, of_features, X),
+}
+every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+class NoReadout(Model):
+    """A network that no method can attack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(D, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.only(x.flatten(1)).cos()
+
+
+def test_every_exported_method_has_a_case() -> None:
+    exported = choices([methods], Reconstructor, ProjectionReconstructor)
+    assert set(exported) <= {type(case.make()) for case in CASES.values()}
+
+
+@every_method
+def test_names_are_short_words_and_numbers_are_described(case: Case) -> None:
+    method = case.make()
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", method.name)
+    assert type(method).citation and method.asks <= FACTS.keys()
+    assert {number.name for number in method.describes} <= {n.name for n in registered()}
+    found = method.reconstruct(case.held())
+    told = {**found.numbers, **found.at_truth(case.x)}
+    assert {number.name for number in method.describes} == told.keys()
+    assert in_order(told).keys() == told.keys()
+    assert found.candidates.device.type == "cpu" and found.candidates.shape[1] == D
+    assert found.outcome.status and found.outcome.reason and found.seconds > 0
+
+
+@every_method
+def test_the_same_seed_gives_the_same_and_the_model_is_left_alone(case: Case) -> None:
+    held, state = case.held(), torch.get_rng_state()
+    before = {name: weight.clone() for name, weight in held.model.state_dict().items()}
+    first = case.make().reconstruct(held)
+    second = case.make().reconstruct(held, generator(0, "candidates"))
+    assert first.outcome == second.outcome
+    assert torch.allclose(first.candidates, second.candidates, atol=1e-4)
+    assert all(torch.equal(before[n], w) for n, w in held.model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@every_method
+def test_a_fact_that_is_not_asked_for_is_blank(case: Case, monkeypatch: Any) -> None:
+    method, held = case.make(), case.held()
+    attack, seen = type(method).attack, []
+
+    def watched(self: Any, knowledge: Knowledge, *args: Any) -> Reconstruction:
+        seen.append(knowledge)
+        return attack(self, knowledge, *args)
+
+    monkeypatch.setattr(type(method), "attack", watched)
+    found = method.reconstruct(held)
+    asked_for_alone = method.reconstruct(held.only(method.asks))
+    assert torch.allclose(found.candidates, asked_for_alone.candidates, atol=1e-4)
+    for knowledge in seen:
+        given = {fact for fact in FACTS if getattr(knowledge, fact) is not None}
+        assert given == {fact for fact in method.asks if getattr(held, fact) is not None}
+        assert list(found.knows) == knowledge.facts
+    assert {"number of training samples"}.isdisjoint(found.knows) == ("n" not in method.asks)
+
+
+@every_method
+def test_what_it_cannot_attack_is_refused_in_one_line(case: Case) -> None:
+    method = case.make()
+    assert method.applies(case.held().model)
+    model = NoReadout()
+    assert not method.applies(model)
+    for refused in (lambda: method.check(model), lambda: method.reconstruct(Knowledge(model))):
+        with pytest.raises(InputError, match=r"^--recon\S* .*: .*NoReadout") as error:
+            refused()
+        assert "\n" not in str(error.value)
+
+
+# --- in a run
+
+RUNS = {
+    "projection": lambda: ProjectionReconstructor(max_steps=30),
+    "projection auto": lambda: ProjectionReconstructor(max_steps=30, candidates="auto"),
+    "toy": toy.PullBackReconstructor,
+}
+in_a_run = pytest.mark.parametrize("make", RUNS.values(), ids=RUNS)
+
+
+@in_a_run
+@pytest.mark.parametrize("kind", ["photos", "sphere"])
+def test_an_attack_without_the_data_finds_the_same(
+    make: Callable[[], Reconstructor], kind: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """All data are overwritten while the attack runs, the copies for scoring included."""
+    fit(tmp_path / "seeing", data=data_of(kind), attack=make())
+    method, data, copies = make(), data_of(kind), []
+    attack = type(method).attack
+
+    def blind(self: Any, *args: Any) -> Reconstruction:
+        secrets = [data.x, data.val_x]
+        if data.images is not None and data.val_images is not None:
+            secrets += [data.images, data.val_images]
+        with erased(secrets) as count:
+            copies.append(count)
+            assert not torch.isfinite(data.x).any()
+            return attack(self, *args)
+
+    monkeypatch.setattr(type(method), "attack", blind)
+    fit(tmp_path / "blind", data=data, attack=method)
+    assert min(copies) >= 5  # training and held-out data, their copies for scoring, the batch
+    place = f"recon/{method.name}/step=00000001"
+    parts = [tmp_path / name / place for name in ("blind", "seeing")]
+    blinded, seeing = (load_file(part / "candidates.safetensors") for part in parts)
+    assert blinded.keys() == seeing.keys()
+    for name in blinded:
+        assert torch.equal(blinded[name], seeing[name])
+    scores = [json.loads((part / "metrics.json").read_text()) for part in parts]
+    assert [score.pop("seconds") > 0 for score in scores] == [True, True]
+    assert scores[0] == scores[1]
+    assert "\n" not in scores[0]["reason"]
+
+
+@in_a_run
+def test_training_is_the_same_to_the_bit_without_it(
+    make: Callable[[], Reconstructor], tmp_path: Path
+) -> None:
+    ends = []
+    for name, method in (("with", make()), ("without", None)):
+        module, _ = fit(tmp_path / name, optim=SGD(lr=1e-3), steps=5, attack=method)
+        weight = module.model.get_parameter("readout.weight")
+        ends.append((weight.detach().clone(), torch.get_rng_state()))
+    assert ends[0][0].abs().sum() > 0
+    assert torch.equal(ends[0][0], ends[1][0]) and torch.equal(ends[0][1], ends[1][1])
+
+
+@pytest.mark.parametrize("name", ["ProjectionReconstructor", "PullBackReconstructor"])
+def test_files_are_whole_after_a_kill(name: str, tmp_path: Path) -> None:
+    """Killed when the results of step 1 are written, but have no place yet."""
+    points = ["--data", "Sphere", "--data.n", "3", "--data.d", "8", "--model.p_over_dn", "4"]
+    argv = ["--plugin", "tests.toy", *points, "--recon", name, "--wandb.mode", "disabled"]
+    kills.killed(kills.in_the_results, 1, [*argv, "--run.name", "r"], tmp_path)
+    directory = RunDirectory(tmp_path / "runs" / "r")
+    (folder,) = (directory.path / "recon").iterdir()
+    assert of_method(directory, folder.name).steps() == [0]
+    files = {"metrics.json", "candidates.safetensors", "grid.png", "curve.csv"}
+    assert {file.name for file in (folder / "step=00000000").iterdir()} == files
+    json.loads((folder / "step=00000000" / "metrics.json").read_text())
