@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,13 @@ class Truth:
         directory.write_bytes(FILE, save(tensors, {"data": json.dumps(facts)}))
 
     @classmethod
-    def read(cls, path: Path) -> Truth:
+    def read(cls, path: str | os.PathLike[str]) -> Truth:
         """What a run directory holds.
 
         Raises:
             InputError: the file is missing, or is no such file.
         """
+        path = Path(path)
         try:
             with safe_open(path / FILE, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
