@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.problems import ROOT, Problem, photos, pictures, runnable, sphere
 from benchmarks.records import Flags, Record, one_line_errors, peak_bytes, positive, seed, table
+from lit_recon.audit.recorder import of_method
 from lit_recon.errors import InputError, RunError
 from lit_recon.records.directory import RunDirectory
 
@@ -35,6 +36,7 @@ PROBLEMS = {
     "photos": photos(10, 32, 3 * 10 * 3072),
 }
 TINY = photos(4, 8, 4 * 4 * 192)
+METHOD = "projection"
 STEP = 1  # the only one of a closed-form training
 SHARES = ("recovered_fraction", "exact_fraction", "certified_fraction")
 COPIED = (*SHARES, "direction_error", "projection_loss", "status", "applications", "restarts")
@@ -53,6 +55,7 @@ def run(
         flags = {
             "run.dir": folder,
             "run.name": directory.path.name,
+            "recon": "ProjectionReconstructor",
             "recon.seed": random_seed,
             "recon.max_seconds": args.seconds,
             "wandb.mode": "disabled",
@@ -61,7 +64,9 @@ def run(
         command = [sys.executable, "train.py", *model_flags(problem, root)]
         command += [f"--{flag}={value}" for flag, value in flags.items()]
         wall, peak = timed(command, args.threads)
-        found = json.loads((directory.step_path(STEP) / "metrics.json").read_text())
+        found = json.loads(
+            (of_method(directory, METHOD).step_path(STEP) / "metrics.json").read_text()
+        )
     share = found["recovered_fraction"]
     line = f"{name}, seed {random_seed}: {share:.2f} recovered, {wall:.1f} s"
     print(line, file=sys.stderr, flush=True)

@@ -30,12 +30,16 @@ from lit_recon.sweeps.workers import Task, outcomes
 
 PROBLEM = ["--data", "Sphere", "--data.n", "4", "--data.d", "20", "--model.p_over_dn", "4"]
 PARTS = {
-    "flags": [("train", "command_line"), ("train", "read_sources"), ("train", "settle")],
+    "flags": [
+        ("train", "command_line"),
+        ("lit_recon.fit.settings", "read_sources"),
+        ("lit_recon.fit.settings", "settle"),
+    ],
     "start of W&B": [("lit_recon.audit.loggers", "make_wandb_logger")],
     "provenance": [("lit_recon.records.provenance", "provenance")],
-    "attack": [("lit_recon.methods.projection", "ProjectionReconstructor.reconstruct")],
+    "attack": [("lit_recon.methods.projection", "ProjectionReconstructor.attack")],
     "pictures": [("lit_recon.audit.recorder", name) for name in ("picture", "figure_to_uint8")],
-    "report": [("lit_recon.report.page", "write_run_report")],
+    "report": [("lit_recon.fit.run", "write_run_report")],
 }
 """Functions that share no time with each other, by what they do."""
 

@@ -18,17 +18,8 @@ from lit_recon.fit.run import RUN_PATH
 ROOT = Path(__file__).parents[1]
 RUN = [
     *("--data.n", "4", "--data.image_size", "8", "--model", "MLP", "--model.width", "2400"),
-    *(
-        "--optim",
-        "SGD",
-        "--optim.lr",
-        "1e-4",
-        "--trainer.max_steps",
-        "1",
-        "--recon.enabled",
-        "false",
-    ),
-    *("--wandb.mode", "disabled", "--run.dir", "runs", "--run.name", "mlp"),
+    *("--optim", "SGD", "--optim.lr", "1e-4", "--trainer.max_steps", "1", "--run.name", "mlp"),
+    *("--recon.max_steps", "1", "--recon.restarts", "0", "--wandb.mode", "disabled"),
 ]
 
 
