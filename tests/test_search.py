@@ -248,7 +248,7 @@ def test_spare_candidates_are_dropped_after_every_descent_and_then_it_goes_on(ru
 
 
 def test_a_descent_is_as_patient_as_its_move_asks_for(run):
-    solver = GaussNewton()
+    solver: GaussNewton = GaussNewton()
     _, _, script = run(stalled(1, 1, 1), (2,))
     asked = [(stop.min_decrease, stop.patience) for stop in script.stops]
     assert asked == [(solver.min_decrease, solver.patience)] * 2 + [PATIENT]
@@ -267,7 +267,7 @@ def test_without_moves_it_minimises_and_prunes():
     start = torch.cat([sphere(2, D, 9), x + 0.1 * sphere(M, D, 8)])
     random, monitor = seeded(), Monitor()
     before = random.get_state()
-    search = Search(M, [], random)
+    search: Search = Search(M, [], random)
     found = search(objective, start, GaussNewton(), Stop(), monitor, "test")
     assert found.status is Status.CONVERGED
     assert torch.allclose(found.at.candidates, x, atol=1e-3)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Rounding of f(z) - z, in units of eps times the norm of z. Measured in float32: the iteration of
-# fully connected maps that contract, of 2 to 20 layers of width 64 and 1024, ends between 0.5 and 9.
+# fully connected maps that contract, with 2 to 20 layers of width 64 or 1024, ends at 0.5 to 9.
 FLOOR_UNITS = 16.0
 
 
