@@ -113,5 +113,5 @@ def train(problem: Problem, root: str | None, seed: int) -> Trained:
 def published(lr: float, max_seconds: float) -> ProjectionReconstructor:
     """The attack as its authors published it, from the preset that train.py takes."""
     settings = yaml.safe_load(PRESET.read_text(encoding="utf-8"))["recon"]["init_args"]
-    solver = MomentumDescent(**{**settings.pop("solver")["init_args"], "lr": lr})
+    solver: MomentumDescent = MomentumDescent(**{**settings.pop("solver")["init_args"], "lr": lr})
     return ProjectionReconstructor(solver, max_seconds, **settings)

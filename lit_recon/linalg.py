@@ -1,8 +1,8 @@
 """Linear algebra on tall matrices V (p, d) that are read but never copied.
 
 Products with V are written so that the long side stays outermost: on CPU ``(V @ x.T).T`` is about
-twice as fast as ``x @ V.T`` for ten rows of x. Where V is shared among ranks, what has length p is
-here this rank's share of it, and all else is the same on all ranks.
+twice as fast as ``x @ V.T`` for ten rows of x. Where V is shared among ranks, a length p means this
+rank's share of p; everything else is the same on all ranks.
 """
 
 from __future__ import annotations
@@ -21,16 +21,30 @@ SUBSPACE_ITERATIONS = 4
 
 
 class Map(Protocol):
-    """z = V x, with the rows of V shared among ranks."""
+    """z = V x for V (p, d), with the rows of V shared among ranks."""
 
     @property
-    def rows(self) -> TallMatrix: ...
+    def rows(self) -> TallMatrix:
+        """(r, d) this rank's rows of V."""
+        ...
+
     @property
-    def ranks(self) -> Ranks: ...
+    def ranks(self) -> Ranks:
+        """The processes that share V."""
+        ...
+
     @property
-    def p(self) -> int: ...
-    def apply(self, x: Tensor) -> Tensor: ...
-    def transpose(self, w: Tensor) -> Tensor: ...
+    def p(self) -> int:
+        """The number of rows of V, over all ranks."""
+        ...
+
+    def apply(self, x: Tensor) -> Tensor:
+        """``x V^T``: (m, d) to (m, r), this rank's columns."""
+        ...
+
+    def transpose(self, w: Tensor) -> Tensor:
+        """``w V``: this rank's columns (m, r) to (m, d), the sum over all ranks."""
+        ...
 
 
 def times_rows(x: Tensor, rows: TallMatrix) -> Tensor:
@@ -49,6 +63,72 @@ def weigh_rows(w: Tensor, rows: TallMatrix) -> Tensor:
     return total
 
 
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor],
+    right: Tensor,
+    precondition: Callable[[Tensor], Tensor] = _identity,
+    *,
+    steps: int,
+    tolerance: float,
+    independent_rows: bool = False,
+    every: int = 1,
+    finished: Callable[[bool], bool] = bool,
+) -> Tensor:
+    """Solve ``apply(x) = right`` for a symmetric positive definite operator, from x = 0.
+
+    Hestenes and Stiefel 1952. A right side of zeros gives x = 0.
+
+    >>> scales = torch.tensor([[2.0, 4.0]])
+    >>> conjugate_gradients(lambda x: scales * x, torch.tensor([[2.0, 0.0]]), steps=2, tolerance=0)
+    tensor([[1., 0.]])
+
+    Args:
+        apply: the operator, rows (m, d) to (m, d).
+        right: (m, d).
+        precondition: approximate inverse of the operator, symmetric positive definite.
+        steps: the most applications of the operator.
+        tolerance: solved when the preconditioned norm of the residual has fallen to this share.
+        independent_rows: every row of x is a system of its own, with a step length of its own, and
+            all are solved when the last one is; False: x is the solution of one system.
+        every: ask ``finished`` after every so many steps. A GPU then need not wait at each step.
+            Steps that it takes after the system is solved have length 0, so the result is the same.
+        finished: gets whether the system is solved; True ends the iteration.
+
+    Returns:
+        (m, d) x.
+    """
+
+    def dot(u: Tensor, w: Tensor) -> Tensor:
+        return (u * w).sum(1, keepdim=True) if independent_rows else (u * w).sum()
+
+    x = torch.zeros_like(right)
+    r = right
+    direction = y = precondition(r)
+    ry = dot(r, y)  # () or (m, 1), as are all numbers of a system
+    enough = tolerance**2 * ry
+    solved = torch.zeros((), dtype=torch.bool, device=right.device)
+    for step in range(1, steps + 1):
+        q = apply(direction)
+        length = torch.where(solved, 0.0, _ratio(ry, dot(direction, q)))
+        x, r = x + length * direction, r - length * q
+        y = precondition(r)
+        new = dot(r, y)
+        solved = solved | ~(new > enough).any()
+        if step % every == 0 and finished(bool(solved)):
+            break
+        direction, ry = y + _ratio(new, ry) * direction, new
+    return x
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, and 0 where the whole is 0: an exact solution stays as it is."""
+    return torch.where(whole == 0, 0.0, part / whole)
+
+
 def least_squares_rows(map: Map, target: Tensor, tolerance: float = 1e-5) -> Tensor:
     """(k, d) rows w that minimise ``||target - w V^T||``, by conjugate gradients for all k at once.
 
@@ -59,23 +139,14 @@ def least_squares_rows(map: Map, target: Tensor, tolerance: float = 1e-5) -> Ten
         target: (k, p).
         tolerance: relative size of the gradient at which to stop.
     """
-    r = map.transpose(target)
-    w = torch.zeros_like(r)
-    direction, rr = r, (r * r).sum(1, keepdim=True)
-    enough = tolerance**2 * rr.clamp_min(torch.finfo(rr.dtype).tiny)
-    for _ in range(100):
-        q = map.transpose(map.apply(direction))
-        step = rr / (direction * q).sum(1, keepdim=True).clamp_min(torch.finfo(rr.dtype).tiny)
-        w, r = w + step * direction, r - step * q
-        new = (r * r).sum(1, keepdim=True)
-        if map.ranks.agreed(bool((new <= enough).all())):
-            break
-        direction, rr = r + new / rr.clamp_min(torch.finfo(rr.dtype).tiny) * direction, new
-    return w
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
+    return conjugate_gradients(
+        lambda w: map.transpose(map.apply(w)),
+        map.transpose(target),
+        steps=100,
+        tolerance=tolerance,
+        independent_rows=True,
+        finished=map.ranks.agreed,
+    )
 
 
 def spectral_directions(
@@ -88,9 +159,9 @@ def spectral_directions(
 ) -> Tensor:
     """(count, q) orthonormal leading eigenvectors of sum_l M_l^2, M_l = V^T diag(weights_l) V.
 
-    For weights that are a sum of even features of a few inputs these span, approximately, the
-    inputs (the method of moments for a layer of neurons with Gaussian data: Janzamin, Sedghi,
-    Anandkumar 2015, arXiv 1506.08473; Lu and Li 2017, arXiv 1702.06435).
+    Where the weights are a sum of even features of a few inputs, the directions span the inputs
+    approximately (the method of moments for a layer of neurons with Gaussian data: Janzamin,
+    Sedghi, Anandkumar 2015, arXiv 1506.08473; Lu and Li 2017, arXiv 1702.06435).
 
     Args:
         map: V.
@@ -150,7 +221,7 @@ def widest_directions(map: Map, count: int, random: torch.Generator) -> tuple[Te
 
 
 def _sum_of_squares(rows: list[Tensor]) -> Tensor:
-    """(r, r) sum of ``y y^T`` over matrices y (r, q); 0 where that is not finite: eigh raises."""
+    """(r, r) sum of ``y y^T`` over matrices y (r, q); 0 where it is not finite, or eigh raises."""
     return torch.stack([y @ y.T for y in rows]).sum(0).nan_to_num(0, 0, 0)
 
 
@@ -172,10 +243,10 @@ def _moments(rows: TallMatrix, weights: Tensor, q: int, down: Callable[[Tensor],
 
 
 def minimum_norm(phi: Tensor, y: Tensor) -> Tensor:
-    """(k, p) weights of minimum norm among those that fit y (n, k) best on features phi (n, p).
+    """(k, p) the weights of minimum norm that fit y (n, k) best on features phi (n, p).
 
-    Solved on the smaller of the two Gram matrices, in float64, by its eigenvectors, so that equal
-    samples and p < n need no case of their own.
+    Solved by the eigenvectors of the smaller of the two Gram matrices, in float64. Equal samples
+    and p < n need no special case then.
     """
     phi, y = phi.double(), y.double()
     wide = phi.shape[0] <= phi.shape[1]

@@ -22,13 +22,22 @@ CACHE_ROWS = 2048
 class LinearMap:
     """z = V x for V (p, d): the part of a feature map that costs time.
 
-    The rows of V are shared among ranks: `apply` gives this rank's columns, without an exchange;
-    `transpose` takes them, and all ranks get the sum. ``p`` and ``mean_square`` are of the whole V.
+    The rows of V are shared among ranks. `apply` gives this rank's columns, without an exchange.
+    `transpose` takes this rank's columns and gives the sum over all ranks. ``p`` and
+    ``mean_square`` are those of the whole V.
+
+    >>> map = LinearMap(TallMatrix.of(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])))
+    >>> map.p, map.d
+    (3, 2)
+    >>> map.apply(torch.tensor([[1.0, 2.0]]))
+    tensor([[1., 3., 4.]])
+    >>> map.transpose(torch.tensor([[1.0, 0.0, 1.0]]))
+    tensor([[1., 2.]])
 
     Attributes:
         rows: this rank's rows of V.
-        ranks: who holds the others.
-        dtype: of the blocks, None for that of V.
+        ranks: the processes that share V.
+        dtype: of the blocks; None for that of V.
     """
 
     rows: TallMatrix
@@ -37,10 +46,12 @@ class LinearMap:
 
     @property
     def d(self) -> int:
+        """The dimension of an input."""
         return self.rows.d
 
     @cached_property
     def p(self) -> int:
+        """The number of rows of V, over all ranks."""
         return int(self.ranks.total(torch.tensor(len(self.rows), device=self.rows.like.device)))
 
     @cached_property
@@ -51,14 +62,14 @@ class LinearMap:
         return float(self.ranks.total(squares) / (self.p * self.d))
 
     def head(self, count: int) -> LinearMap:
-        """The map of every rank's first so many rows."""
+        """The map of the first ``count`` rows of every rank."""
         return LinearMap(self.rows.head(count), self.ranks)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """This rank's rows of V, block by block, with their places among them.
+        """This rank's rows of V, block by block, each with its place among these rows.
 
-        On CPU a block is small enough that what is made from it stays in the cache: with 100
-        candidates an application takes a quarter of the time (measured). A GPU takes all at once.
+        On CPU a block is so small that its products stay in the cache: with 100 candidates an
+        application takes a quarter of the time (measured). A GPU takes all rows at once.
         """
         for rows, block in self.rows.blocks(CACHE_ROWS if self.rows.like.is_cpu else None):
             yield rows, block.to(self.dtype or block.dtype)
@@ -77,6 +88,10 @@ class BlockAverages:
     """The subspace of images that are constant on blocks of ``factor`` x ``factor`` pixels.
 
     Natural images have most of their energy there. Coordinates are orthonormal.
+
+    Attributes:
+        shape: (c, h, w) of an image.
+        factor: the side of a block in pixels; it divides h and w.
     """
 
     shape: tuple[int, int, int]

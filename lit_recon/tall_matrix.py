@@ -20,14 +20,14 @@ MAX_THREADS = 8  # that draw ahead, one block of BLOCK_ROWS x d numbers each
 def gaussian_rows(seed: int, p: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(p, d) matrix of independent N(0, 1 / d) entries, block by block from (seed, block index).
 
-    Row j depends on the seed and on j alone, so a part of the matrix can be made without the rest,
+    Row j depends on the seed and on j alone. So a part of the matrix can be made without the rest,
     on any device and by any number of processes.
     """
     return _copied(_drawn(seed, d, range(p), dtype), torch.empty(p, d, dtype=dtype))
 
 
 def _copied(parts: Iterator[Tensor], into: Tensor) -> Tensor:
-    """The parts, from the top of a matrix (r, d) on."""
+    """A matrix (r, d), filled with the parts from the top."""
     start = 0
     for part in parts:
         into[start : start + len(part)].copy_(part)
@@ -39,7 +39,7 @@ def _drawn(seed: int, d: int, share: range, dtype: torch.dtype) -> Iterator[Tens
     """Rows of the matrix on the CPU, a block or a part of one at a time."""
 
     def draw(block: int) -> Tensor:
-        # A shorter draw has other numbers at its end, so a block is drawn whole and cut.
+        # A shorter draw has other numbers at its end, so a block is drawn whole and then cut.
         rows = torch.empty(BLOCK_ROWS, d, dtype=dtype)
         rows.normal_(0, d**-0.5, generator=generator(seed, "first layer", block))
         start = block * BLOCK_ROWS
@@ -63,9 +63,9 @@ def _drawn(seed: int, d: int, share: range, dtype: torch.dtype) -> Iterator[Tens
 
 
 class SeededMatrix:
-    """The matrix of `gaussian_rows`, of which one stretch is stored and the rest drawn when read.
+    """The matrix of `gaussian_rows`. One stretch of it is stored; other rows are drawn when read.
 
-    What is stored changes no number, only time and memory. Copies share it.
+    The choice of the stretch changes time and memory, and no number. Copies share the stretch.
 
     Args:
         seed: seed of the matrix, 0 or more.
@@ -116,9 +116,15 @@ def _ends(stretch: range) -> tuple[int, int]:
 class TallMatrix:
     """Consecutive rows (r, d) of a tall matrix; iterating reads them part by part, from the top.
 
+    >>> rows = TallMatrix.of(torch.arange(10.0).view(5, 2)).head(3)
+    >>> len(rows), rows.d
+    (3, 2)
+    >>> [(place, len(block)) for place, block in rows.blocks(2)]
+    [(slice(0, 2, None), 2), (slice(2, 3, None), 1)]
+
     Attributes:
         matrix: (p, d).
-        share: which of its rows.
+        share: which rows of the matrix.
         like: a tensor with the dtype and device in which they are read.
     """
 
@@ -136,14 +142,15 @@ class TallMatrix:
 
     @property
     def d(self) -> int:
+        """The number of columns."""
         return self.matrix.shape[1]
 
     def head(self, count: int) -> TallMatrix:
-        """The first so many rows, at most."""
+        """The first ``count`` rows, or all if there are fewer."""
         return replace(self, share=self.share[:count])
 
     def blocks(self, most: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """The parts with their places among these rows, none of more rows than ``most``."""
+        """The rows in blocks of at most ``most`` rows, each with its place among these rows."""
         start = 0
         for block in (block for part in self for block in part.split(most or max(len(part), 1))):
             yield slice(start, start + len(block)), block

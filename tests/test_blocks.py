@@ -28,7 +28,7 @@ CASES = [
 
 
 def set_block(monkeypatch, rows: int) -> None:
-    for module in ("features", "objectives.projection"):
+    for module in ("linear_map", "objectives.projection"):
         monkeypatch.setattr(f"lit_recon.{module}.CACHE_ROWS", rows)
 
 

@@ -19,7 +19,7 @@ from lit_recon.activations import HALF_ABS
 from lit_recon.linear_map import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.solvers import GaussNewton, Monitor, Solution, Status, Stop
-from lit_recon.solvers.loop import Linearised
+from lit_recon.solvers.contracts import Point
 from lit_recon.solvers.search import PATIENT, PROGRESS, TEMPERATURE, Move, Perturbation, Search
 from lit_recon.tall_matrix import TallMatrix, gaussian_rows
 from tests.problems import sphere
@@ -77,8 +77,8 @@ def test_a_perturbation_draws_from_its_generator_only():
 
 
 @dataclass
-class Point:
-    """A linearisation of which only the place and the loss count; its loss stands in z too."""
+class Place:
+    """A point of which only the place and the loss count; its loss stands in z too."""
 
     z: Tensor
     loss: Tensor
@@ -103,19 +103,19 @@ class Script:
         loss, status = next(self.endings)
         self.stops.append(stop)
         self.sizes.append(len(z))
-        at: Any = Point(torch.full_like(z, loss), torch.tensor(loss, dtype=torch.float64))
+        at: Any = Place(torch.full_like(z, loss), torch.tensor(loss, dtype=torch.float64))
         return Solution(at, status)
 
 
 @dataclass
-class Recorder(Move):
+class Recorder(Move[Point]):
     """A move that says when it was called and from which loss."""
 
     name: str
     patience: int
     log: list[tuple[str, float]]
 
-    def __call__(self, at: Linearised) -> Tensor:
+    def __call__(self, at: Point) -> Tensor:
         self.log.append((self.name, float(at.loss)))
         return at.z
 
@@ -214,7 +214,7 @@ def test_better_and_equal_trials_are_always_the_next_origin(run):
 
 
 @pytest.mark.parametrize(
-    "ending", [Status.CERTIFIED, Status.CONVERGED, Status.OUT_OF_TIME, Status.NONFINITE]
+    "ending", [Status.SATISFIED, Status.CONVERGED, Status.OUT_OF_TIME, Status.NONFINITE]
 )
 def test_a_first_descent_that_ends_otherwise_than_stalled_is_all(run, ending):
     found, log, _ = run([(1.0, ending)], (2, 3))
@@ -234,7 +234,7 @@ def test_a_trial_without_a_finite_loss_is_not_returned(run):
     assert found.status is Status.NONFINITE and float(found.at.loss) == 1.0
 
 
-@pytest.mark.parametrize("ending", [Status.CERTIFIED, Status.CONVERGED])
+@pytest.mark.parametrize("ending", [Status.SATISFIED, Status.CONVERGED])
 def test_a_trial_that_reaches_the_end_is_returned(run, ending):
     found, log, _ = run([*stalled(1.0, 1.0), (0.99, ending)], (4, 4))
     assert found.status is ending and float(found.at.loss) == 0.99
@@ -242,13 +242,13 @@ def test_a_trial_that_reaches_the_end_is_returned(run, ending):
 
 
 def test_spare_candidates_are_dropped_after_every_descent_and_then_it_goes_on(run):
-    found, _, script = run([*stalled(1, 0.9), (0.5, Status.CERTIFIED)], (1,), start=5)
+    found, _, script = run([*stalled(1, 0.9), (0.5, Status.SATISFIED)], (1,), start=5)
     assert script.sizes == [5, 2, 2]
-    assert len(found.at.candidates) == 2 and found.status == "certified"
+    assert len(found.at.candidates) == 2 and found.status is Status.SATISFIED
 
 
 def test_a_descent_is_as_patient_as_its_move_asks_for(run):
-    solver = GaussNewton()
+    solver: GaussNewton = GaussNewton()
     _, _, script = run(stalled(1, 1, 1), (2,))
     asked = [(stop.min_decrease, stop.patience) for stop in script.stops]
     assert asked == [(solver.min_decrease, solver.patience)] * 2 + [PATIENT]
@@ -267,7 +267,7 @@ def test_without_moves_it_minimises_and_prunes():
     start = torch.cat([sphere(2, D, 9), x + 0.1 * sphere(M, D, 8)])
     random, monitor = seeded(), Monitor()
     before = random.get_state()
-    search = Search(M, [], random)
+    search: Search = Search(M, [], random)
     found = search(objective, start, GaussNewton(), Stop(), monitor, "test")
     assert found.status is Status.CONVERGED
     assert torch.allclose(found.at.candidates, x, atol=1e-3)

@@ -1,11 +1,16 @@
+from __future__ import annotations
+
 from dataclasses import dataclass
+from math import nan
 
 import pytest
 import torch
+from torch import Tensor
 
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.errors import InputError
 from lit_recon.linear_map import LinearMap
+from lit_recon.objectives.fixed_point import FixedPointObjective
 from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.solvers import (
     GaussNewton,
@@ -16,9 +21,9 @@ from lit_recon.solvers import (
     Stop,
     minimise,
 )
-from lit_recon.solvers.gauss_newton import conjugate_gradients
+from lit_recon.solvers.fixed_point import FixedPointIteration
 from lit_recon.solvers.loop import Solver, State
-from lit_recon.solvers.search import Perturbation, Search, SpareCandidates
+from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates
 from tests.problems import sphere, trained
 
 N, D, P = 4, 12, 300
@@ -37,62 +42,6 @@ def objective(seed=0, radius=D**0.5, slope=0.0):
 @torch.no_grad()
 def run(problem, z, solver, stop=None, monitor=None):
     return minimise(problem, z, solver, stop or Stop(), monitor or Monitor(), "test")
-
-
-def test_conjugate_gradients_solve_a_linear_system():
-    a = torch.randn(12, 12, dtype=torch.float64)
-    a = a @ a.T + torch.eye(12)
-    right = torch.randn(3, 4, dtype=torch.float64)
-    solve = conjugate_gradients(
-        lambda x: (a @ x.flatten()).view(3, 4),
-        right,
-        lambda x: (x.flatten() / a.diagonal()).view(3, 4),
-        steps=50,
-        tolerance=1e-12,
-    )
-    assert torch.allclose(solve.flatten(), torch.linalg.solve(a, right.flatten()), atol=1e-8)
-
-
-def test_conjugate_gradients_stop_when_interrupted():
-    calls = []
-
-    def apply(x):
-        calls.append(1)
-        return 2 * x
-
-    conjugate_gradients(
-        apply, torch.ones(2), lambda x: x, steps=9, tolerance=0, finished=lambda enough: True
-    )
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize("every", [2, 4, 7])
-def test_conjugate_gradients_asked_seldom_return_the_same(every):
-    a = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    a = a @ a.T + torch.eye(12)
-    right = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    asked: list[bool] = []
-
-    def finished(enough):
-        asked.append(enough)
-        return enough
-
-    def solve(every):
-        return conjugate_gradients(
-            lambda x: a @ x,
-            right,
-            lambda x: x / a.diagonal(),
-            steps=50,
-            tolerance=1e-3,
-            every=every,
-            finished=finished,
-        )
-
-    often = solve(1)
-    steps = len(asked)
-    asked.clear()
-    assert torch.equal(solve(every), often)
-    assert len(asked) == -(-steps // every) and asked[-1]
 
 
 def test_gauss_newton_converges_quadratically_near_the_solution():
@@ -135,11 +84,14 @@ def test_the_best_point_is_returned_by_a_solver_that_climbs():
             return State(objective.linearise(z))
 
         def step(self, objective, state, monitor):
-            return State(objective.linearise(objective.retract(state.at.z + torch.randn(N, D))))
+            noise = torch.randn(N, D, generator=random)
+            return State(objective.linearise(objective.retract(state.at.z + noise)))
 
-    start = x + 0.05
-    solution = run(problem, start, Climber(), Stop(max_steps=5))
+    start, random, monitor = x + 0.05, torch.Generator().manual_seed(7), Monitor()
+    solution = run(problem, start, Climber(), Stop(max_steps=5), monitor)
     assert torch.equal(solution.at.candidates, problem.retract(start))
+    assert len(monitor.rows) == 5
+    assert all(row.loss > float(solution.at.loss) for row in monitor.rows)
 
 
 def test_every_ending_has_its_status():
@@ -151,9 +103,19 @@ def test_every_ending_has_its_status():
     assert run(problem, noise, GaussNewton(), Stop(min_decrease=1.0)).status is Status.STALLED
     assert run(problem, noise * float("nan"), GaussNewton()).status is Status.NONFINITE
     assert run(problem, noise, GaussNewton(), Stop(loss=10.0)).status is Status.CONVERGED
-    certified = Stop(satisfied=lambda at: True)
-    assert run(problem, noise, GaussNewton(), certified).status == "certified"
-    assert all(status.sentence for status in Status)
+    satisfied = Stop(satisfied=lambda at: True)
+    assert run(problem, noise, GaussNewton(), satisfied).status is Status.SATISFIED
+
+
+def test_every_status_has_a_sentence_of_its_own():
+    assert len({status.sentence for status in Status}) == len(Status)
+
+
+def test_a_stop_test_that_is_never_met_ends_nothing():
+    _, problem = objective()
+    noise = torch.randn(N, D, generator=torch.Generator().manual_seed(3))
+    stop = Stop(max_steps=2, satisfied=lambda at: False)
+    assert run(problem, noise, GaussNewton(), stop).status is Status.MAX_STEPS
 
 
 def test_the_inner_curve_has_a_row_for_every_step_and_reports_it():
@@ -189,11 +151,11 @@ def test_search_gives_up_on_a_target_of_noise_and_says_so():
     noise = torch.randn(1, P, generator=torch.Generator().manual_seed(5))
     hopeless = ProjectionObjective(problem.map, problem.activation, noise, radius=D**0.5)
     random = torch.Generator().manual_seed(0)
-    moves = [
+    moves: list[Move] = [
         SpareCandidates(2, lambda at, count: x[:count], patience=1),
         Perturbation(1.2, random, patience=2),
     ]
-    search = Search(N, moves, random)
+    search: Search = Search(N, moves, random)
     solution = search(hopeless, 1.0 * x, GaussNewton(), Stop(), Monitor(), "test")
     assert solution.status is Status.STALLED
     assert len(solution.at.candidates) == N
@@ -204,6 +166,11 @@ def test_search_gives_up_on_a_target_of_noise_and_says_so():
     [
         (lambda: GaussNewton(damping=float("nan")), "--recon.solver.damping"),
         (lambda: GaussNewton(cg_steps=0), "--recon.solver.cg_steps"),
+        (lambda: GaussNewton(cg_tolerance=0.0), "--recon.solver.cg_tolerance"),
+        (lambda: GaussNewton(cg_tolerance=1.0), "--recon.solver.cg_tolerance"),
+        (lambda: FixedPointIteration(relaxation=0.0), "--recon.relaxation"),
+        (lambda: FixedPointIteration(relaxation=1.5), "--recon.relaxation"),
+        (lambda: FixedPointIteration(relaxation=nan), "--recon.relaxation"),
         (lambda: MomentumDescent(lr=-1), "--recon.solver.lr"),
         (lambda: MomentumDescent(momentum=1.0), "--recon.solver.momentum"),
         (lambda: MomentumDescent(surrogate_slope=-0.1), "--recon.solver.surrogate_slope"),
@@ -212,3 +179,199 @@ def test_search_gives_up_on_a_target_of_noise_and_says_so():
 def test_settings_out_of_range_are_refused_by_flag(make, flag):
     with pytest.raises(InputError, match=flag):
         make()
+
+
+# --- contracts: a gradient is enough for one solver, and not for the other
+
+
+@dataclass
+class QuadraticPoint:
+    """The contract of every point, and no more."""
+
+    z: Tensor
+    stiffness: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        return (self.stiffness * self.z.square()).sum() / 2
+
+    @property
+    def candidates(self) -> Tensor:
+        return self.z[:-1]
+
+    def gradient(self) -> Tensor:
+        return self.stiffness * self.z
+
+    def floor(self) -> float:
+        return 0.0
+
+
+@dataclass
+class Quadratic:
+    """``sum stiffness z^2 / 2`` of z (m + 1, d): m candidates and a row of other unknowns."""
+
+    stiffness: Tensor
+    rates: float | Tensor = 1.0
+
+    def linearise(self, z: Tensor) -> QuadraticPoint:
+        return QuadraticPoint(z, self.stiffness)
+
+    def retract(self, z: Tensor) -> Tensor:
+        return z
+
+
+STIFFNESS = torch.tensor([[1.0], [1.0], [1000.0]], dtype=torch.float64)
+START = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.2, -4.0]], dtype=torch.float64)
+
+
+def test_blocks_of_different_curvature_converge_with_step_rates_only():
+    plain, scaled = Quadratic(STIFFNESS), Quadratic(STIFFNESS, rates=1 / STIFFNESS)
+    solver: MomentumDescent[QuadraticPoint] = MomentumDescent(lr=0.5, momentum=0.0)
+    stop = Stop(loss=1e-20, max_steps=60)
+    assert run(scaled, START, solver, stop).status is Status.CONVERGED
+    halved = run(scaled, START, solver, Stop(max_steps=3)).at.z
+    assert torch.allclose(halved, START / 8, rtol=1e-12)  # every block by 1 - lr in each step
+    diverged = run(plain, START, solver, stop)
+    assert diverged.status is Status.NONFINITE
+    assert torch.equal(diverged.at.z, START)  # every step went up
+    # A rate that the stiff block bears is too small for the other one.
+    slow: MomentumDescent[QuadraticPoint] = MomentumDescent(lr=1e-3, momentum=0.0)
+    found = run(plain, START, slow, stop)
+    assert found.status is Status.MAX_STEPS
+    assert torch.allclose(found.at.candidates, 0.999**60 * START[:-1], rtol=1e-12)
+
+
+def test_step_rates_multiply_the_step_and_not_the_velocity():
+    rates = torch.tensor([[1.0], [0.5], [0.001]], dtype=torch.float64)
+    solver: MomentumDescent[QuadraticPoint] = MomentumDescent(lr=0.1, momentum=0.5)
+    z, velocity = START, torch.zeros_like(START)
+    for _ in range(3):
+        velocity = 0.5 * velocity + STIFFNESS * z
+        z = z - 0.1 * velocity * rates
+    seen: list[Tensor] = []
+    monitor = Monitor(on_step=lambda row, candidates: seen.append(candidates))
+    run(Quadratic(STIFFNESS, rates), START, solver, Stop(max_steps=3), monitor)
+    assert len(seen) == 3
+    assert torch.allclose(seen[-1], z[:-1], rtol=1e-12)
+
+
+def test_a_step_rate_of_one_changes_no_bit():
+    x, problem = objective()
+    solver: MomentumDescent = MomentumDescent(lr=1.0)
+    stop = Stop(max_steps=5)
+    plain = run(problem, x + 0.1, solver, stop).at.z
+    problem.rates = torch.ones(N, 1)
+    assert torch.equal(run(problem, x + 0.1, solver, stop).at.z, plain)
+    problem.rates = 0.5
+    assert not torch.equal(run(problem, x + 0.1, solver, stop).at.z, plain)
+
+
+def test_gauss_newton_needs_a_residual_and_momentum_descent_does_not():
+    # The type checker refuses it too. If it did not, it would complain of an unused comment here.
+    solver: GaussNewton[QuadraticPoint] = GaussNewton()  # type: ignore[type-var]
+    with pytest.raises(AttributeError, match="curvature"):
+        run(Quadratic(STIFFNESS), START, solver)
+    stop = Stop(max_steps=1)
+    assert run(Quadratic(STIFFNESS), START, MomentumDescent(), stop).status is Status.MAX_STEPS
+
+
+# --- fixed points
+
+
+def iterated(map, z, *, stop=None, relaxation=1.0, monitor=None, **settings):
+    problem = FixedPointObjective(map, **settings)
+    return run(problem, z, FixedPointIteration(relaxation), stop, monitor)
+
+
+PATIENT = Stop(min_decrease=FixedPointIteration.min_decrease, patience=FixedPointIteration.patience)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("relaxation", [1.0, 0.3])
+def test_a_contraction_converges_to_its_fixed_point(dtype, relaxation):
+    random = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(D, D, generator=random, dtype=torch.float64)).Q
+    shift = torch.randn(D, generator=random, dtype=torch.float64)
+    fixed = torch.linalg.solve(torch.eye(D).double() - 0.8 * turn, shift)
+    z = torch.randn(N, D, generator=random, dtype=torch.float64)
+    turn, shift = turn.to(dtype), shift.to(dtype)
+    found = iterated(lambda z: 0.8 * z @ turn.T + shift, z.to(dtype), stop=PATIENT)
+    assert found.status is Status.CONVERGED
+    error = (found.at.z.double() - fixed).norm(dim=1) / fixed.norm()
+    assert error.max() < 100 * torch.finfo(dtype).eps
+
+
+def test_one_step_takes_the_given_share_of_the_way_to_the_image():
+    z, stop = torch.tensor([[4.0, -8.0]]), Stop(max_steps=1)
+    assert iterated(lambda z: z / 4, z, stop=stop).at.z.tolist() == [[1.0, -2.0]]
+    half = iterated(lambda z: z / 4, z, stop=stop, relaxation=0.5)
+    assert half.at.z.tolist() == [[2.5, -5.0]]
+
+
+def test_an_expanding_map_has_not_converged():
+    z = torch.ones(N, D)
+    nonfinite = iterated(lambda z: 10 * z, z)
+    assert nonfinite.status is Status.NONFINITE
+    assert torch.equal(nonfinite.at.z, z)  # the best point, and not the last
+    stalled = iterated(lambda z: 1.01 * z, z, stop=PATIENT)
+    assert stalled.status is Status.STALLED
+
+
+def test_a_cycle_of_two_points_has_not_converged_and_relaxation_ends_it():
+    z, monitor = torch.ones(N, D), Monitor()
+    assert iterated(torch.neg, z, stop=PATIENT, monitor=monitor).status is Status.STALLED
+    assert len(monitor.rows) == PATIENT.patience
+    found = iterated(torch.neg, z, stop=PATIENT, relaxation=0.5)
+    assert found.status is Status.CONVERGED and not found.at.z.any()
+
+
+def test_small_steps_are_not_taken_for_a_fixed_point():
+    found = iterated(lambda z: z + 1, torch.ones(N, D), stop=PATIENT, relaxation=1e-9)
+    assert found.status is Status.STALLED
+
+
+def test_a_fixed_point_that_repels_is_one_already():
+    found = iterated(lambda z: 10 * z, torch.zeros(N, D), stop=PATIENT)
+    assert found.status is Status.CONVERGED
+
+
+def test_a_fixed_point_iteration_has_the_limits_of_every_solver():
+    z, monitor = torch.ones(N, D), Monitor()
+    found = iterated(lambda z: z / 2, z, stop=Stop(max_steps=3), monitor=monitor)
+    assert found.status is Status.MAX_STEPS
+    assert torch.equal(found.at.z, z / 8)
+    assert monitor.applications == len(monitor.rows) == 3
+    spent = Monitor(max_seconds=0.0)
+    assert iterated(lambda z: z / 2, z, monitor=spent).status is Status.OUT_OF_TIME
+    assert not spent.rows
+
+
+def test_a_fixed_point_iteration_keeps_to_its_constraint():
+    found = iterated(
+        lambda z: 2 * z, torch.full((N, D), 0.3), stop=PATIENT, retract=lambda z: z.clamp(0, 1)
+    )
+    assert found.at.z.max() <= 1
+
+
+def test_loss_residual_and_gradient_of_a_fixed_point_objective():
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(D, D, generator=random, dtype=torch.float64)
+    z = torch.randn(N, D, generator=random, dtype=torch.float64)
+    problem = FixedPointObjective(lambda z: torch.tanh(z @ weight), scale=D)
+    with torch.no_grad():
+        at = problem.linearise(z)
+        gradient = at.gradient()
+    leaf = z.clone().requires_grad_()
+    moved = torch.tanh(leaf @ weight) - leaf
+    loss = moved.square().mean()
+    (exact,) = torch.autograd.grad(loss, leaf)
+    assert torch.allclose(at.residual, moved.detach()) and torch.allclose(at.loss, loss.detach())
+    assert torch.allclose(gradient, exact)
+    assert 0 < at.floor() < 1e-25
+
+
+def test_the_fixed_point_iteration_is_no_choice_for_the_projection_loss():
+    from lit_recon import solvers
+
+    assert "FixedPointIteration" not in solvers.__all__
+    assert not hasattr(solvers, "FixedPointIteration")

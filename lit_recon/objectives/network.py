@@ -1,7 +1,7 @@
 """The projection loss of any network, its derivatives by automatic differentiation.
 
-The same loss as in `objectives.projection`, with Phi from a network that is run forward and back
-instead of a first layer that is read: for candidates z (m, q)
+The same loss as in `objectives.projection`. There Phi comes from a first layer whose weights are
+read; here it comes from a network that is run forward and back. For candidates z (m, q)
 
     J[D]   = P(A^T dPhi[D])                (k, p)
     J^T[U] = dPhi^T[A P(U)]                (m, q)
@@ -39,10 +39,10 @@ class NetworkLinearisation(SpanLinearisation):
         return self.backward(self.coefficients @ u)
 
     def curvature(self) -> Tensor:
-        """(m, m) what J^T J concentrates to, an identity on q left out; from a few probes.
+        """(m, m) the matrix M for which J^T J[D] is about M D, from a few probes, in float64.
 
-        (A A^T) * mean over unit directions of dPhi[v] dPhi[v]^T, every candidate moved alike.
-        float64.
+        M = (A A^T) * the mean of dPhi[v] dPhi[v]^T over unit directions v, with every candidate
+        moved along the same v.
         """
         random = torch.Generator().manual_seed(0)  # a fixed preconditioner; no run depends on it
         overlaps = torch.zeros_like(self.gram)
@@ -64,8 +64,8 @@ class NetworkLinearisation(SpanLinearisation):
 class NetworkObjective:
     """The projection loss of a target over a network's features.
 
-    All ranks do the same, and points, losses and inner products are rank 0's: where these differ in
-    their last bits, ranks would soon take different turns.
+    All ranks compute the same. Points, losses and inner products are rank 0's: where these differ
+    in their last bits, the ranks would soon take different decisions.
 
     Args:
         features: candidates (m, q) to their features (m, p).
@@ -74,7 +74,8 @@ class NetworkObjective:
         first: gives rank 0's tensor to all.
     """
 
-    ranks = Ranks()  # what has length p is whole on each
+    ranks = Ranks()  # every rank holds all p columns
+    rates = 1.0
 
     def __init__(
         self,

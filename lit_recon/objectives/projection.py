@@ -6,8 +6,8 @@ For candidates x (m, d), Phi = s(x V^T) (m, p) and target T (k, p),
 
 Without the linear rows W (k, d) it is the loss of Iurada, Bombari, Tommasi, Mondelli 2025
 (arXiv 2509.22214) for one output, and the same loss for k outputs without their (mk, kp) Jacobian.
-With them, T is fitted over span{s(V x_i)} + colspan(V): what is linear in V is explained away, and
-the even part of the activation is left to tell the samples.
+With them, T is fitted over span{s(V x_i)} + colspan(V): the linear rows explain the part that is
+linear in V, and the candidates explain the even part of the activation.
 
 Variables are one tensor z (m + l, d): m candidates, then l = k linear rows, or l = 0. The Jacobian
 is that of Kaufman (1975) for variable projection (Golub and Pereyra 1973):
@@ -16,11 +16,12 @@ is that of Kaufman (1975) for variable projection (Golub and Pereyra 1973):
     J^T[U] = rows (S * (A P(U))) V and P(U) V            (m + l, d)
     P(U)   = U - (U Phi^T) (Phi Phi^T)^-1 Phi
 
-so an application of J^T J is two passes over V, block by block, and nothing of V's size is made.
+so an application of J^T J is two passes over V, block by block. It makes nothing of V's size.
 
-Where the rows of V are shared among ranks, each holds its columns of Phi, T, R and U; p in a shape
-is then the number of these. Points z are rank 0's, and what is not of length p is a sum over ranks,
-so the same on all: an application exchanges (m, k) and (m + l, d) numbers, whatever p is.
+Where the rows of V are shared among ranks, each rank holds its columns of Phi, T, R and U; p in a
+shape is then the number of these columns. Points z are rank 0's. What is not of length p is a sum
+over ranks, and so the same on all: an application exchanges (m, k) and (m + l, d) numbers, for any
+p.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Linearisation(SpanLinearisation):
     """The objective at one point.
 
     Attributes:
-        slopes: (m, p).
+        slopes: (m, p) S.
     """
 
     objective: ProjectionObjective
@@ -69,10 +70,10 @@ class Linearisation(SpanLinearisation):
         return self.objective.ranks.total(total)
 
     def curvature(self) -> Tensor:
-        """(m + l, m + l) what J^T J concentrates to for p >> d m, an identity on d left out.
+        """(m + l, m + l) the matrix M for which J^T J[D] is about M D where p >> d m, in float64.
 
-        (A A^T) * (S S^T) times the mean square of V, the linear rows being candidates with unit
-        coefficient and slope. float64.
+        M = (A A^T) * (S S^T) times the mean square of V. Linear rows count as candidates with
+        coefficient 1 and slope 1.
         """
         coefficients, linear = self.coefficients, self.objective.linear_rows
         overlaps = torch.zeros(len(self.z), len(self.z), dtype=torch.float64, device=self.z.device)
@@ -90,15 +91,26 @@ class Linearisation(SpanLinearisation):
 class ProjectionObjective:
     """The projection loss of a target over features s(V x).
 
+    >>> from lit_recon.activations import ACTIVATIONS
+    >>> from lit_recon.tall_matrix import TallMatrix, gaussian_rows
+    >>> v, x = gaussian_rows(0, 100, 4), torch.eye(2, 4)  # p = 100, two samples in d = 4
+    >>> target = (x @ v.T).relu().sum(0, keepdim=True)
+    >>> map = LinearMap(TallMatrix.of(v))
+    >>> objective = ProjectionObjective(map, ACTIVATIONS["relu"], target)
+    >>> bool(objective.linearise(x).loss < 1e-10), bool(objective.linearise(-x).loss > 0.1)
+    (True, True)
+
     Args:
-        map: V; of one that is shared among ranks, every rank has an objective, and uses it at the
-            same places as the others.
+        map: V. Where its rows are shared among ranks, every rank has an objective, and all ranks
+            call it at the same places.
         activation: s.
         target: (k, p).
         linear: carry linear rows, that is, fit over span{s(V x_i)} + colspan(V).
         radius: keep candidates at this norm; None leaves the norm free.
         surrogate_slope: slope to use where the activation's own is 0 (Iurada et al. use 0.02).
     """
+
+    rates = 1.0
 
     def __init__(
         self,
@@ -122,7 +134,8 @@ class ProjectionObjective:
     def linearise(self, z: Tensor) -> Linearisation:
         """Value and operators at z (m + l, d), the point of rank 0.
 
-        One point for all: ranks whose points differ in their last bits would soon part ways.
+        All ranks take rank 0's point: where points differ in their last bits, the ranks would soon
+        take different decisions.
         """
         z = self.ranks.first(z)
         m, target = len(z) - self.linear_rows, self.target.T

@@ -1,4 +1,4 @@
-"""A loss whose values are exact to double precision, at the price of one pass over V in it."""
+"""A loss whose values are exact to double precision; each costs one pass over V in float64."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from lit_recon.objectives.projection import Linearisation, ProjectionObjective
 class RefinedLinearisation:
     """Value, point and residual in float64; derivatives in the precision of the objective.
 
-    Iterative refinement (Wilkinson 1963): Gauss-Newton gets to where its residual is zero, however
-    rough the derivatives are that it steps with.
+    Iterative refinement (Wilkinson 1963): Gauss-Newton ends where its residual is zero, also with
+    rough derivatives.
+
+    Attributes:
+        value: the loss in float64.
+        derivative: the loss in the precision in which V is stored, at the same point.
     """
 
     value: Linearisation
     derivative: Linearisation
+
+    @property
+    def energy(self) -> float:
+        """||T||^2, by which the squared residual is divided."""
+        return self.value.energy
 
     @property
     def z(self) -> Tensor:
@@ -55,22 +64,14 @@ class RefinedLinearisation:
 
     def gradient(self) -> Tensor:
         """(m + l, d) gradient of the loss."""
-        return -2 / self.value.objective.energy * self.vjp(self.residual)
+        return -2 / self.energy * self.vjp(self.residual)
 
     def curvature(self) -> Tensor:
         """(m + l, m + l)"""
         return self.derivative.curvature()
 
-    def keep(self, m: int) -> Tensor:
-        """Indices of the m candidates left when the least important one goes, again and again."""
-        return self.value.keep(m)
-
-    def gain(self, directions: Tensor) -> Tensor:
-        """(r,) by how much the loss falls when the feature of one more input (r, d) is added."""
-        return self.derivative.gain(directions.to(self.derivative.z)).double()
-
     def floor(self) -> float:
-        """The loss that the rounding of the target leaves, which is stored as V is."""
+        """The loss that the rounding of the target leaves, which is stored in V's precision."""
         return (torch.finfo(self.derivative.z.dtype).eps) ** 2
 
 
@@ -80,6 +81,8 @@ class RefinedObjective:
     Args:
         objective: the loss in the precision in which V is stored.
     """
+
+    rates = 1.0
 
     def __init__(self, objective: ProjectionObjective) -> None:
         self.derivative = objective

@@ -1,4 +1,4 @@
-"""A target fitted over the span of features, with eliminated coefficients; whatever made them.
+"""A target fitted over the span of features, with eliminated coefficients; for any features.
 
 For features Phi (m, p) and a target T (k, p) the fit is A = (Phi Phi^T)^-1 Phi T^T, its residual
 R = T - A^T Phi, and the projection onto what the features cannot fit
@@ -29,10 +29,18 @@ class Features(Protocol):
     """What a fit asks of the objective that it belongs to."""
 
     @property
-    def ranks(self) -> Ranks: ...
+    def ranks(self) -> Ranks:
+        """The processes that share p."""
+        ...
+
     @property
-    def energy(self) -> float: ...
-    def features(self, candidates: Tensor) -> Tensor: ...
+    def energy(self) -> float:
+        """||T||^2, over all ranks."""
+        ...
+
+    def features(self, candidates: Tensor) -> Tensor:
+        """Candidates (r, d) to their features (r, p)."""
+        ...
 
 
 def eliminated(gram: Tensor, moments: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,6 +95,11 @@ class SpanLinearisation(ABC):
         """J^T[U] for U (k, p) that is already projected: (m + l, d)."""
 
     @property
+    def energy(self) -> float:
+        """||T||^2, by which the squared residual is divided."""
+        return self.objective.energy
+
+    @property
     def candidates(self) -> Tensor:
         """(m, d)"""
         return self.z[: len(self.phi)]
@@ -102,22 +115,25 @@ class SpanLinearisation(ABC):
 
     def gradient(self) -> Tensor:
         """(m + l, d) gradient of the loss."""
-        return -2 / self.objective.energy * self.vjp(self.residual)
+        return -2 / self.energy * self.vjp(self.residual)
 
     def importance(self) -> Tensor:
         """(m,) by how much the loss rises when one candidate is left out."""
         inverse = torch.cholesky_solve(torch.eye(len(self.factor)).to(self.factor), self.factor)
         gain = self.coefficients.double().square().sum(1) / inverse.diagonal()
-        return gain / self.objective.energy
+        return gain / self.energy
 
     def floor(self) -> float:
         """The loss that rounding alone leaves here, from the size of the terms that cancel."""
         terms = self.coefficients.double().square().sum(1) @ self.gram.diagonal()
         unit = max(torch.finfo(self.phi.dtype).eps, RIDGE)  # in float64 the ridge is what is left
-        return float((FLOOR_UNITS * unit) ** 2 * (1 + terms / self.objective.energy))
+        return float((FLOOR_UNITS * unit) ** 2 * (1 + terms / self.energy))
 
     def keep(self, m: int) -> Tensor:
-        """Indices of the m candidates left when the least important one goes, again and again."""
+        """(m,) indices of the candidates that are left when the others go, least important first.
+
+        After each one the importance of the rest is computed again.
+        """
         left = list(range(len(self.phi)))
         while len(left) > m:
             inverse = torch.linalg.inv_ex(self.gram[left][:, left]).inverse
@@ -129,4 +145,4 @@ class SpanLinearisation(ABC):
         """(r,) by how much the loss falls when the feature of one more input (r, d) is added."""
         new = self.project(self.objective.features(directions))  # (r, p)
         inner, size = self.objective.ranks.totals(new @ self.residual.T, new.square().sum(1))
-        return inner.square().sum(1) / size / self.objective.energy
+        return inner.square().sum(1) / size / self.energy

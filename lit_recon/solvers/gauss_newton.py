@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_recon.errors import InputError
-from lit_recon.solvers.loop import Linearised, Monitor, Objective, Solver, State, positive
+from lit_recon.linalg import conjugate_gradients
+from lit_recon.solvers.contracts import LeastSquaresPoint, LeastSquaresT, Objective
+from lit_recon.solvers.loop import Monitor, Solver, State, positive
 
 MAX_DAMPING = 1e4
 MIN_DAMPING = 1e-7
@@ -18,16 +19,22 @@ CHECK_EVERY = 4  # steps of conjugate gradients on a GPU
 
 
 @dataclass(frozen=True)
-class DampedState(State):
+class DampedState(State[LeastSquaresT]):
+    """A state with the damping of the next step."""
+
     damping: float = 0.0
 
 
 @dataclass(frozen=True)
-class GaussNewton(Solver):
+class GaussNewton(Solver[LeastSquaresT]):
     """Damped Gauss-Newton steps, each an inexact solve of (J^T J + mu diag(M)) D = J^T R.
 
-    The damping follows the gain ratio (Levenberg 1944, Marquardt 1963); M is the curvature that
-    J^T J concentrates to, and preconditions the conjugate gradients.
+    The damping mu follows the gain ratio (Levenberg 1944, Marquardt 1963). M is the curvature that
+    J^T J concentrates to; it also preconditions the conjugate gradients. An objective's step rates
+    are left out, because M scales the step already.
+
+    >>> GaussNewton(cg_steps=50)
+    GaussNewton(damping=0.01, cg_steps=50, cg_tolerance=0.1)
 
     Args:
         damping: mu at the start, relative to the diagonal of M; above 0.
@@ -35,7 +42,7 @@ class GaussNewton(Solver):
         cg_tolerance: relative residual at which conjugate gradients stop; in (0, 1).
     """
 
-    # Far from stuck, a step takes more than a third of the loss away; in a valley a few per cent.
+    # Far from a minimum a step lowers the loss by more than a third; in a valley by a few per cent.
     min_decrease: ClassVar[float] = 0.3
     patience: ClassVar[int] = 1
 
@@ -45,27 +52,31 @@ class GaussNewton(Solver):
 
     def __post_init__(self) -> None:
         positive("--recon.solver.damping", self.damping)
-        positive("--recon.solver.cg_tolerance", self.cg_tolerance)
+        if not 0 < self.cg_tolerance < 1:
+            remedy = "give a number above 0 and below 1"
+            raise InputError("--recon.solver.cg_tolerance", self.cg_tolerance, remedy)
         if self.cg_steps < 1:
             raise InputError("--recon.solver.cg_steps", self.cg_steps, "give at least 1")
 
-    def start(self, objective: Objective, z: Tensor) -> DampedState:
+    def start(self, objective: Objective[LeastSquaresT], z: Tensor) -> DampedState[LeastSquaresT]:
         return DampedState(objective.linearise(z), damping=self.damping)
 
-    def step(self, objective: Objective, state: State, monitor: Monitor) -> DampedState:
+    def step(
+        self, objective: Objective[LeastSquaresT], state: State[LeastSquaresT], monitor: Monitor
+    ) -> DampedState[LeastSquaresT]:
         assert isinstance(state, DampedState)
         at, damping = state.at, state.damping
         direction = self._direction(at, damping, monitor)
         trial = objective.linearise(objective.retract(at.z + direction))
         monitor.applications += 2  # J^T R and the trial; J of the step and the trial's own J^T R
-        promised = _promised(at, direction) / objective.energy
+        promised = _promised(at, direction) / at.energy
         gained = float(at.loss - trial.loss)
         if gained > 0 and torch.isfinite(trial.loss):
             return DampedState(trial, damping=_updated(damping, gained / max(promised, 1e-300)))
         damping *= 5
         return DampedState(at, stuck=damping > MAX_DAMPING, damping=damping)
 
-    def _direction(self, at: Linearised, damping: float, monitor: Monitor) -> Tensor:
+    def _direction(self, at: LeastSquaresPoint, damping: float, monitor: Monitor) -> Tensor:
         curvature = at.curvature()
         diagonal = curvature.diagonal().clamp_min(1e-30)
         shifted = curvature + torch.diag((damping + 1e-10) * diagonal)
@@ -90,55 +101,14 @@ class GaussNewton(Solver):
         )
 
 
-def _promised(at: Linearised, direction: Tensor) -> float:
-    """By how much the linear model says that ||R||^2 falls."""
+def _promised(at: LeastSquaresPoint, direction: Tensor) -> float:
+    """By how much ||R||^2 falls in the linear model."""
     change = at.jvp(direction)
     return float(at.inner(2 * at.residual - change, change))
 
 
 def _updated(damping: float, ratio: float) -> float:
-    """New damping after an accepted step with this ratio of gained to promised decrease."""
+    """The damping after an accepted step; ``ratio`` is the real decrease over the promised one."""
     if ratio > 0.75:
         return max(damping / 5, MIN_DAMPING)
     return damping * 3 if ratio < 0.25 else damping
-
-
-def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor],
-    right: Tensor,
-    precondition: Callable[[Tensor], Tensor],
-    *,
-    steps: int,
-    tolerance: float,
-    every: int = 1,
-    finished: Callable[[bool], bool] = lambda enough: enough,
-) -> Tensor:
-    """Solve ``apply(x) = right`` for a symmetric positive definite operator, from x = 0.
-
-    Args:
-        apply: the operator, rows (m, d) to (m, d).
-        right: (m, d).
-        precondition: approximate inverse, symmetric positive definite.
-        steps: at most so many applications.
-        tolerance: stop when the preconditioned residual norm has fallen to this share.
-        every: ask after so many steps. A GPU is not waited for at each; steps that it takes after
-            the tolerance is met have length 0, so that the result is the same.
-        finished: told then whether the tolerance is met; True returns what there is.
-    """
-    x = torch.zeros_like(right)
-    r = right
-    direction = y = precondition(r)
-    ry = (r * y).sum()
-    enough = tolerance**2 * ry
-    met = torch.zeros_like(ry, dtype=torch.bool)
-    for step in range(1, steps + 1):
-        q = apply(direction)
-        length = torch.where(met, 0.0, ry / (direction * q).sum())
-        x, r = x + length * direction, r - length * q
-        y = precondition(r)
-        new = (r * y).sum()
-        met = met | ~(new > enough)
-        if step % every == 0 and finished(bool(met)):
-            break
-        direction, ry = y + new / ry * direction, new
-    return x

@@ -8,18 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf, isfinite
-from typing import ClassVar, Protocol
+from typing import ClassVar, Generic
 
 from torch import Tensor
 
 from lit_recon.distributed import Ranks
 from lit_recon.errors import InputError
+from lit_recon.solvers.contracts import Objective, Point, PointT
 
 
 class Status(str, Enum):
-    """How an iteration ended; every value has a sentence.
+    """How an iteration ended. Every value has a sentence.
 
-    What that means for an attack is the method's own verdict.
+    What the ending means for an attack is the method's own verdict.
     """
 
     CONVERGED = "converged"
@@ -47,7 +48,16 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class SolverStep:
-    """One step of the inner curve."""
+    """One step of the inner curve.
+
+    Attributes:
+        step: its number, from 0, over all phases.
+        phase: the name of the phase.
+        loss: after the step.
+        candidates: how many there are.
+        applications: of all steps so far; see `Monitor`.
+        seconds: since the start.
+    """
 
     step: int
     phase: str
@@ -65,9 +75,13 @@ class Monitor:
     """What all phases of one reconstruction share: the clock, the counters and the inner curve.
 
     Args:
-        max_seconds: time budget, counted from the making of the monitor.
+        max_seconds: time budget in seconds, counted from when the monitor is made.
         on_step: called with every row and its candidates (m, d), for a progress bar or a log.
-        ranks: who works on the reconstruction; the clock of rank 0 counts for all.
+        ranks: the processes that work on the reconstruction; the clock of rank 0 counts for all.
+        rows: the inner curve, one row for each step.
+        applications: passes over the objective: products with J^T J, or evaluations of a map.
+        restarts: how often a search or an attempt began again.
+        started: the clock when the monitor was made, in seconds.
     """
 
     max_seconds: float = inf
@@ -80,6 +94,7 @@ class Monitor:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the monitor was made."""
         return time.monotonic() - self.started
 
     @property
@@ -89,13 +104,15 @@ class Monitor:
 
     @property
     def out_of_time(self) -> bool:
+        """Whether the budget is spent; the same on all ranks."""
         return self.agreed(self.late)
 
     def agreed(self, word: bool) -> bool:
-        """Rank 0's answer to a question that ranks might answer differently."""
+        """Rank 0's answer to a question that ranks may answer differently."""
         return self.ranks.agreed(word)
 
     def record(self, phase: str, loss: float, candidates: Tensor) -> None:
+        """Write one step down: its phase, its loss and its candidates (m, d)."""
         row = SolverStep(
             len(self.rows), phase, loss, len(candidates), self.applications, self.seconds
         )
@@ -104,46 +121,21 @@ class Monitor:
             self.on_step(row, candidates)
 
 
-class Linearised(Protocol):
-    """An objective at a point, as far as the solvers need it."""
-
-    @property
-    def z(self) -> Tensor: ...
-    @property
-    def loss(self) -> Tensor: ...
-    @property
-    def residual(self) -> Tensor: ...
-    @property
-    def candidates(self) -> Tensor: ...
-    def jvp(self, step: Tensor) -> Tensor: ...
-    def vjp(self, u: Tensor) -> Tensor: ...
-    def inner(self, u: Tensor, w: Tensor) -> Tensor: ...
-    def gradient(self) -> Tensor: ...
-    def curvature(self) -> Tensor: ...
-    def floor(self) -> float: ...
-    def keep(self, m: int) -> Tensor: ...
-    def gain(self, directions: Tensor) -> Tensor: ...
-
-
-class Objective(Protocol):
-    """What is minimised: a point can be linearised and brought back to the constraint."""
-
-    @property
-    def energy(self) -> float: ...
-    def linearise(self, z: Tensor) -> Linearised: ...
-    def retract(self, z: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
-class State:
-    """A solver between two steps. ``stuck`` means that no step can lower the loss any more."""
+class State(Generic[PointT]):
+    """A solver between two steps.
 
-    at: Linearised
+    Attributes:
+        at: the point that it has reached.
+        stuck: no step can lower the loss any more.
+    """
+
+    at: PointT
     stuck: bool = False
 
 
-class Solver(ABC):
-    """How an objective is minimised: a start and a step.
+class Solver(ABC, Generic[PointT]):
+    """How an objective is minimised: a start and a step, for points of the kind that it needs.
 
     Attributes:
         surrogate_slope: slope of the activation that the solver wants where its own is 0.
@@ -155,12 +147,29 @@ class Solver(ABC):
     patience: ClassVar[int]
 
     @abstractmethod
-    def start(self, objective: Objective, z: Tensor) -> State:
-        """The state at z (m + l, d)."""
+    def start(self, objective: Objective[PointT], z: Tensor) -> State[PointT]:
+        """The state before the first step.
+
+        Args:
+            objective: what is minimised.
+            z: (m + l, d) where to begin; it meets the constraint already.
+        """
 
     @abstractmethod
-    def step(self, objective: Objective, state: State, monitor: Monitor) -> State:
-        """One step; counts its applications of J^T J in the monitor."""
+    def step(
+        self, objective: Objective[PointT], state: State[PointT], monitor: Monitor
+    ) -> State[PointT]:
+        """The state after one more step.
+
+        Args:
+            objective: the same in every step.
+            state: what `start` or the last step returned.
+            monitor: where the step adds its applications. A long step also asks it for the time.
+
+        Returns:
+            A state whose point meets the constraint. Its loss may be higher than before, or not
+            finite: `minimise` keeps the best point. ``stuck`` ends the iteration.
+        """
 
 
 @dataclass(frozen=True)
@@ -169,35 +178,57 @@ class Stop:
 
     Args:
         loss: stop at this loss.
-        min_decrease: a step that lowers the loss by less than this share is a slow one; 0 lets no
-            step be slow.
-        patience: stop after so many slow steps in a row.
-        max_steps: steps of this phase.
-        satisfied: asked after every step that lowered the loss; True ends the phase as satisfied.
+        min_decrease: a step that lowers the loss by less than this share is slow; with 0 no step
+            is slow.
+        patience: stop after this many slow steps in a row.
+        max_steps: the most steps of this phase.
+        satisfied: called after every step that reaches a new least loss; True ends the phase as
+            satisfied.
     """
 
     loss: float = 0.0
     min_decrease: float = 0.0
     patience: int = 1
     max_steps: int = 1_000_000
-    satisfied: Callable[[Linearised], bool] | None = None
+    satisfied: Callable[[Point], bool] | None = None
 
 
 @dataclass(frozen=True)
-class Solution:
-    at: Linearised
+class Solution(Generic[PointT]):
+    """Where an iteration ended.
+
+    Attributes:
+        at: the point with the least loss of all that were seen.
+        status: why it ended.
+    """
+
+    at: PointT
     status: Status
 
 
 def minimise(
-    objective: Objective, z: Tensor, solver: Solver, stop: Stop, monitor: Monitor, phase: str
-) -> Solution:
-    """Run a solver from z (m + l, d) until its stop rule or its budget ends it.
+    objective: Objective[PointT],
+    z: Tensor,
+    solver: Solver[PointT],
+    stop: Stop,
+    monitor: Monitor,
+    phase: str,
+) -> Solution[PointT]:
+    """Run a solver until its stop rule or its budget ends it.
 
-    A phase that gets slow at its numerical floor has converged; one that gets slow above it has
-    stalled.
+    A phase that becomes slow at its numerical floor has converged. One that becomes slow above it
+    has stalled.
 
-    Returns the best point seen, which for a solver that may climb need not be the last.
+    Args:
+        objective: what is minimised, with points of the kind that the solver needs.
+        z: (m + l, d) where to begin.
+        solver: makes the steps.
+        stop: when to end.
+        monitor: the clock, and where every step is written down.
+        phase: the name of this phase on the inner curve.
+
+    Returns:
+        The best point seen. For a solver that may climb it need not be the last one.
     """
     state = solver.start(objective, objective.retract(z))
     best, loss, slow = state.at, float(state.at.loss), 0

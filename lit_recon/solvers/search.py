@@ -1,7 +1,7 @@
-"""What to do when a solver is stuck: change the point, minimise again, keep what got better.
+"""What to do when a solver is stuck: change the point, minimise again, keep the better point.
 
-Two moves. Spare candidates put right the few that are wrong; a perturbation of all candidates moves
-a fit in which most are wrong. A search takes them in turn.
+There are two moves. Spare candidates replace the few candidates that are wrong. A perturbation of
+all candidates moves a fit in which most are wrong. A search tries the moves in turn.
 """
 
 from __future__ import annotations
@@ -9,21 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from lit_recon.solvers.loop import (
-    Linearised,
-    Monitor,
-    Objective,
-    Solution,
-    Solver,
-    Status,
-    Stop,
-    minimise,
-)
+from lit_recon.solvers.contracts import Objective, Point, SpanPoint, SpanT
+from lit_recon.solvers.loop import Monitor, Solution, Solver, Status, Stop, minimise
 
 # A trial this much worse, in units of the logarithm of the loss, is accepted with chance 1 / e.
 TEMPERATURE = 0.1
@@ -33,13 +25,15 @@ PATIENT = (0.1, 2)
 DONE = (Status.SATISFIED, Status.CONVERGED)
 PROGRESS = 0.9  # a loss below this share of the one at the last progress is progress
 
+MovedT_contra = TypeVar("MovedT_contra", bound=Point, contravariant=True)
 
-class Move(ABC):
-    """A change of the point after which a descent may end better.
+
+class Move(ABC, Generic[MovedT_contra]):
+    """A change of the point after which a descent may end better; for points of one kind.
 
     Attributes:
         patience: trials without progress after which another move is tried.
-        slow: least decrease and patience of the descent after it (see `Stop`), None for the
+        slow: least decrease and patience of the descent after it (see `Stop`); None for the
             solver's own.
     """
 
@@ -47,41 +41,41 @@ class Move(ABC):
     slow: ClassVar[tuple[float, int] | None] = None
 
     @abstractmethod
-    def __call__(self, at: Linearised) -> Tensor:
+    def __call__(self, at: MovedT_contra) -> Tensor:
         """The point (m' + l, d) from which to minimise, m' >= m."""
 
 
 @dataclass(frozen=True)
-class SpareCandidates(Move):
-    """Further candidates, of which the search drops as many again: single-candidate restarts.
+class SpareCandidates(Move[SpanPoint]):
+    """Further candidates, after which the search drops the same number: single-candidate restarts.
 
     A stuck run often has all but one or two candidates right. The residual of its fit is then the
-    feature of the missing samples, and a few candidates proposed from it find them; those that
-    explain least are dropped. They also open ways around the poor local minima of an exact-size
-    fit (Safran and Shamir 2018, arXiv 1712.08968).
+    feature of the missing samples, and a few candidates proposed from it find them. Those that
+    explain least are dropped. Spare candidates also open ways around the poor local minima of an
+    exact-size fit (Safran and Shamir 2018, arXiv 1712.08968).
 
     Args:
-        count: how many.
-        propose: ``(linearisation, count) -> (count, d)`` new candidates.
+        count: how many, at least 1.
+        propose: ``(point, count) -> (count, d)`` new candidates.
         patience: see `Move`.
     """
 
     count: int
-    propose: Callable[[Linearised, int], Tensor]
+    propose: Callable[[SpanPoint, int], Tensor]
     patience: int
 
-    def __call__(self, at: Linearised) -> Tensor:
+    def __call__(self, at: SpanPoint) -> Tensor:
         return join(at, self.propose(at, self.count))
 
 
 @dataclass(frozen=True)
-class Perturbation(Move):
-    """Gaussian noise on every candidate: basin hopping.
+class Perturbation(Move[Point]):
+    """Gaussian noise on every candidate: basin hopping (Wales and Doye 1997).
 
-    With 1.2 times a candidate's norm a trial keeps a cosine of 0.64 to where it came from: far
-    enough to leave a basin, near enough to inherit what is right. Close to the threshold, where
-    poor minima are many and fresh starts hopeless, this is what finds the training set (Wales and
-    Doye 1997, J. Phys. Chem. A 101: 5111).
+    With 1.2 times a candidate's norm a trial keeps a cosine of 0.64 to its origin. That is far
+    enough to leave a basin, and near enough to keep the directions that are right. Close to the
+    threshold there are many poor minima, and fresh starts do not succeed; there basin hopping finds
+    the training set. Source: J. Phys. Chem. A 101: 5111.
 
     Args:
         scale: the norm of the noise over that of the candidate.
@@ -96,7 +90,7 @@ class Perturbation(Move):
     generator: torch.Generator
     patience: int
 
-    def __call__(self, at: Linearised) -> Tensor:
+    def __call__(self, at: Point) -> Tensor:
         x = at.candidates
         noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x)
         length = self.scale * torch.linalg.vector_norm(x, dim=1, keepdim=True)
@@ -104,37 +98,42 @@ class Perturbation(Move):
 
 
 @dataclass(frozen=True)
-class Search:
-    """Minimise, and minimise again after moves, until none makes progress.
+class Search(Generic[SpanT]):
+    """Minimise, and minimise again after moves, until no move makes progress.
 
     A trial that is worse may be accepted as the next move's origin (Metropolis et al. 1953).
 
     Args:
-        m: candidates wanted in the end.
-        moves: in turn; each until its patience ends.
+        m: the number of candidates in the end, at least 1.
+        moves: tried in turn, each until its patience ends.
         generator: for the acceptance of trials.
     """
 
     m: int
-    moves: Sequence[Move]
+    moves: Sequence[Move[SpanT]]
     generator: torch.Generator
 
     def __call__(
         self,
-        objective: Objective,
+        objective: Objective[SpanT],
         z: Tensor,
-        solver: Solver,
+        solver: Solver[SpanT],
         stop: Stop,
         monitor: Monitor,
         phase: str,
-    ) -> Solution:
-        """Search from z (m' + l, d), m' >= m."""
+    ) -> Solution[SpanT]:
+        """Search from z (m' + l, d), m' >= m; the other arguments are those of `minimise`.
 
-        def settle(z: Tensor, slow: tuple[float, int] | None) -> Solution:
+        Returns:
+            The best point seen, with m candidates unless a descent with more was cut short. Its
+            status is that of the last trial.
+        """
+
+        def settle(z: Tensor, slow: tuple[float, int] | None) -> Solution[SpanT]:
             share, patience = slow or (solver.min_decrease, solver.patience)
             brisk = replace(stop, min_decrease=share, patience=patience)
             wide = minimise(objective, z, solver, brisk, monitor, phase)
-            # The stop test is met by a complete set of candidates only: there is nothing to drop.
+            # Only a complete set of m candidates meets the stop test: there is nothing to drop.
             if wide.status is Status.SATISFIED or len(wide.at.candidates) == self.m:
                 return wide
             return minimise(objective, keep(wide.at, self.m), solver, brisk, monitor, phase)
@@ -169,16 +168,23 @@ class Search:
 
 
 def fewest(
-    found: Solution,
-    objective: Objective,
-    solver: Solver,
+    found: Solution[SpanT],
+    objective: Objective[SpanT],
+    solver: Solver[SpanT],
     stop: Stop,
     monitor: Monitor,
     phase: str,
-) -> Solution:
-    """The fewest candidates with which a converged solution still converges: bisection.
+) -> Solution[SpanT]:
+    """The fewest candidates with which a converged solution still converges, by bisection.
 
-    Of any number of candidates those are tried that explain most.
+    For every number of candidates the most important ones are tried.
+
+    Args:
+        found: the solution to begin with; returned as it is where it has not converged.
+        objective, solver, stop, monitor, phase: see `minimise`.
+
+    Returns:
+        The smallest solution that converged; its status says why if the budget ended before.
     """
     brisk = replace(stop, min_decrease=solver.min_decrease, patience=solver.patience)
     few, enough = 0, len(found.at.candidates)
@@ -194,12 +200,12 @@ def fewest(
     return found
 
 
-def keep(at: Linearised, m: int) -> Tensor:
-    """(m + l, d) the point with its m most important candidates and its linear rows."""
+def keep(at: SpanPoint, m: int) -> Tensor:
+    """(m + l, d) the point with its m most important candidates and its further rows."""
     count = len(at.candidates)
     return torch.cat([at.candidates[at.keep(m)], at.z[count:]])
 
 
-def join(at: Linearised, new: Tensor) -> Tensor:
-    """The point with further candidates (r, d) before its linear rows."""
+def join(at: Point, new: Tensor) -> Tensor:
+    """(m + r + l, d) the point with new candidates (r, d) behind its own m."""
     return torch.cat([at.candidates, new, at.z[len(at.candidates) :]])

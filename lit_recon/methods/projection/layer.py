@@ -17,7 +17,7 @@ from lit_recon.linear_map import BlockAverages, LinearMap
 from lit_recon.methods.projection.problem import Problem, left_of_start, target_of
 from lit_recon.models import OneHiddenLayer
 from lit_recon.objectives.projection import ProjectionObjective
-from lit_recon.solvers.loop import Linearised
+from lit_recon.solvers.contracts import SpanPoint
 from lit_recon.tall_matrix import TallMatrix
 
 # The coarse subspace is the finest one that still has so many equations per unknown.
@@ -170,10 +170,10 @@ def outside_of(basis: Tensor, change: LinearMap) -> float:
 
 def proposals(
     problem: LayerProblem, generator: torch.Generator, *, both_signs: bool
-) -> Callable[[Linearised, int], Tensor]:
+) -> Callable[[SpanPoint, int], Tensor]:
     """New candidates (count, d) for a fit: what its residual is most likely the feature of."""
 
-    def propose(at: Linearised, count: int) -> Tensor:
+    def propose(at: SpanPoint, count: int) -> Tensor:
         directions = min(count + 3, problem.unknowns)
         new = spectral_directions(problem.map, at.residual, directions, generator)
         new = problem.norm * new

@@ -16,7 +16,7 @@ from lit_recon.knowledge import Knowledge, PixelScale
 from lit_recon.methods.base import Outcome
 from lit_recon.methods.projection import outcomes
 from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
-from lit_recon.solvers.loop import Linearised, Objective
+from lit_recon.solvers.contracts import LeastSquaresObjective, Point, SpanPoint
 
 # Loss below which candidates are near enough to integer pixels to be worth a look.
 CERTIFY_BELOW = 1e-4
@@ -46,7 +46,7 @@ class Problem(ABC):
     sign_blind: bool
 
     @abstractmethod
-    def objective(self, surrogate_slope: float = 0.0) -> Objective:
+    def objective(self, surrogate_slope: float = 0.0) -> LeastSquaresObjective[SpanPoint]:
         """The plain loss."""
 
     @property
@@ -128,13 +128,13 @@ def refused(problem: Problem) -> Outcome | None:
     return None
 
 
-def all_certified(problem: Problem) -> Callable[[Linearised], bool] | None:
+def all_certified(problem: Problem) -> Callable[[Point], bool] | None:
     """A stop test for images with a known pixel scale: every candidate has integer pixels."""
     pixels = problem.pixels
     if pixels is None:
         return None
 
-    def satisfied(at: Linearised) -> bool:
+    def satisfied(at: Point) -> bool:
         if len(at.candidates) > problem.m or at.loss > CERTIFY_BELOW:
             return False
         return bool(certify(problem.inputs(at.candidates).cpu(), pixels).accepted.all())

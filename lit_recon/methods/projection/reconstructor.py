@@ -28,7 +28,7 @@ from lit_recon.models import OneHiddenLayer, ReadoutModel
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solver, Status, Stop
 
 # Share of the energy of the first layer's change outside of the span of n directions above which
-# they are not the training inputs. Measured on photographs at 8x8 and 16x16, n = 10, steps 1 to 100:
+# they are not the training inputs. Measured on photographs of 8x8 and 16x16, n = 10, step 1 to 100:
 # at most 1.4e-5 after SGD of three rates, at least 0.11 after Adam and AdamW.
 LOW_RANK = 0.05
 

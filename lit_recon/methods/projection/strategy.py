@@ -16,7 +16,7 @@ from lit_recon.methods.projection.problem import Problem, all_certified
 from lit_recon.methods.projection.settings import Settings
 from lit_recon.metrics.matching import DIRECTION, SIGN_BLIND_DIRECTION, match
 from lit_recon.solvers import Monitor, Solution, Status, Stop, minimise
-from lit_recon.solvers.loop import Objective
+from lit_recon.solvers.contracts import Objective, SpanPoint
 from lit_recon.solvers.search import Move, Search
 
 SAME = 0.1  # direction error below which two candidates are the same one
@@ -97,7 +97,12 @@ class Strategy(ABC, Generic[P]):
         return self.search(objective, z, stop, self.moves(), "plain")
 
     def search(
-        self, objective: Objective, z: Tensor, stop: Stop, moves: Sequence[Move], phase: str
+        self,
+        objective: Objective[SpanPoint],
+        z: Tensor,
+        stop: Stop,
+        moves: Sequence[Move],
+        phase: str,
     ) -> Solution:
         """Minimise from z, with the moves that are switched on."""
         if not (moves or self.settings.spare):
