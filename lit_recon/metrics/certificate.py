@@ -125,15 +125,15 @@ def images_from_inputs(x: Tensor, pixels: PixelScale) -> Tensor:
     """The nearest uint8 images to normalised inputs, by one fixed de-normalisation for all.
 
     Args:
-        x: (m, d) inputs; a value that is not finite becomes the mean grey.
+        x: (m, d) inputs; a value that is not finite becomes the pixel of a zero input.
         pixels: the pixel scale.
 
     Returns:
         (m, c, h, w) uint8 on the CPU, rounded and clamped to 0..255.
     """
     x = torch.nan_to_num(x.detach().to("cpu", torch.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    u = 255 * (pixels.mean + pixels.std * x)
-    return u.round().clamp(0, 255).to(torch.uint8).reshape(-1, *pixels.shape)
+    u = 255 * (pixels.mean + pixels.std * x.reshape(-1, *pixels.shape))
+    return u.round().clamp(0, 255).to(torch.uint8)
 
 
 def certify(candidates: Tensor, pixels: PixelScale, *, both_signs: bool = False) -> Certificates:
@@ -161,7 +161,8 @@ def certify(candidates: Tensor, pixels: PixelScale, *, both_signs: bool = False)
     usable = torch.isfinite(norm) & (norm > 0)
     unit = torch.where(usable, candidates / norm, 0.0)
     at_once = max(1, CHUNK // (2 * STARTS * pixels.d))
-    verdicts = [_judge(part, 255 * pixels.mean, both_signs) for part in unit.split(at_once)]
+    offset = torch.as_tensor(pixels.offset, dtype=torch.float64).expand(pixels.d)
+    verdicts = [_judge(part, offset, both_signs) for part in unit.split(at_once)]
     accepted, residual, levels, sign = (torch.cat(parts) for parts in zip(*verdicts, strict=True))
 
     decoded = levels.to(torch.uint8).reshape(-1, *pixels.shape)
@@ -171,8 +172,15 @@ def certify(candidates: Tensor, pixels: PixelScale, *, both_signs: bool = False)
     return Certificates(accepted, residual, scale, images, sign)
 
 
-def _judge(unit: Tensor, offset: float, both_signs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _judge(
+    unit: Tensor, offset: Tensor, both_signs: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Fits unit (b, d) and its negative, takes the best fit and accepts it if it stands alone.
+
+    Args:
+        unit: (b, d) candidates of norm 1.
+        offset: (d,) levels of a zero input.
+        both_signs: as in :func:`certify`.
 
     Returns:
         accepted (b,) bool, residual (b,), levels (b, d) and sign (b,) of the best fit.
@@ -180,10 +188,11 @@ def _judge(unit: Tensor, offset: float, both_signs: bool) -> tuple[Tensor, Tenso
     b, d = unit.shape
     signed = torch.stack([unit, -unit], 1).reshape(2 * b, d)
     low, high = _scale_range(signed, offset)
-    grid = ceil(max(offset + SLACK, 255 + SLACK - offset) / STEP) + 1
+    farthest = torch.maximum(offset + SLACK, 255 + SLACK - offset).amax().item()
+    grid = ceil(farthest / STEP) + 1
     scale = _screen(signed, offset, low, high, grid)  # (2b, s)
     levels, error = _refine(signed, offset, scale)  # (2b, s, d) each
-    residual, distinct = _level_residual(levels, error)  # (2b, s) each
+    residual, distinct = _level_residual(levels, error, offset)  # (2b, s) each
     residual = torch.where((low < high)[:, None], residual, torch.inf)
     relative = error.norm(dim=-1) / (levels - offset).norm(dim=-1)
     plausible = (
@@ -209,7 +218,7 @@ def _judge(unit: Tensor, offset: float, both_signs: bool) -> tuple[Tensor, Tenso
     return accepted, residual.gather(1, best)[:, 0], image[:, 0], sign
 
 
-def _scale_range(unit: Tensor, offset: float) -> tuple[Tensor, Tensor]:
+def _scale_range(unit: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Scales (b,) from the lowest contrast to the last one with all pixels in range.
 
     Both are 1 where there is no such scale, to keep the arithmetic finite.
@@ -222,7 +231,7 @@ def _scale_range(unit: Tensor, offset: float) -> tuple[Tensor, Tensor]:
     return torch.where(usable, low, 1.0), torch.where(usable, high, 1.0)
 
 
-def _screen(unit: Tensor, offset: float, low: Tensor, high: Tensor, grid: int) -> Tensor:
+def _screen(unit: Tensor, offset: Tensor, low: Tensor, high: Tensor, grid: int) -> Tensor:
     """Scales (b, STARTS) at the deepest local minima of the residual on an even grid.
 
     Only one pixel of each of 256 value bins is looked at: for the speed, and so that a large group
@@ -238,11 +247,12 @@ def _screen(unit: Tensor, offset: float, low: Tensor, high: Tensor, grid: int) -
     weight = (pixel >= 0).float()
     weight /= weight.sum(1, keepdim=True)
     sample = unit.gather(1, pixel.clamp_min(0)).float()  # (b, BINS)
+    start = offset[pixel.clamp_min(0)].float()  # (b, BINS)
 
     scales = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, grid, dtype=low.dtype)
     cost = torch.empty(b, grid)
     for i in range(b):
-        u = offset + scales[i, :, None].float() * sample[i]  # (grid, BINS)
+        u = start[i] + scales[i, :, None].float() * sample[i]  # (grid, BINS)
         cost[i] = (u - u.round()).square_() @ weight[i]
     around = F.pad(cost, (1, 1), value=torch.inf)
     is_minimum = (cost <= around[:, :-2]) & (cost <= around[:, 2:])
@@ -250,7 +260,7 @@ def _screen(unit: Tensor, offset: float, low: Tensor, high: Tensor, grid: int) -
     return scales.gather(1, index)
 
 
-def _refine(unit: Tensor, offset: float, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _refine(unit: Tensor, offset: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Alternates rounding and the least-squares scale; levels and signed errors, (b, s, d) each."""
     for _ in range(ROUNDS):
         levels = (offset + scale[..., None] * unit[:, None]).round_().clamp_(0, 255)
@@ -260,10 +270,17 @@ def _refine(unit: Tensor, offset: float, scale: Tensor) -> tuple[Tensor, Tensor]
     return levels, u.sub_(levels)
 
 
-def _level_residual(levels: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """rms error with every decoded level counted once, and the number of levels, (b, s) each."""
-    index = levels.long()
-    zeros = torch.zeros(*levels.shape[:2], 256, dtype=error.dtype)
+def _level_residual(levels: Tensor, error: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """rms error with every decoded level counted once, and the number of levels, (b, s) each.
+
+    Near a right scale s, a pixel at s (1 + t) is off by t (level - offset). So pixels of the same
+    level - offset err together and count as one. They are binned by level - offset, in bins of
+    width 1; with one offset for all pixels a bin is a level.
+    """
+    low, high = offset.aminmax()
+    extra = ceil((high - low).item() / 2)  # bins below level 0 and above level 255
+    index = (levels - offset + ((low + high) / 2 + extra)).round_().long()
+    zeros = torch.zeros(*levels.shape[:2], 256 + 2 * extra, dtype=error.dtype)
     count = zeros.scatter_add(2, index, torch.ones_like(error))
     square = zeros.scatter_add(2, index, error.square())
     distinct = (count > 0).sum(-1)
@@ -271,13 +288,13 @@ def _level_residual(levels: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _residual_limits(trials: int) -> Tensor:
-    """(257,) largest acceptable residual for each number of distinct levels; -1 below MIN_LEVELS.
+    """(513,) largest acceptable residual for each number of distinct levels; -1 below MIN_LEVELS.
 
     Residuals of k independent levels are uniform in a cube of volume 1, so the chance of an rms
     below r is at most the volume of the ball of radius r sqrt(k). The limit makes this chance,
     summed over the trials, ``FALSE_ALARM``: 0.004 for 8 levels, 0.03 for 16, the cap from 38.
     """
-    k = torch.arange(1, 257, dtype=torch.float64)
+    k = torch.arange(1, 513, dtype=torch.float64)
     log_unit_ball = k / 2 * log(pi) - torch.lgamma(k / 2 + 1)
     limit = ((log(FALSE_ALARM / trials) - log_unit_ball) / k).exp() / k.sqrt()
     limit[: MIN_LEVELS - 1] = -1.0
