@@ -18,7 +18,7 @@ ROWS, COLUMNS = 13, 20  # whole patches in a photograph of 427 by 640 pixels
 CELLS = ROWS * COLUMNS
 TRAIN_ROWS = 9  # the nine upper rows are trained on, the four lower ones held out
 # Standard deviation of a patch's values in levels of 0..255. Below it is clear sky or blurred
-# background, which no eye tells apart; 474 of the 520 patches are above it.
+# background, which look all the same; 474 of the 520 patches are above it.
 FLAT = 8.0
 
 

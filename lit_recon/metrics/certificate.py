@@ -61,8 +61,8 @@ by a few pixels up to 2 of 160 each; mixtures of posterised images 1 in 100; bel
 in 5. With a mean image: 8 and 3 of the 1,600 below the line; images darker by 1 % of the mean
 image, 6; at 8x8 grey 62, 2 and 24 of 400.
 
-A negated candidate is told from the image by ``510 mean`` not being an integer in every pixel. With
-a mean of exactly 0.5 its sign has to be known. With a mean of 0 twice a dark image is an image as
+A negated image is no image itself unless ``510 mean`` is an integer in every pixel: this gives the
+sign. With a mean of exactly 0.5 the sign has to be known. With a mean of 0 twice a dark image is an image as
 well, so dark images are refused. With a mean image:
 
 - n = 1: the only input is zero, which has no direction. It is refused.

@@ -112,7 +112,7 @@ def make_wandb_logger(
             run together.
         tags: labels for the dashboard.
         config: the resolved configuration.
-        metrics: the exact names of all numbers that will be logged. W&B has to be told one by one
+        metrics: the exact names of all numbers that will be logged. W&B needs them one by one
             that they are drawn over `STEP`: its globs stop at slashes, and where two of them match,
             it picks one at random.
 
