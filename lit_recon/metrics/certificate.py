@@ -62,8 +62,8 @@ in 5. With a mean image: 8 and 3 of the 1,600 below the line; images darker by 1
 image, 6; at 8x8 grey 62, 2 and 24 of 400.
 
 A negated image is no image itself unless ``510 mean`` is an integer in every pixel: this gives the
-sign. With a mean of exactly 0.5 the sign has to be known. With a mean of 0 twice a dark image is an image as
-well, so dark images are refused. With a mean image:
+sign. With a mean of exactly 0.5 the sign has to be known. With a mean of 0 twice a dark image is an
+image as well, so dark images are refused. With a mean image:
 
 - n = 1: the only input is zero, which has no direction. It is refused.
 - n = 2: x_2 = -x_1, and both are images. A candidate is accepted as the image on its own side,

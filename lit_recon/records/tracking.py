@@ -112,9 +112,9 @@ def make_wandb_logger(
             run together.
         tags: labels for the dashboard.
         config: the resolved configuration.
-        metrics: the exact names of all numbers that will be logged. W&B needs them one by one
-            that they are drawn over `STEP`: its globs stop at slashes, and where two of them match,
-            it picks one at random.
+        metrics: the exact names of all numbers that will be logged. W&B draws them over
+            `STEP` only if each is named: its globs stop at slashes, and where two of them match, it
+            picks one at random.
 
     Returns:
         The logger, with the W&B run as its ``experiment``; None if there is none. On ranks other
