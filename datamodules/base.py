@@ -101,7 +101,7 @@ class ReconDataModule(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the data unless they are there already; needs no trainer.
+        """Load the data unless they are loaded already; needs no trainer.
 
         Args:
             stage: Lightning's name for what comes next; the data do not depend on it.
@@ -139,18 +139,18 @@ class ReconDataModule(LightningDataModule):
         return self._batches
 
     def transfer_batch_to_device(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """Nothing: it is there already, and looking into it would take as long as a small layer."""
+        """The batch as it is: on the device already. Lightning's search costs a layer's time."""
         return batch
 
     def state_dict(self) -> dict[str, int]:
         """The place in the order of mini-batches, for a checkpoint.
 
-        Lightning saves that of its loader too, but only gives it back within an epoch.
+        Lightning also saves the state of its loader, but restores it only within an epoch.
         """
         return {} if self._batches is None else self._batches.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the loader that is made next go on from a place."""
+        """Make the next loader go on from this place."""
         self._place = state_dict
 
 

@@ -17,13 +17,14 @@ from lit_recon.randomness import generator
 class Batches:
     """Batches ``(x, y, samples)`` of one epoch after another, cut from tensors where they are.
 
-    ``samples``, a slice or a tensor (b,), tells which of the n samples ``x (b, *input_shape)`` and
-    ``y (b, k)`` are. Every rank gets an equal part of every batch, so that the mean of the ranks'
-    gradients is the gradient of the batch; the number of ranks must divide all batches.
+    ``samples``, a slice or a tensor (b,), holds the indices of ``x (b, *input_shape)`` and
+    ``y (b, k)`` among the n samples. Every rank gets an equal part of every batch, so that the mean
+    of the ranks' gradients is the gradient of the batch; the number of ranks must divide all
+    batches.
 
-    The order of an epoch follows from seed and epoch alone, and a state tells how many batches were
-    served: with the same state the very next batch comes next. Nothing may therefore prefetch them;
-    Lightning does not, where a loader has a length.
+    The order of an epoch depends on seed and epoch only. A state holds the epoch and the number of
+    batches served, so that training resumes at the next batch. Batches must not be prefetched:
+    Lightning does not prefetch from a loader that has a length.
 
     Args:
         x: (n, *input_shape) inputs.
@@ -46,7 +47,7 @@ class Batches:
         return -(-len(self._x) // self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
-        """What is left of this epoch, or the next one after its end."""
+        """The rest of this epoch, or the next epoch if this one has ended."""
         if self._served == len(self):
             self._epoch, self._served = self._epoch + 1, 0
         order = self._order()
@@ -55,7 +56,7 @@ class Batches:
             part = self._ranks.share(min(self._size, len(self._x) - start))
             samples = slice(start + part.start, start + part.stop)
             which = samples if order is None else order[samples]
-            self._served += 1  # now: nobody may come back after the last batch of an epoch
+            self._served += 1  # before yielding: the consumer may not resume this after the last
             yield self._x[which], self._y[which], which
 
     def _order(self) -> Tensor | None:

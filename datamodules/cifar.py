@@ -48,7 +48,7 @@ class CIFAR10Subset(ImageDataModule):
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
-            image also scaled to norm sqrt(d).
+            image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
         n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
             that there are.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
@@ -67,7 +67,7 @@ class CIFAR10Subset(ImageDataModule):
         url: str | None = None,
         selection: Literal["first", "random"] = "first",
         seed: int | None = None,
-        normalize: Literal["standardize", "sphere"] = "standardize",
+        normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""From a source of integer images to a standardised training set: the same road for all sources.
+"""From a source of integer images to a normalised training set, in the same way for all sources.
 
 Shapes: ``m`` images of ``c`` channels, ``h`` by ``w`` pixels; ``n`` of them are trained on.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.base import ReconDataModule
 from lit_recon.errors import InputError
-from lit_recon.knowledge import PixelScale
+from lit_recon.knowledge import MeanImageScale, PixelScale
 from lit_recon.randomness import generator
 
 Pools = dict[str, list[int]]  # class name -> indices of its images, in the order of `first`
@@ -39,12 +39,14 @@ class ImageSource:
 
 
 class ImageDataModule(ReconDataModule):
-    """n images of some classes, down-sampled to integer pixels and standardised.
+    """n images of some classes, down-sampled to integer pixels and normalised.
 
     Samples come class by class. Two classes give one output, -1 for the first and +1 for the
     second; any other number of classes gives one-hot targets. Inputs are ``(u / 255 - mean) / std``
     with one mean and one std over all pixels of the n images, as in Iurada et al.
-    (arXiv 2509.22214, code data/cifar10.py). A subclass writes :meth:`source`.
+    (arXiv 2509.22214, code data/cifar10.py). With ``normalize="mean_image"`` the mean is the mean
+    image of the n images and std is 1, as in Haim et al. (2022, arXiv 2206.07758); n images that
+    leave an input at zero are refused. A subclass writes :meth:`source`.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
@@ -55,7 +57,7 @@ class ImageDataModule(ReconDataModule):
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
-            image also scaled to norm sqrt(d).
+            image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
         n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
             that there are.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
@@ -71,13 +73,13 @@ class ImageDataModule(ReconDataModule):
         image_size: int | None = None,
         selection: Literal["first", "random"] = "first",
         seed: int | None = None,
-        normalize: Literal["standardize", "sphere"] = "standardize",
+        normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
     ) -> None:
         super().__init__(n=n, n_val=n_val, seed=seed, batch_size=batch_size)
         _check_choice("--data.selection", selection, ("first", "random"))
-        _check_choice("--data.normalize", normalize, ("standardize", "sphere"))
+        _check_choice("--data.normalize", normalize, ("standardize", "sphere", "mean_image"))
         if classes is not None:
             _check_class_list(classes)
             share_of(n, len(classes))
@@ -136,10 +138,11 @@ class ImageDataModule(ReconDataModule):
     def _set_inputs(self, images: Tensor, val_images: Tensor) -> None:
         channels, height, width = images.shape[1:]
         self.input_shape = (channels, height, width)
-        self.pixels = measure(images)
+        measured = measure_mean_image if self.normalize == "mean_image" else measure
+        self.pixels = measured(images)
         self.radius = self.d**0.5 if self.normalize == "sphere" else None
         self.x = to_inputs(images, self.pixels, self.radius)
-        # The training constants: a model that is released standardises all later inputs by them.
+        # The training constants: a released model normalises all later inputs by them.
         self.val_x = to_inputs(val_images, self.pixels, self.radius)
 
     def _set_targets(self, chosen: list[list[int]], held_out: list[list[int]]) -> None:
@@ -251,12 +254,36 @@ def measure(images: Tensor) -> PixelScale:
     return PixelScale((channels, height, width), values.mean().item(), std)
 
 
+def measure_mean_image(images: Tensor) -> MeanImageScale:
+    """The mean image of a training set, with a std of 1.
+
+    >>> images = torch.tensor([[[[0, 10]]], [[[255, 10]]]], dtype=torch.uint8)
+    >>> measure_mean_image(images).offset.tolist()
+    [127.5, 10.0]
+
+    Args:
+        images: (n, c, h, w) uint8.
+
+    Raises:
+        InputError: an image is the mean image, so that its input would be zero.
+    """
+    n = len(images)
+    total = images.sum(0, dtype=torch.int64)  # (c, h, w)
+    if (n * images.long() == total).flatten(1).all(1).any():
+        remedy = (
+            f"an image is the mean of all {n}: its input would be zero; take more or other images"
+        )
+        raise InputError("--data.n", n, remedy)
+    channels, height, width = images.shape[1:]
+    return MeanImageScale((channels, height, width), total.double() / n / 255)
+
+
 def to_inputs(images: Tensor, pixels: PixelScale, radius: float | None) -> Tensor:
     """Integer pixels to network inputs, computed in float64.
 
     Args:
         images: (m, c, h, w) uint8.
-        pixels: mean and standard deviation to use.
+        pixels: the scale to use.
         radius: norm to scale every image to; None: leave the norms.
 
     Returns:
@@ -310,4 +337,4 @@ def _check_class_list(classes: list[str]) -> None:
 
 def _check_choice(flag: str, given: str, choices: tuple[str, ...]) -> None:
     if given not in choices:
-        raise InputError(flag, given, f"give {' or '.join(choices)}")
+        raise InputError(flag, given, f"give {', '.join(choices[:-1])} or {choices[-1]}")

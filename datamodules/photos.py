@@ -18,7 +18,7 @@ ROWS, COLUMNS = 13, 20  # whole patches in a photograph of 427 by 640 pixels
 CELLS = ROWS * COLUMNS
 TRAIN_ROWS = 9  # the nine upper rows are trained on, the four lower ones held out
 # Standard deviation of a patch's values in levels of 0..255. Below it is clear sky or blurred
-# background, which no eye tells apart; 474 of the 520 patches are above it.
+# background, which look all the same; 474 of the 520 patches are above it.
 FLAT = 8.0
 
 
@@ -39,7 +39,7 @@ class Photos(ImageDataModule):
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
-            image also scaled to norm sqrt(d).
+            image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
         n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
             that there are.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
@@ -55,7 +55,7 @@ class Photos(ImageDataModule):
         image_size: int = SIDE,
         selection: Literal["first", "random"] = "first",
         seed: int | None = None,
-        normalize: Literal["standardize", "sphere"] = "standardize",
+        normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -24,18 +25,72 @@ class PixelScale:
     With ``--data.normalize sphere`` every image was afterwards scaled to norm ``sqrt(d)``, which
     loses one number for each image that the integer pixels give back.
 
-    >>> PixelScale(shape=(3, 32, 32), mean=0.47, std=0.25).d
-    3072
+    >>> scale = PixelScale(shape=(3, 32, 32), mean=0.4, std=0.25)
+    >>> scale.d, scale.offset
+    (3072, 102.0)
     """
 
     shape: tuple[int, int, int]  # channels, height, width
-    mean: float
+    mean: float | Tensor  # a number; the subclass has one for each pixel
     std: float
 
     @property
     def d(self) -> int:
         """The number of values in one image."""
         return prod(self.shape)
+
+    @property
+    def words(self) -> str:
+        """What an attacker knows who is given it."""
+        return FACTS["pixels"]
+
+    @property
+    def offset(self) -> float | Tensor:
+        """The image of a zero input, in levels of 0..255: one number, or (d,) float64."""
+        return 255 * self.mean
+
+
+@dataclass(frozen=True)
+class MeanImageScale(PixelScale):
+    """A scale with one mean for each pixel: ``x = (u / 255 - mean image) / std``.
+
+    Haim et al. (2022, arXiv 2206.07758) subtract the mean image of the training set and do not
+    divide, hence the ``std`` of 1. The mean image holds d numbers about the training set, where the
+    scale above holds one. An attacker who is given it knows more.
+
+    >>> mean_image = torch.full((1, 1, 2), 0.4, dtype=torch.float64)
+    >>> MeanImageScale((1, 1, 2), mean_image).offset.tolist()
+    [102.0, 102.0]
+
+    Raises:
+        ValueError: the mean image is not float64 of the given shape.
+    """
+
+    mean: Tensor  # (c, h, w) float64 on the CPU, in [0, 1]
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.shape or self.mean.dtype != torch.float64:
+            given = f"{tuple(self.mean.shape)} {self.mean.dtype}"
+            raise ValueError(f"the mean image must be {self.shape} float64, not {given}")
+
+    @property
+    def words(self) -> str:
+        return f"{FACTS['pixels']} with the mean image of the training set"
+
+    @property
+    def offset(self) -> Tensor:
+        return 255 * self.mean.flatten()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are the same; the generated comparison fails on tensors."""
+        if not isinstance(other, MeanImageScale):
+            return NotImplemented
+        same_numbers = (self.shape, self.std) == (other.shape, other.std)
+        return same_numbers and torch.equal(self.mean, other.mean)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.std))
 
 
 FACTS = {
@@ -98,8 +153,10 @@ class Knowledge:
     @property
     def facts(self) -> list[str]:
         """What the attacker holds, in words."""
-        held = [words for name, words in FACTS.items() if getattr(self, name) is not None]
-        return ["final weights", *held]
+        held = {name: words for name, words in FACTS.items() if getattr(self, name) is not None}
+        if self.pixels is not None:
+            held["pixels"] = self.pixels.words
+        return ["final weights", *held.values()]
 
     def only(self, asked: Collection[str]) -> Knowledge:
         """The same with every fact blank that is not asked for.

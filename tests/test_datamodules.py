@@ -18,10 +18,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
+from safetensors import safe_open
 
 from datamodules import CIFAR10Subset, ImageFolderSubset, Photos, ReconDataModule, Sphere
 from datamodules import cifar as cifar_file
 from lit_recon.errors import InputError
+from lit_recon.records.directory import RunDirectory
+from lit_recon.records.truth import Truth
 
 
 def ready(data: ReconDataModule) -> ReconDataModule:
@@ -134,6 +137,40 @@ def test_sphere_changes_norms_and_nothing_else() -> None:
     cosines = torch.cosine_similarity(plain.x.flatten(1), sphere.x.flatten(1))
     torch.testing.assert_close(cosines, torch.ones(6))
     assert sphere.pixels == plain.pixels
+
+
+def test_mean_image_is_subtracted_and_nothing_divided() -> None:
+    data = ready(Photos(n=6, image_size=8, normalize="mean_image"))
+    assert data.images is not None and data.val_images is not None and data.pixels is not None
+    mean = (data.images.double() / 255).mean(0)
+    torch.testing.assert_close(data.pixels.mean, mean)
+    assert data.pixels.std == 1 and data.pixels.shape == data.input_shape and data.radius is None
+    torch.testing.assert_close(data.x, (data.images.double() / 255 - mean).float())
+    torch.testing.assert_close(data.val_x, (data.val_images.double() / 255 - mean).float())
+    assert torch.equal(pixels_of(data), data.images)
+    assert data.x.double().sum(0).abs().max() < 1e-6
+
+
+def test_a_mean_image_that_leaves_a_zero_input_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"only": 1})
+    one = ImageFolderSubset(n=1, root=str(root), normalize="mean_image")
+    refused(one, "--data.n", "is the mean of all 1.*take more")
+    for number, level in ((1, 8), (2, 9), (3, 10)):
+        Image.fromarray(np.full((4, 4), level, dtype=np.uint8)).save(
+            root / "only" / f"{number}.png"
+        )
+    middle = ImageFolderSubset(n=3, root=str(root), normalize="mean_image")
+    refused(middle, "--data.n", "is the mean of all 3")
+    ready(ImageFolderSubset(n=2, root=str(root), normalize="mean_image"))
+
+
+@pytest.mark.parametrize("normalize", ["standardize", "mean_image"])
+def test_the_scale_comes_back_from_a_run_directory(tmp_path: Path, normalize: str) -> None:
+    data = ready(Photos(n=4, image_size=8, normalize=normalize))  # type: ignore[arg-type]
+    Truth.of(data).write(RunDirectory(tmp_path))
+    assert Truth.read(tmp_path).pixels == data.pixels
+    with safe_open(tmp_path / "data.safetensors", framework="pt") as file:
+        assert ("mean_image" in file.keys()) == (normalize == "mean_image")  # noqa: SIM118
 
 
 def test_down_sampling_averages_squares_and_rounds_halves_up(tmp_path: Path) -> None:
@@ -406,7 +443,7 @@ BAD_ARGUMENTS = [
     (Photos, {"image_size": 12}, "--data.image_size", "32, 16, 8, 4, 2, 1"),
     (Photos, {"image_size": 0}, "--data.image_size", "32 by 32"),
     (Photos, {"selection": "last"}, "--data.selection", "first or random"),
-    (Photos, {"normalize": "minmax"}, "--data.normalize", "standardize or sphere"),
+    (Photos, {"normalize": "minmax"}, "--data.normalize", "sphere or mean_image"),
     (CIFAR10Subset, {"n": 11, "classes": None}, "--data.n", "among 10 classes; give 10 or 20"),
     (CIFAR10Subset, {"classes": ["frog", "unicorn"]}, "--data.classes", "unicorn.*airplane"),
     (CIFAR10Subset, {"image_size": 64}, "--data.image_size", "32, 16"),

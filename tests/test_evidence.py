@@ -66,9 +66,11 @@ def test_an_optimiser_that_breaks_the_span_ends_the_attack_at_once() -> None:
 @pytest.mark.parametrize("candidates", [None, "auto"])
 def test_a_first_layer_without_low_rank_ends_the_attack_at_once(candidates: str | None) -> None:
     settings = {"evidence": "first_layer", "candidates": candidates, "max_steps": 5}
-    x = sphere(N, 64, 0)  # of more dimensions than samples, by far
+    # Enough samples: the first step of Adam, a matrix of signs, has a rank of 2^n - 1 at most.
+    n = 8
+    x = sphere(n, 64, 0)
     for make, status in ((torch.optim.SGD, None), (torch.optim.Adam, "no_low_rank")):
-        model = MLP(d=64, k=1, n=N, width=400)
+        model = MLP(d=64, k=1, n=n, width=400)
         start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         optimizer = make(model.parameters(), lr=1e-4)
         for _ in range(10):
@@ -79,7 +81,7 @@ def test_a_first_layer_without_low_rank_ends_the_attack_at_once(candidates: str 
             model.eval(),
             initial_readout=start["readout.weight"],
             initial_first_layer=start["first_layer.weight"],
-            n=N,
+            n=n,
         )
         found = ProjectionReconstructor(**settings).reconstruct(held)  # type: ignore[arg-type]
         assert (found.status == "no_low_rank") == (status == "no_low_rank")

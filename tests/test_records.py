@@ -33,7 +33,6 @@ from lit_recon.records.tracking import (
     STEP,
     choose_wandb_mode,
     make_wandb_logger,
-    sync_command,
     view_command,
 )
 
@@ -464,7 +463,6 @@ def test_the_probe_knocks_at_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_disabled_is_no_logger(tmp_path: Path) -> None:
     assert make_wandb_logger(tmp_path, "disabled", project="p", name="n") is None
     assert view_command(tmp_path) is None
-    assert sync_command(tmp_path) is None
 
 
 def test_online_that_fails_goes_offline_and_says_why(tmp_path: Path) -> None:
@@ -648,7 +646,6 @@ def test_the_commands_name_paths_that_are_there(
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     (segment,) = segments(offline_run)
     assert view_command(offline_run) == f"wandb leet {segment.relative_to(offline_run.parent)}"
-    assert sync_command(offline_run) == f"wandb sync {offline_run.name}/wandb/offline-run-*"
     monkeypatch.setenv("PATH", "/nowhere")
     command = view_command(offline_run)
     assert command is not None

@@ -69,7 +69,7 @@ def test_the_change_of_the_first_layer_spans_the_training_inputs(d: int) -> None
     assert held.initial_first_layer is not None
     change = LinearMap(TallMatrix.of(final - held.initial_first_layer))
     for m in (N, None):  # told, and found
-        basis = row_space(change, m, torch.Generator().manual_seed(0))
+        basis = row_space(change, m, torch.Generator().manual_seed(0)).basis
         assert basis.shape == (N, d)
         assert torch.allclose(basis @ basis.T, torch.eye(N), atol=1e-5)
         assert spans(basis, x) < 1e-3
@@ -88,7 +88,7 @@ def test_widest_directions_are_singular_vectors() -> None:
 def test_rounding_is_no_jump_in_the_singular_values(width: int, n: int) -> None:
     # Fewer units than dimensions: all further singular values are exactly 0 but for rounding.
     change = torch.randn(width, n) @ torch.randn(n, 64) + 1e-6 * torch.randn(width, 64)
-    assert len(row_space(LinearMap(TallMatrix.of(change)), None, torch.Generator())) == n
+    assert len(row_space(LinearMap(TallMatrix.of(change)), None, torch.Generator()).basis) == n
 
 
 def test_evidence_brings_the_error_down_and_tells_the_number_of_samples() -> None:
@@ -298,7 +298,7 @@ def test_weight_decay_is_taken_off_both_layers_and_a_frozen_models_start() -> No
     held = knowledge_of(model, initial, TrainingFacts(share, keeps_span=True), truth)
     assert held.initial_first_layer is not None and held.initial_share == share
     change = model.first_layer.weight.detach() - share * held.initial_first_layer
-    basis = row_space(LinearMap(TallMatrix.of(change)), None, torch.Generator())
+    basis = row_space(LinearMap(TallMatrix.of(change)), None, torch.Generator()).basis
     assert len(basis) == N and spans(basis, x) < 1e-3
     naive = replace(held, initial_share=None)
     losses = [attack(k, max_seconds=1e-9).at_truth(x)["oracle_loss"] for k in (held, naive)]

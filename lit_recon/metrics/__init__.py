@@ -1,4 +1,4 @@
-"""Matching, scores and certificates: pure functions, and one torchmetrics shell around them."""
+"""Matching, scores and certificates: pure functions."""
 
 from lit_recon.metrics.certificate import (
     Certificates,
@@ -13,11 +13,8 @@ from lit_recon.metrics.matching import (
     SIGN_BLIND_DIRECTION,
     Cost,
     Matching,
-    duplicates,
     match,
-    nearest,
 )
-from lit_recon.metrics.reconstruction import ReconstructionScores
 from lit_recon.metrics.scores import (
     Metrics,
     SampleScore,
@@ -42,19 +39,16 @@ __all__ = [
     "Cost",
     "Matching",
     "Metrics",
-    "ReconstructionScores",
     "SampleScore",
     "Scores",
     "certify",
     "direction_error",
-    "duplicates",
     "exact",
     "images_from_inputs",
     "inputs_from_images",
     "match",
     "matched_error",
     "matched_error_abs",
-    "nearest",
     "null_direction_error",
     "psnr",
     "recovered_fraction",

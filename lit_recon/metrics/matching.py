@@ -1,9 +1,7 @@
-"""Which candidate stands for which training sample.
+"""Which candidate belongs to which training sample, one to one.
 
 Shapes: ``x (n, d)`` training samples, ``candidates (m, d)``. Errors are Euclidean distances over
-sqrt(d), so that 1 is the size of a typical normalised input. ``match`` (one to one, Hungarian) and
-``nearest`` (not one to one) are different metrics: with duplicates among the candidates the second
-is the better one of the two for most samples.
+sqrt(d), so that 1 is the size of a typical standardised input.
 """
 
 from __future__ import annotations
@@ -76,6 +74,10 @@ ABSOLUTE = Cost(torch.abs)  # Iurada et al. (2025, arXiv 2509.22214): |x| elemen
 def match(x: Tensor, candidates: Tensor, cost: Cost) -> Matching:
     """Assigns candidates to samples one to one with the least total cost (Hungarian).
 
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> match(x, x.flip(0), EUCLIDEAN).index.tolist()
+    [1, 0]
+
     Args:
         x: (n, d).
         candidates: (m, d), m and n independent of each other. Candidates that are not finite are
@@ -88,32 +90,6 @@ def match(x: Tensor, candidates: Tensor, cost: Cost) -> Matching:
     x, candidates, usable = _prepare(x, candidates)
     rows, columns = linear_sum_assignment(_distances(x, candidates[usable], cost).numpy())
     return _pairs(x, candidates, cost, torch.from_numpy(rows), usable[torch.from_numpy(columns)])
-
-
-def nearest(x: Tensor, candidates: Tensor, cost: Cost) -> Matching:
-    """The closest candidate of every sample; a candidate may serve several samples.
-
-    Args, shapes and the treatment of candidates that are not finite as in :func:`match`.
-    """
-    x, candidates, usable = _prepare(x, candidates)
-    rows = torch.arange(len(x) if len(usable) else 0)
-    columns = _distances(x[rows], candidates[usable], cost).argmin(1) if len(rows) else rows
-    return _pairs(x, candidates, cost, rows, usable[columns])
-
-
-def duplicates(x: Tensor, candidates: Tensor, cost: Cost, threshold: float) -> int:
-    """The number of candidates that found a sample which another candidate found as well.
-
-    Args:
-        x: (n, d).
-        candidates: (m, d).
-        cost: one of the costs above.
-        threshold: a candidate has found its nearest sample if the error is below this.
-    """
-    x, candidates, usable = _prepare(x, candidates)
-    nearest_sample = nearest(candidates[usable], x, cost)
-    found = nearest_sample.index[nearest_sample.error < threshold]
-    return len(found) - len(found.unique())
 
 
 def _prepare(x: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,12 +1,12 @@
 """Scores of a reconstruction against the true training set. Scoring only: no attack imports this.
 
 Shapes: ``x (n, d)`` training samples as the network saw them, ``candidates (m, d)``, images
-``(n, c, h, w)`` uint8. Errors are Euclidean distances over sqrt(d). The names are those that reach
-metrics.json, metrics.jsonl and W&B.
+``(n, c, h, w)`` uint8. Errors are Euclidean distances over sqrt(d). metrics.json, metrics.jsonl and
+W&B use the same names.
 
-Every error has a matching of its own, on its own cost; psnr, ssim, exact pixels and the rows use
-the matching by direction. Means of errors, psnr and ssim run over the matched pairs, shares over
-all n training samples, so that a missing candidate costs a share and not a mean.
+Every error has its own matching, by its own cost; psnr, ssim, exact pixels and the rows use the
+matching by direction. Means of errors, psnr and ssim are taken over the matched pairs, shares over
+all n training samples. So a missing candidate lowers a share and does not change a mean.
 """
 
 from __future__ import annotations

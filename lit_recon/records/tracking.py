@@ -1,4 +1,4 @@
-"""W&B, so that it never costs a training run and never asks anybody anything.
+"""The set-up of W&B, which never stops a training run and never waits for an answer.
 
 `wandb` and Lightning are imported inside the functions: they take a second, and a run with
 ``--wandb.mode disabled`` needs neither here.
@@ -34,7 +34,7 @@ _SYNC_HINT = "`wandb sync` uploads the run later"
 
 
 def choose_wandb_mode(mode: str) -> tuple[Mode, str]:
-    """Decides what W&B can do here, in about two seconds and without asking anybody.
+    """Decides what W&B can do here, in about two seconds and without a question to the user.
 
     Args:
         mode: ``auto``, ``online``, ``offline`` or ``disabled``. ``auto`` follows the environment
@@ -112,9 +112,9 @@ def make_wandb_logger(
             run together.
         tags: labels for the dashboard.
         config: the resolved configuration.
-        metrics: the exact names of all numbers that will be logged. W&B has to be told one by one
-            that they are drawn over `STEP`: its globs stop at slashes, and where two of them match,
-            it picks one at random.
+        metrics: the exact names of all numbers that will be logged. W&B draws them over
+            `STEP` only if each is named: its globs stop at slashes, and where two of them match, it
+            picks one at random.
 
     Returns:
         The logger, with the W&B run as its ``experiment``; None if there is none. On ranks other
@@ -159,13 +159,6 @@ def view_command(directory: Path) -> str | None:
     return f"{_wandb_program()} leet {shlex.quote(_short(max(segments, key=_started)))}"
 
 
-def sync_command(directory: Path) -> str | None:
-    """The command that uploads all offline segments of the run; None if there are none."""
-    if not any(directory.glob("wandb/offline-run-*/run-*.wandb")):
-        return None
-    return f"{_wandb_program()} sync {shlex.quote(_short(directory / 'wandb'))}/offline-run-*"
-
-
 def _open_session(mode: str | None) -> tuple[str, str]:
     """Loads W&B's settings, silenced; returns its mode (of `mode` None: configured) and server."""
     import wandb
@@ -187,7 +180,7 @@ def _missing_key() -> str | None:
 
 
 def _answers(url: str) -> bool:
-    """Whether something listens there, within two seconds, the look-up of the name included."""
+    """Whether a server listens there: two seconds at most, with the look-up of the name."""
     address = _address(url)
     reached = threading.Event()
 
@@ -215,7 +208,7 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def _start_run(mode: Mode, **arguments: Any) -> Any:
-    """The W&B run in the best mode that works, or None; each step down is told in one line."""
+    """The W&B run in the best mode that works, or None; prints a line for each mode that fails."""
     if mode == "online":
         try:
             return _init("online", arguments)
@@ -237,7 +230,7 @@ def _init(mode: Mode, arguments: Mapping[str, Any]) -> Any:
         mode=mode,
         id=max(earlier).split("-", 2)[2] if earlier and mode == "online" else None,
         resume="allow",
-        reinit="create_new",  # a run that is still open in this process is somebody else's
+        reinit="create_new",  # leave alone a run that is already open in this process
         settings=wandb.Settings(
             silent=True,
             console="off",  # a progress bar is no log
@@ -249,7 +242,7 @@ def _init(mode: Mode, arguments: Mapping[str, Any]) -> Any:
 
 
 def _started(segment: Path) -> tuple[str, bool]:
-    """When it began. An online attempt that failed leaves a segment too, and goes first."""
+    """Sort key: start time; at the same time a failed online attempt comes before offline."""
     offline = segment.name.startswith("offline-")
     return segment.name.removeprefix("offline-")[: len("run-YYYYMMDD_HHMMSS")], offline
 

@@ -1,10 +1,10 @@
-"""The training data as scoring needs them, in memory and in the run directory."""
+"""The training data for scoring, in memory and in the run directory."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lit_recon.errors import InputError
-from lit_recon.knowledge import PixelScale
+from lit_recon.knowledge import MeanImageScale, PixelScale
 from lit_recon.records.directory import RunDirectory
 
 FILE = "data.safetensors"
+MEAN_IMAGE = "mean_image"
+"""The tensor (c, h, w) in that file where the scale has one mean for each pixel."""
 
 
 @dataclass(frozen=True)
 class Truth:
     """The training data; no method ever sees it.
 
-    Copies: what happens to the data module later is no part of the attack or of its score.
+    It holds copies, so that later changes of the data module change neither attack nor score.
 
     Attributes:
         x: (n, d) training inputs.
@@ -85,11 +87,18 @@ class Truth:
         tensors = {"x": self.x, "held_out": self.held_out}
         if self.images is not None:
             tensors["images"] = self.images
+        pixels: dict[str, Any] | None = None
+        if self.pixels is not None:
+            pixels = {"shape": self.pixels.shape, "std": self.pixels.std}
+            if isinstance(self.pixels.mean, Tensor):
+                tensors[MEAN_IMAGE] = self.pixels.mean
+            else:
+                pixels["mean"] = self.pixels.mean
         facts = {
             "labels": self.labels,
             "class_names": self.class_names,
             "indices": self.indices,
-            "pixels": None if self.pixels is None else asdict(self.pixels),
+            "pixels": pixels,
             "radius": self.radius,
             "input_shape": self.input_shape,
             "k": self.k,
@@ -108,15 +117,11 @@ class Truth:
             with safe_open(path / FILE, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 facts = json.loads(file.metadata()["data"])
-            pixels = facts["pixels"]
-            if pixels is not None:
-                c, h, w = pixels["shape"]
-                pixels = PixelScale((c, h, w), pixels["mean"], pixels["std"])
             return cls(
                 x=tensors["x"],
                 held_out=tensors["held_out"],
                 images=tensors.get("images"),
-                pixels=pixels,
+                pixels=_pixels(facts["pixels"], tensors.get(MEAN_IMAGE)),
                 radius=facts["radius"],
                 labels=facts["labels"],
                 class_names=facts["class_names"],
@@ -128,3 +133,13 @@ class Truth:
             raise InputError("--run", path, f"has no {FILE}; give a run directory") from error
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError("--run", path / FILE, f"cannot be read ({error})") from error
+
+
+def _pixels(facts: dict[str, Any] | None, mean_image: Tensor | None) -> PixelScale | None:
+    """The pixel scale of a file, None for data that are no images."""
+    if facts is None:
+        return None
+    c, h, w = facts["shape"]
+    if mean_image is None:
+        return PixelScale((c, h, w), facts["mean"], facts["std"])
+    return MeanImageScale((c, h, w), mean_image, facts["std"])

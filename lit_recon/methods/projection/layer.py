@@ -26,6 +26,12 @@ COARSEST = 4  # pixels on a side
 # The candidates with which to begin where their number is to be found.
 FIRST = 2
 MOST_DIRECTIONS = 256  # that are looked at where the number of inputs is to be found
+# When the first layer's change has a low rank. Measured on photographs of 8x8 and 16x16, n = 4 and
+# 10, steps 1 to 100, after SGD and after Adam. Share of its energy outside of n directions: at most
+# 1.4e-5, and at least 0.11. Largest ratio of neighbouring singular values: at least 60 (rates whose
+# change is lost in rounding: 2 to 11), and 1.4 to 2.4 (46 after one step of four images).
+OUTSIDE = 0.05
+JUMP = 5.0
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,13 @@ class LayerProblem(Problem):
         activation: s.
         basis: B (r, d), orthonormal rows that are known to span the training inputs; candidates
             are then coordinates (m, r). None: nothing is known.
-        outside: share of the energy of the first layer's change outside of B's rows.
+        low_rank: the first layer's change has so low a rank that B can be trusted.
     """
 
     map: LinearMap
     activation: Activation
     basis: Tensor | None = None
-    outside: float = 0.0
+    low_rank: bool = True
 
     def objective(self, surrogate_slope: float = 0.0) -> ProjectionObjective:
         return ProjectionObjective(
@@ -115,13 +121,13 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
     radius = knowledge.radius
     if model.activation.homogeneous and radius is None:
         radius = rows.d**0.5  # the norm cannot be seen, so any fixed one will do
-    map, basis, outside = LinearMap(rows, us), None, 0.0
+    map, basis, low_rank = LinearMap(rows, us), None, True
     if knowledge.initial_first_layer is not None:
         start = knowledge.initial_first_layer[share.start : share.stop].to(rows.like)
         change = next(iter(rows)) - start * left_of_start(knowledge)
         moved = LinearMap(TallMatrix.of(change), us)
-        basis = row_space(moved, m, generator)
-        outside = outside_of(basis, moved)
+        space = row_space(moved, m, generator)
+        basis, low_rank = space.basis, space.low_rank
         map = LinearMap(TallMatrix.of(map.apply(basis).T.contiguous()), us)
     target = target_of(knowledge)[:, share.start : share.stop]
     return LayerProblem(
@@ -135,12 +141,25 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
         map=map,
         activation=model.activation,
         basis=basis,
-        outside=outside,
+        low_rank=low_rank,
     )
 
 
-def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> Tensor:
-    """(r, d) orthonormal rows that span the training inputs.
+@dataclass(frozen=True)
+class RowSpace:
+    """The directions in which a first layer has changed.
+
+    Attributes:
+        basis: (r, d) orthonormal rows that span the training inputs.
+        low_rank: whether the change has so low a rank that they can be believed.
+    """
+
+    basis: Tensor
+    low_rank: bool
+
+
+def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> RowSpace:
+    """The span of the training inputs from the first layer's change.
 
     Gradient descent changes the first layer by ``sum_i c_i x_i^T`` (Tansley, Makhlouf, Massart et
     al. 2026, arXiv 2605.06519), so its leading right singular vectors span the training inputs; the
@@ -153,15 +172,17 @@ def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> T
     """
     most = min(m or MOST_DIRECTIONS, change.d)
     directions, values = widest_directions(change, most, generator)
-    if m is None:
-        # What rounding leaves of a zero is no jump; in the Gram it is that of float64.
-        floor = float(values[0]) * (change.d * torch.finfo(values.dtype).eps) ** 0.5
-        values = values.clamp_min(max(floor, torch.finfo(values.dtype).tiny))
-        directions = directions[: 1 + int((values[:-1] / values[1:]).argmax())]
-    return directions
+    if m is not None:
+        return RowSpace(directions, _outside(directions, change) <= OUTSIDE)
+    # What rounding leaves of a zero is no jump; in the Gram it is that of float64.
+    floor = float(values[0]) * (change.d * torch.finfo(values.dtype).eps) ** 0.5
+    values = values.clamp_min(max(floor, torch.finfo(values.dtype).tiny))
+    jumps = values[:-1] / values[1:]
+    rank = 1 + int(jumps.argmax())
+    return RowSpace(directions[:rank], bool(jumps[rank - 1] >= JUMP))
 
 
-def outside_of(basis: Tensor, change: LinearMap) -> float:
+def _outside(basis: Tensor, change: LinearMap) -> float:
     """Share of the squared norm of a matrix that is not in the span of orthonormal rows (r, d)."""
     total = change.mean_square * change.p * change.d
     inside = change.ranks.total(change.apply(basis).double().square().sum())

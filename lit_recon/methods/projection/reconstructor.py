@@ -27,11 +27,6 @@ from lit_recon.metrics.scores import matched_error_abs
 from lit_recon.models import OneHiddenLayer, ReadoutModel
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solver, Status, Stop
 
-# Share of the energy of the first layer's change outside of the span of n directions above which
-# they are not the training inputs. Measured on photographs of 8x8 and 16x16, n = 10, step 1 to 100:
-# at most 1.4e-5 after SGD of three rates, at least 0.11 after Adam and AdamW.
-LOW_RANK = 0.05
-
 
 class ProjectionReconstructor(Reconstructor):
     """Inputs whose features span the trained readout.
@@ -233,7 +228,7 @@ class ProjectionReconstructor(Reconstructor):
             return None
         if knowledge.optimiser_keeps_span is False:
             return outcomes.SPAN_BROKEN
-        if isinstance(problem, LayerProblem) and problem.outside > LOW_RANK:
+        if isinstance(problem, LayerProblem) and not problem.low_rank:
             return outcomes.NO_LOW_RANK
         return None
 
