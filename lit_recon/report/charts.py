@@ -56,7 +56,7 @@ MARKED = 40  # points at most that get a dot each
 ASTRAY = 1e4  # times the median loss
 POINTS = 300  # of one line; there are no more pixels for them
 STEP = "step="  # how an element says which checkpoint it belongs to
-Line = tuple[Number, Sequence[float]]  # a number and its values
+Line = tuple[Number, list[float]]  # a number and its values
 STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
@@ -88,7 +88,8 @@ def training_chart(run: Run, results: MethodResults, stops: Sequence[int]) -> st
     loss = [(row["step"], row["train/loss"]) for row in run.training if "train/loss" in row]
     loss = thin(loss, POINTS)
     trained = [step for step, _ in loss]
-    drawn = [(trained, [(TRAIN_LOSS, [_finite(y) for _, y in loss])])]
+    losses = [_finite(y) for _, y in loss]
+    drawn: list[tuple[list[int], list[Line]]] = [(trained, [(TRAIN_LOSS, losses)])]
     drawn += [(steps, lines) for lines in _panels(results.checkpoints)]
     with rc_context(STYLE):
         figure, places = _figure([_legend_rows([n for n, _ in lines]) for _, lines in drawn], PANEL)

@@ -118,9 +118,10 @@ def headline(results: MethodResults, by: str = "") -> str:
     came = f"came back from the weights {by}".rstrip()
     if not found:
         return f"No training {things(point, 1)} {came}"
-    which = f"{found} of {n} training {things(point, n)}"
+    of = f"{n} training {things(point, n)}"
+    which = f"{found} of {of}"
     if found == n:
-        which = f"All {n} training {things(point, n)}" if n > 1 else "The training " + things(point, 1)
+        which = f"All {of}" if n > 1 else f"The training {things(point, 1)}"
     sentence = f"{which} {came}"
     if right is None:
         return sentence
@@ -218,7 +219,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         named = [f"{name} {_plain(given[name])}" for name in SHOWN if given.get(name) is not None]
         shown.append((title, ", ".join([short(part.get("class_path")), *named])))
     methods = config.get("recon") or {}
-    named = [short(m.get("class_path")) for m in (methods if isinstance(methods, list) else [methods])]
+    methods = methods if isinstance(methods, list) else [methods]
+    named = [short(method.get("class_path")) for method in methods]
     shown.append(("Method" if len(named) == 1 else "Methods", ", ".join(named)))
     ratios = [results.last.number("p_over_dn") for results in run.methods]
     shown.append(("Equations per unknown", number(next(filter(None, ratios), None))))

@@ -105,7 +105,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
             "runs": {run.name: run.cell for run in runs},
         }
         directory.write_json(SWEEP_FILE, record)
-        results = Results(directory, runs, fit.numbers)
+        results = Results(directory, runs)
         try:
             mode = run_all(fit, flags, directory, runs, results)
         except KeyboardInterrupt:
@@ -190,8 +190,8 @@ def run_all(
     view = View(len(left))
     with closing(launched) as ended, view.shown():
         for outcome in ended:
-            row = results.take(outcome.name, outcome.failure)
-            view.tell(outcome.name, summary(row), failed=row["status"] == FAILED)
+            rows = results.take(outcome.name, outcome.failure)
+            view.tell(outcome.name, summary(rows), failed=rows[0]["status"] == FAILED)
     return mode
 
 
