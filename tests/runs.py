@@ -55,6 +55,7 @@ def write_run(
     config = {
         "data": {"class_path": "datamodules.Photos", "init_args": {"n": n, "batch_size": None}},
         "model": {"class_path": "lit_recon.models.RandomFeatures", "init_args": {"p": 92160}},
+        "recon": RECON,
         "trainer": {"max_steps": max(found, default=1)},
     }
     directory.write_text("config.yaml", yaml.safe_dump(config))
@@ -78,6 +79,10 @@ def write_run(
     return path
 
 
+RECON = {
+    "class_path": "lit_recon.methods.ProjectionReconstructor",
+    "init_args": {"solver": {"class_path": "lit_recon.solvers.GaussNewton", "init_args": {}}},
+}
 # What a run by projection leaves besides the numbers of every method.
 PROJECTION = {"projection_loss": 1e-9, "oracle_loss": 1e-12, "p_over_dn": 3.0, "restarts": 0}
 PROVENANCE: dict[str, Any] = {
