@@ -64,8 +64,8 @@ def write_run(
         row = {"step": step, "epoch": 0, "train/loss": 0.1**step or None, "train/acc": 1.0}
         directory.append_jsonl("metrics.jsonl", row)
         if step in found:
-            row = {"step": step, "epoch": 0, f"{settings}/{method}/reason": "it ended"}
-            directory.append_jsonl("metrics.jsonl", row)
+            ended = {"step": step, "epoch": 0, f"{settings}/{method}/reason": "it ended"}
+            directory.append_jsonl("metrics.jsonl", ended)
     if kept:
         _truth(x, pixels if images else None, n).write(directory)
     for step, count in found.items():

@@ -164,7 +164,10 @@ def test_provenance_and_threat_model(tmp_path: Path) -> None:
     assert "scipy" not in said
     assert "What the attacker knew final weights number of training samples Nothing else" in said
     assert "Method ProjectionReconstructor" in said
-    change_json(path / "recon" / "projection" / "step=00001000" / "metrics.json", knows=["the hair of the dog"])
+    change_json(
+        path / "recon" / "projection" / "step=00001000" / "metrics.json",
+        knows=["the hair of the dog"],
+    )
     assert "the hair of the dog" in report(path)
 
 
@@ -181,7 +184,11 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 def test_numbers_without_meaning_are_left_out(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", {1: 4})
     empty = dict.fromkeys(("direction_error", "null_direction_error", "psnr", "ssim", "seconds"))
-    change_json(path / "recon" / "projection" / "step=00000001" / "metrics.json", **empty, projection_loss=None)
+    change_json(
+        path / "recon" / "projection" / "step=00000001" / "metrics.json",
+        **empty,
+        projection_loss=None,
+    )
     page = report(path)
     assert "All 4 training images" in page
     assert "<dt>PSNR, dB</dt>" not in page and "nan" not in text_of(page)

@@ -161,7 +161,9 @@ def test_a_broken_run_costs_its_own_page_only(
 ) -> None:
     sweep = write_sweep(tmp_path / "s", failed=False)
     (sweep / "p_over_dn=2-1a2b3c4d" / "config.yaml").write_text("[")
-    (sweep / "p_over_dn=1-1a2b3c4d" / "recon" / "projection" / "step=00000001" / "metrics.json").write_text("{")
+    (
+        sweep / "p_over_dn=1-1a2b3c4d" / "recon" / "projection" / "step=00000001" / "metrics.json"
+    ).write_text("{")
     assert train.main(["report", "--sweep", str(sweep)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"report         {sweep}/report.html"

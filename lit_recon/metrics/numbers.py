@@ -111,11 +111,17 @@ COMMON = (
     Number(
         "candidates",
         "candidates",
-        "how many the attack ended with",
+        "how many the attack ended with: its estimate of n where it does not know n",
         "count",
     ),
     Number(
-        "seconds", "time", "of the attack", "seconds", "low", panel="time", shown=("page", "sweep")
+        "seconds",
+        "time",
+        "duration of the attack",
+        "seconds",
+        "low",
+        panel="time",
+        shown=("page", "sweep"),
     ),
 )
 """The numbers of every method; None where one has no meaning for a run."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jsonargparse import Namespace, dict_to_namespace
+from jsonargparse import Namespace
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import build
@@ -176,10 +176,17 @@ def _solvers(directory: RunDirectory) -> dict[str, str | None]:
     try:
         chosen = read_yaml(str(path))["recon"]
         entries = chosen if isinstance(chosen, list) else [chosen]
-        specs = [dict_to_namespace(entry) for entry in entries]
+        specs = [_namespace(entry) for entry in entries]
         return {build(spec).name: _solver(spec) for spec in specs}
     except (InputError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
+
+
+def _namespace(value: Any) -> Any:
+    """A mapping and those in it as namespaces; anything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    return Namespace(**{name: _namespace(item) for name, item in value.items()})
 
 
 def _solver(spec: Namespace) -> str | None:
