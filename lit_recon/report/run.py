@@ -161,14 +161,14 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 @contextmanager
 def checked(file: Path, flag: str = FLAG) -> Iterator[Path]:
-    """Turns what any reader says about a broken file into one line that names it.
+    """Turns any reader's error about a broken file into one line that names the file.
 
     Args:
         file: what is read in the block, which gets it again.
         flag: the flag that led to it.
 
     Raises:
-        InputError: the block has found that the file cannot be read, or is not what it should be.
+        InputError: the file cannot be read, or does not hold what it must.
     """
     try:
         yield file

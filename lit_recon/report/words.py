@@ -1,4 +1,4 @@
-"""What a run shows, in plain words, and its numbers as people write them."""
+"""A run in plain words, and its numbers as text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def duration(seconds: float | None) -> str:
 
 
 def value(described: Number, found: float | None) -> str:
-    """A number of the registry as people write it, by its scale."""
+    """The text of a number of the registry, by its scale."""
     if described.scale == "share":
         return percent(found)
     return duration(found) if described.scale == "seconds" else number(found)

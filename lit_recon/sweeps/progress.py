@@ -1,4 +1,4 @@
-"""What the terminal shows while a sweep goes on: a line for every run that ends, and a bar."""
+"""The terminal during a sweep: a line for every run that ends, and a bar."""
 
 from __future__ import annotations
 
