@@ -106,7 +106,7 @@ def dashboard(argv: list[str]) -> None:
     """Build a W&B workspace."""
     from lit_recon.report.dashboard import dashboard
 
-    dashboard(argv)
+    dashboard(argv, PLUGINS)
 
 
 def sweep(argv: list[str]) -> None:

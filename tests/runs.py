@@ -31,7 +31,9 @@ def write_run(
     n: int = 4,
     images: bool = True,
     kept: bool = True,
-    attack: str = "recon",
+    settings: str = "recon",
+    method: str = "projection",
+    more: Mapping[str, float] | None = None,
 ) -> Path:
     """A finished run of random images or vectors.
 
@@ -41,7 +43,9 @@ def write_run(
         n: number of samples.
         images: whether the samples are images of 8x8.
         kept: whether the run has kept its training data.
-        attack: the folder of the reconstructions.
+        settings: the folder of the reconstructions, ``recon`` or ``recon-VARIANT``.
+        method: the method that has made them; a second call adds another method to the run.
+        more: further numbers of the method.
     """
     random = torch.Generator().manual_seed(0)
     shape = (2 * n, *PIXELS.shape)
@@ -51,6 +55,7 @@ def write_run(
     config = {
         "data": {"class_path": "datamodules.Photos", "init_args": {"n": n, "batch_size": None}},
         "model": {"class_path": "lit_recon.models.RandomFeatures", "init_args": {"p": 92160}},
+        "recon": RECON,
         "trainer": {"max_steps": max(found, default=1)},
     }
     directory.write_text("config.yaml", yaml.safe_dump(config))
@@ -58,18 +63,28 @@ def write_run(
     for step in (0, *found):
         row = {"step": step, "epoch": 0, "train/loss": 0.1**step or None, "train/acc": 1.0}
         directory.append_jsonl("metrics.jsonl", row)
+        if step in found:
+            ended = {"step": step, "epoch": 0, f"{settings}/{method}/reason": "it ended"}
+            directory.append_jsonl("metrics.jsonl", ended)
     if kept:
         _truth(x, pixels if images else None, n).write(directory)
     for step, count in found.items():
         candidates = torch.cat([x[:count], torch.randn(n - count, x.shape[1], generator=random)])
-        folder = path / attack / f"step={step:08d}"
+        folder = path / settings / method / f"step={step:08d}"
         folder.mkdir(parents=True)
-        _write_step(folder, x[:n], candidates, pixels[:n] if images else None, count)
+        told = {"method": method, **(PROJECTION if method == "projection" else {}), **(more or {})}
+        _write_step(folder, x[:n], candidates, pixels[:n] if images else None, count, told)
         if not (images and kept):
             _draw(folder)
     return path
 
 
+RECON = {
+    "class_path": "lit_recon.methods.ProjectionReconstructor",
+    "init_args": {"solver": {"class_path": "lit_recon.solvers.GaussNewton", "init_args": {}}},
+}
+# What a run by projection leaves besides the numbers of every method.
+PROJECTION = {"projection_loss": 1e-9, "oracle_loss": 1e-12, "p_over_dn": 3.0, "restarts": 0}
 PROVENANCE: dict[str, Any] = {
     "started_utc": "2026-01-02T03:04:05+00:00",
     "finished_utc": "2026-01-02T03:05:25+00:00",
@@ -99,7 +114,12 @@ def _truth(x: Tensor, pixels: Tensor | None, n: int) -> Truth:
 
 
 def _write_step(
-    folder: Path, x: Tensor, candidates: Tensor, images: Tensor | None, count: int
+    folder: Path,
+    x: Tensor,
+    candidates: Tensor,
+    images: Tensor | None,
+    count: int,
+    more: Mapping[str, Any],
 ) -> None:
     scale = None if images is None else PIXELS
     certified = None if images is None else torch.arange(len(x)) < count
@@ -114,18 +134,22 @@ def _write_step(
     save_file(held, folder / "candidates.safetensors")
     curve = _curve() if count else []
     numbers = {
-        "projection_loss": 1e-9 if count else None,
-        "oracle_loss": 1e-12 if count else None,
         **scores.metrics.as_dict(),
-        "p_over_dn": 3.0,
         "candidates": len(candidates),
-        "status": "certified" if count == len(x) else "no_signal",
-        "reason": "every candidate is right" if count == len(x) else "the weights tell nothing",
+        "seconds": 0.5,
         "steps": len(curve),
         "applications": curve[-1].applications if curve else 0,
-        "restarts": 0,
-        "seconds": 0.5,
+        **more,
+        "status": "certified" if count == len(x) else "no_signal",
+        "reason": "every candidate is right" if count == len(x) else "the weights tell nothing",
+        "sure": count == len(x),
+        "empty": not count,
         "n": len(x),
+        "d": x.shape[1],
+        "k": 1,
+        "p": 3 * x.numel(),
+        "knows": ["final weights", "number of training samples"],
+        "started_from": None,
         "images": [asdict(row) for row in scores.rows],
     }
     RunDirectory(folder).write_json("metrics.json", numbers)

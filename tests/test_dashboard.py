@@ -1,4 +1,4 @@
-"""The W&B workspace: built as an object here, and sent by nobody."""
+"""The W&B workspace: built as an object here, and never sent."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ import wandb
 from wandb_workspaces.workspaces import Workspace
 
 import train
-from lit_recon.audit.recorder import NUMBERS
+from lit_recon.audit.recorder import named_numbers
+from lit_recon.errors import InputError
+from lit_recon.fit.flags import WandbFlags
 from lit_recon.methods import ProjectionReconstructor
+from lit_recon.metrics.numbers import COMMON, Number
+from lit_recon.records.directory import RunDirectory
 from lit_recon.records.tracking import STEP
-from lit_recon.report.dashboard import DashboardFlags, build_workspace
+from lit_recon.report.dashboard import DashboardFlags, build_workspace, chosen, methods_of
 
 COMMAND = ["dashboard", "--entity", "somebody", "--project", "runs"]
 SOMEWHERE = "https://example.invalid/somebody/runs?nw=1"
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[None]:
     """No account, no settings, and no server that answers."""
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
@@ -46,7 +50,7 @@ def panels(section: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_panels_show_what_a_run_logs() -> None:
-    workspace = build_workspace("somebody", "runs", "projection", "Reconstruction")
+    workspace = build_workspace("somebody", "runs", methods_of(), "Reconstruction")
     spec = workspace._spec  # what is sent, checked by the types of wandb-workspaces
     assert (spec["entity"], spec["project"], spec["displayName"]) == (
         "somebody",
@@ -55,7 +59,7 @@ def test_panels_show_what_a_run_logs() -> None:
     )
     sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
     training, attack, law = map(panels, sections)
-    logged = {f"recon/projection/{name}" for name in NUMBERS}
+    logged = set(named_numbers(RunDirectory("run"), [ProjectionReconstructor()]))
     assert {name for panel in training for name in panel["metrics"]} == set(train.TRAINING_NUMBERS)
     lines = [panel for panel in attack if panel["kind"] == "Run History Line Plot"]
     drawn = {name for panel in lines for name in panel["metrics"]}
@@ -70,9 +74,45 @@ def test_panels_show_what_a_run_logs() -> None:
     assert {panel["yAxis"].removeprefix("summary:") for panel in law} <= logged
 
 
-def test_the_default_is_the_method_of_a_plain_run() -> None:
-    assert DashboardFlags().method == ProjectionReconstructor().name
-    assert DashboardFlags().project == train.WandbFlags().project
+def test_the_default_is_every_method_of_a_plain_run() -> None:
+    assert DashboardFlags().method is None
+    assert ProjectionReconstructor().name in chosen(methods_of(), None)
+    assert DashboardFlags().project == WandbFlags().project
+
+
+def test_a_method_with_numbers_of_its_own_has_its_own_section() -> None:
+    own = (
+        Number("part_left", "part left", "", "share", "low", panel="memory"),
+        Number("size", "size", "", "log", panel="size", shown=("law",)),
+        Number("rank", "rank", "", "count", panel="size"),
+        Number("hidden", "hidden", "", "log"),
+    )
+    drawn = {**methods_of(), "toy": (*COMMON, *own)}
+    spec = build_workspace("somebody", "runs", drawn, "Reconstruction")._spec
+    sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
+    names = [section["name"] for section in sections]
+    assert names == [
+        "Training",
+        "Reconstruction by projection",
+        "Reconstruction by toy",
+        "The law across runs, by projection",  # the toy does not have p / (d n)
+    ]
+    charts = {panel["chartTitle"]: panel for panel in panels(sections[2]) if "chartTitle" in panel}
+    assert charts["Memory"]["metrics"] == ["recon/toy/part_left"]
+    assert (charts["Memory"]["yAxisMin"], charts["Memory"]["yAxisMax"]) == (0, 1)
+    assert charts["Size"]["metrics"] == ["recon/toy/size", "recon/toy/rank"]
+    assert charts["Size"]["yLogScale"] and not charts["Time"].get("yLogScale")
+    assert "hidden" not in str(charts)
+
+
+def test_one_method_by_its_name() -> None:
+    known = {"projection": COMMON, "projection_b": COMMON[:1], "toy": COMMON[:2]}
+    assert chosen(known, None) == known
+    assert chosen(known, "toy") == {"toy": COMMON[:2]}
+    assert chosen(known, "projection_first_layer") == {"projection_first_layer": COMMON}
+    assert chosen(known, "projection_b_long") == {"projection_b_long": COMMON[:1]}
+    with pytest.raises(InputError, match="--method toys: give projection, projection_b or toy"):
+        chosen(known, "toys")
 
 
 def test_the_command_says_where_the_workspace_is(
@@ -136,6 +176,7 @@ def test_without_the_extra(
         (["dashboard"], "--entity missing: give the user or team"),
         (["dashboard", "--entitty", "x"], "--entitty x: no such flag; did you mean --entity?"),
         (["dashboard", "--entity"], "--entity without a value"),
+        ([*COMMAND, "--method", "toys"], "--method toys: give projection"),
     ],
 )
 def test_bad_input(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:

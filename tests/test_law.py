@@ -10,6 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lit_recon.metrics import numbers
+from lit_recon.metrics.numbers import Number
 from lit_recon.report.law import law_figure, law_table, to_png, to_svg
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -24,6 +26,7 @@ def results(**columns: object) -> pd.DataFrame:
             "model.p_over_dn": ratio,
             "run.seed": seed,
             "model": "RandomFeatures",
+            "method": "projection",
             "solver": solver,
             "step": step,
             "last": bool(step),
@@ -77,6 +80,32 @@ def test_a_line_is_named_by_what_tells_it_from_others() -> None:
     assert lines(frame, AXES) == [
         f"{model}, {file}" for file in ("newton", "descent") for model in ("MLP", "RandomFeatures")
     ]
+
+
+def test_every_method_is_a_line_with_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Number("memory_left", "memory left", "", "share", shown=("law",))
+    size = Number("size", "size", "", "log", shown=("law",))
+    shown = {number.name: number for number in (memory, size)}
+    monkeypatch.setattr(numbers, "_REGISTRY", {**numbers._REGISTRY, **shown})
+    more = {"memory_left": 0.25, "size": 1e-12, "direction_error": None}
+    toy = results(method="toy", solver=None, **more)
+    frame = pd.concat([results(solver="Newton"), toy]).convert_dtypes()
+    assert lines(frame, AXES[1:]) == ["projection", "toy"]
+    table = law_table(frame, AXES[1:])
+    own = table[table["line"] == "toy"]
+    assert {"memory_left", "size"} < set(own["number"])
+    assert "direction_error" not in set(own["number"])
+    assert "memory_left" not in set(table[table["line"] == "projection"]["number"])
+    head, *panels = law_figure(table, "law", None).axes
+    axes = {panel.get_title(loc="left"): panel for panel in panels}
+    assert axes["share memory left"].get_ylim() == (-0.04, 1.04)
+    assert axes["size"].get_yscale() == "log"
+    drawn = np.asarray(axes["size"].get_lines()[-1].get_ydata())
+    assert drawn.tolist() == [1e-12] * 3  # the number has no floor
+    # A line that the first panel does not have is in the legend all the same.
+    legend = head.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["projection", "toy"]
 
 
 def test_runs_that_failed_or_attacked_nothing_do_not_count() -> None:

@@ -19,6 +19,8 @@ from playwright.sync_api import Page
 from safetensors.torch import load_file, save_file
 
 from lit_recon.errors import InputError
+from lit_recon.metrics import numbers
+from lit_recon.metrics.numbers import Number
 from lit_recon.report import words
 from lit_recon.report.charts import inner_chart
 from lit_recon.report.page import MOST_PAIRS, phases, write_run_report
@@ -134,7 +136,7 @@ def test_summary_in_plain_words(
 def test_a_run_that_stopped_says_so(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", LEAK)
     assert "Training stopped" not in report(path)
-    shutil.rmtree(path / "recon" / "step=00001000")
+    shutil.rmtree(path / "recon" / "projection" / "step=00001000")
     (path / "metrics.jsonl").unlink()
     assert "Training stopped at step 100 of 1,000." in report(path)
 
@@ -160,8 +162,12 @@ def test_provenance_and_threat_model(tmp_path: Path) -> None:
     ):
         assert part in said
     assert "scipy" not in said
-    assert "The weights of the model, its initial readout" in said
-    change_json(path / "recon" / "step=00001000" / "metrics.json", knows=["the hair of the dog"])
+    assert "What the attacker knew final weights number of training samples Nothing else" in said
+    assert "Method ProjectionReconstructor" in said
+    change_json(
+        path / "recon" / "projection" / "step=00001000" / "metrics.json",
+        knows=["the hair of the dog"],
+    )
     assert "the hair of the dog" in report(path)
 
 
@@ -178,7 +184,11 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 def test_numbers_without_meaning_are_left_out(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", {1: 4})
     empty = dict.fromkeys(("direction_error", "null_direction_error", "psnr", "ssim", "seconds"))
-    change_json(path / "recon" / "step=00000001" / "metrics.json", **empty, projection_loss=None)
+    change_json(
+        path / "recon" / "projection" / "step=00000001" / "metrics.json",
+        **empty,
+        projection_loss=None,
+    )
     page = report(path)
     assert "All 4 training images" in page
     assert "<dt>PSNR, dB</dt>" not in page and "nan" not in text_of(page)
@@ -190,7 +200,7 @@ def test_curves_of_one_step_and_of_steps_that_went_astray(tmp_path: Path) -> Non
     head = "step,phase,loss,candidates,applications,seconds\n"
     curves = ["0,plain,1e-9,4,3,0.1\n", "0,plain,nan,4,3,0.1\n", "0,a,0,4,3,0\n1,a,inf,4,4,0\n"]
     for step, curve in enumerate(curves):
-        (path / "recon" / f"step={step:08d}" / "curve.csv").write_text(head + curve)
+        (path / "recon" / "projection" / f"step={step:08d}" / "curve.csv").write_text(head + curve)
     page = report(path)
     assert "<td>–</td>" in page  # a lowest loss that is none
     assert "nan" not in text_of(page) and "inf" not in text_of(page)
@@ -202,9 +212,9 @@ def labels(path: Path, losses: list[str]) -> list[str]:
     """All that is written in the drawing of inner curves with these losses."""
     rows = [f"{i},plain,{loss},4,{i},{i}\n" for i, loss in enumerate(losses)]
     head = "step,phase,loss,candidates,applications,seconds\n"
-    for folder in path.glob("recon/*"):
+    for folder in path.glob("recon/projection/*"):
         (folder / "curve.csv").write_text(head + "".join(rows))
-    chart = inner_chart(read_run(path).attacks[0].checkpoints)
+    chart = inner_chart(read_run(path).methods[0].checkpoints)
     assert chart is not None
     return re.findall(r">([^<>]+)</text>", chart)
 
@@ -244,7 +254,7 @@ def test_pictures_are_what_was_scored(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", LEAK)
     run = read_run(path)
     assert run.truth is not None and run.truth.images is not None
-    for point in run.attacks[0].checkpoints:
+    for point in run.methods[0].checkpoints:
         found = reconstructions(run.truth, point)
         right = torch.tensor([bool(row.exact) for row in point.rows])
         assert torch.equal(torch.eq(found, run.truth.images).flatten(1).all(1), right)
@@ -259,7 +269,7 @@ def test_pictures_are_what_was_scored(tmp_path: Path) -> None:
         rows = [{**vars(row), "sign": -1} for row in point.rows]
         change_json(point.folder / "metrics.json", images=rows)
     for point, before in zip(
-        read_run(path).attacks[0].checkpoints, run.attacks[0].checkpoints, strict=True
+        read_run(path).methods[0].checkpoints, run.methods[0].checkpoints, strict=True
     ):
         assert torch.equal(reconstructions(run.truth, point), reconstructions(run.truth, before))
 
@@ -269,7 +279,7 @@ def test_without_single_pictures_the_grid_is_shown(images: bool, tmp_path: Path)
     path = write_run(tmp_path / "r", {0: 0, 1: 4}, images=images, kept=not images)
     shown = pictures(report(path))
     assert len(shown) == 2
-    grid = np.asarray(Image.open(path / "recon" / "step=00000001" / "grid.png"))
+    grid = np.asarray(Image.open(path / "recon" / "projection" / "step=00000001" / "grid.png"))
     np.testing.assert_array_equal(shown[1], grid)
 
 
@@ -285,20 +295,116 @@ def test_a_large_run_stays_a_file_that_can_be_sent(tmp_path: Path) -> None:
 
 def test_later_attacks_on_the_same_run_follow(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", {1: 1})
-    write_run(path, {1: 4}, attack="recon-longer")
+    write_run(path, {1: 4}, settings="recon-longer")
     page = report(path)
-    assert re.findall(r"<h[12]>(.*?)</h[12]>", page)[:2] == [
-        "1 of 4 training images came back from the weights, exact in every pixel",
-        "recon-longer: All 4 training images came back from the weights, exact in every pixel",
+    assert re.findall(r"<h[12]>(.*?)</h[12]>", page)[:4] == [
+        "All 4 training images came back from the weights by projection (longer), exact in every "
+        "pixel",
+        "2 methods side by side",
+        "projection: 1 of 4 training images came back from the weights, exact in every pixel",
+        "projection (longer): All 4 training images came back from the weights, exact in every "
+        "pixel",
     ]
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
 
 
+# --- several methods
+
+
+FORGOTTEN = Number(
+    "forgotten_part", "forgotten", "", "share", panel="memory", shown=("page", "sweep", "law")
+)
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run by projection and by a method with a described number and one that is not described."""
+    monkeypatch.setattr(numbers, "_REGISTRY", {**numbers._REGISTRY, "forgotten_part": FORGOTTEN})
+    path = write_run(tmp_path / "r", LEAK)
+    more = {"forgotten_part": 0.25, "odd_number": 7.25}
+    return write_run(path, {0: 0, 1000: 3}, method="a_toy", more=more)
+
+
+def numbers_in(page: str, method: str) -> dict[str, str]:
+    """Names and values in the last checkpoint of a method's section."""
+    section = re.split(r"<section", page.partition(f'id="recon-{method}"')[2])[0]
+    last = section.split('<dl class="numbers">')[-1]
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", last))
+
+
+def test_methods_stand_side_by_side(two: Path) -> None:
+    page = report(two)
+    said = text_of(page)
+    assert "All 4 training images came back from the weights by projection, exact in every" in said
+    assert "2 methods side by side" in said
+    (table,) = re.findall(r'aria-label="All methods">.*?</table>', page, flags=re.S)
+    assert re.findall(r"<th [^>]*>(.*?)</th>", table) == [
+        *("method", "step", "recovered", "exact", "certified", "direction error", "time"),
+        *("how it ended", "what it knew"),
+    ]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    knew = "final weights, number of training samples"
+    first, second = ([text_of(cell) for cell in row] for row in rows)
+    assert first[:5] == ["projection", "1,000", "4 of 4", "4 of 4", "4 of 4"]
+    assert first[6:] == ["0.5 s", "every candidate is right", knew]
+    assert second[:5] == ["a_toy", "1,000", "3 of 4", "3 of 4", "3 of 4"]
+    assert second[6:] == ["0.5 s", "the weights tell nothing", knew]
+    # The order is that in which the methods ran, and not that of the alphabet.
+    assert re.findall(r"<h2>(projection|a_toy): ", page) == ["projection", "a_toy"]
+    assert [results.label for results in read_run(two).methods] == ["projection", "a_toy"]
+
+
+def test_pictures_of_all_methods_stand_side_by_side(two: Path) -> None:
+    images = load_file(two / "data.safetensors")["images"].permute(0, 2, 3, 1).numpy()
+    compared = pictures(report(two))[: 4 * 3]
+    for index, truth in enumerate(images):
+        shown, projection, toy = compared[3 * index : 3 * index + 3]
+        np.testing.assert_array_equal(shown, truth)
+        np.testing.assert_array_equal(projection, truth)
+        assert np.array_equal(toy, truth) == (index < 3)
+
+
+def test_every_method_shows_its_own_numbers(two: Path) -> None:
+    page = report(two)
+    own, toy = numbers_in(page, "projection"), numbers_in(page, "a_toy")
+    assert own["projection loss"] == "1e-9" and own["loss at the true data"] == "1e-12"
+    assert not {"forgotten", "odd number"} & own.keys()
+    assert toy["forgotten"] == "25%"
+    assert toy["odd number"] == "7.25"
+    assert not {"projection loss", "n", "d", "k", "p"} & toy.keys()
+    assert own["recovered"] == "4 of 4" and toy["recovered"] == "3 of 4"
+
+
+def test_every_method_has_its_own_panels(two: Path) -> None:
+    page = report(two)
+    charts = re.findall(r'aria-label="By training step: (.*?)"', page)
+    common = "training loss, direction error, error against others, recovered, exact, certified"
+    assert charts == [
+        f"{common}, projection loss, loss at the true data, time, s",
+        f"{common}, forgotten, time, s",
+    ]
+
+
+def test_a_method_that_found_nothing_does_not_lead(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "r", {1: 0})
+    write_run(path, {1: 0}, method="toy")
+    assert "No training image came back from the weights by any of 2 methods" in report(path)
+    write_run(path, {1: 2}, method="third")
+    assert "2 of 4 training images came back from the weights by third, exact in" in report(path)
+
+
+def test_results_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "r", {1: 4})
+    (path / "recon" / "projection" / "step=00000001").rename(path / "recon" / "step=00000001")
+    with pytest.raises(InputError, match=f"--run {path}: has results of an older version"):
+        write_run_report(path)
+
+
 # --- broken files
 
 
-STEP = "recon/step=00000001"
+STEP = "recon/projection/step=00000001"
 
 
 @pytest.mark.parametrize(
@@ -356,16 +462,18 @@ def shown(page: Page, selector: str) -> list[str]:
     return [found.inner_text() for found in page.locator(selector).all() if found.is_visible()]
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
 @pytest.mark.parametrize("images", [True, False])
 def test_every_picture_is_there_and_nothing_is_wider_than_the_screen(
     images: bool, size: tuple[int, int], visit: Callable[..., Page], tmp_path: Path
 ) -> None:
     path = write_run(tmp_path / ("run-" * 30), LEAK, images=images)
-    write_run(path, {1: 4}, images=images, attack="recon-longer")
+    write_run(path, {1: 4}, images=images, settings="recon-longer")
     page = visit(write_run_report(path), size)
     widths = page.eval_on_selector_all("img", "all => all.map((one) => one.naturalWidth)")
-    assert len(widths) == (4 * (1 + 2 * 4) + 4 * (1 + 2) if images else 4 + 1)
+    compared = 4 * (1 + 2)  # a training image, and what came back of it in both attacks
+    assert len(widths) == (compared + 4 * (1 + 2 * 4) + 4 * (1 + 2) if images else 4 + 1)
     assert min(widths) > 0
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     charts = page.locator("figure svg").all()
@@ -376,6 +484,7 @@ def test_every_picture_is_there_and_nothing_is_wider_than_the_screen(
     assert all(page.eval_on_selector_all("img", "all => all.map((one) => one.alt)"))
 
 
+@pytest.mark.browser
 def test_the_slider_goes_through_the_checkpoints(
     visit: Callable[..., Page], tmp_path: Path
 ) -> None:
@@ -398,7 +507,7 @@ def test_the_slider_goes_through_the_checkpoints(
         truths, backs = sources[::3], sources[1::3]
         assert [a == b for a, b in zip(truths, backs, strict=True)] == [i < count for i in range(4)]
         lines = page.locator("figure:not(.inner) svg [data-step].on").all()
-        assert len(lines) == 4  # one in each panel
+        assert len(lines) == 5  # one in each panel
         box = lines[0].bounding_box()
         assert box is not None
         cursors[step] = box["x"]
@@ -408,6 +517,7 @@ def test_the_slider_goes_through_the_checkpoints(
     assert slider.get_attribute("aria-valuetext") == "step 0"
 
 
+@pytest.mark.browser
 def test_the_table_sorts_by_every_column(visit: Callable[..., Page], tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", {0: 0, 10: 1, 100: 3})  # the last of four never comes back
     page = visit(write_run_report(path))
@@ -435,6 +545,7 @@ def test_the_table_sorts_by_every_column(visit: Callable[..., Page], tmp_path: P
     assert column(2) == ["<b>cat</b>", "<b>cat</b>", "dog", "dog"]
 
 
+@pytest.mark.browser
 def test_pictures_open_large_by_mouse_and_keyboard(
     visit: Callable[..., Page], tmp_path: Path
 ) -> None:
@@ -458,6 +569,7 @@ def test_pictures_open_large_by_mouse_and_keyboard(
     assert page.evaluate("document.activeElement.className") == "zoom"
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read_in_both_schemes(
     scheme: Literal["light", "dark"], visit: Callable[..., Page], tmp_path: Path

@@ -14,6 +14,8 @@ from playwright.sync_api import Page
 
 import train
 from lit_recon.errors import InputError
+from lit_recon.metrics import numbers
+from lit_recon.metrics.numbers import Number
 from lit_recon.report.sweep import SweepRun, law, write_sweep_report
 from tests.runs import write_run
 
@@ -34,6 +36,7 @@ def write_sweep(path: Path, *, failed: bool = True) -> Path:
                     "run": name,
                     "status": "certified" if found == 4 else "no_signal",
                     "reason": "<b>because</b>",
+                    "method": "projection",
                     "model.p_over_dn": ratio,
                     "model": "RandomFeatures",
                     "solver": "GaussNewton",
@@ -78,7 +81,8 @@ def test_the_page_says_what_the_sweep_found(tmp_path: Path) -> None:
 
 
 def run(ratio: float, share: float | None, solver: str = "GaussNewton", **more: Any) -> SweepRun:
-    row = {"model": "M", "solver": solver, "p_over_dn": ratio, "recovered_fraction": share, **more}
+    row = {"model": "M", "method": "projection", "solver": solver, "p_over_dn": ratio}
+    row |= {"recovered_fraction": share, **more}
     return SweepRun("r", {k: "" if v is None else str(v) for k, v in row.items()}, linked=False)
 
 
@@ -101,6 +105,10 @@ def run(ratio: float, share: float | None, solver: str = "GaussNewton", **more: 
             [run(1, 1), run(1, 1, "Other"), run(2, 1, status="failed")],
             ["Newton: .* 1", "Other: .* 1"],
         ),
+        (
+            [run(1, 1), run(1, 1, "", method="toy")],
+            ["^M, projection, GaussNewton: .* 1", "^M, toy: .* 1"],
+        ),
     ],
 )
 def test_the_law_in_sentences(runs: list[SweepRun], sentences: list[str]) -> None:
@@ -109,6 +117,34 @@ def test_the_law_in_sentences(runs: list[SweepRun], sentences: list[str]) -> Non
     for sentence, line in zip(sentences, told, strict=True):
         pattern = sentence if "\\" in sentence or ".*" in sentence else re.escape(sentence)
         assert re.search(pattern, line), line
+
+
+def test_two_methods_are_two_rows_of_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Number("memory_left", "memory left", "", "share", shown=("sweep",))
+    monkeypatch.setattr(numbers, "_REGISTRY", {**numbers._REGISTRY, "memory_left": memory})
+    sweep = write_sweep(tmp_path / "s")
+    with (sweep / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in [row for row in rows if row["status"] != "failed"]:
+        toy = {"method": "toy", "solver": "", "memory_left": "0.25", "recovered_fraction": "0"}
+        rows.append({**row, **toy})
+    with (sweep / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "memory_left"], restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    page = write_sweep_report(sweep)[0].read_text(encoding="utf-8")
+    assert "Everything came back in 1 of 5 runs" in page
+    assert "5 of 6 runs have ended, 1 of them failed." in page
+    assert re.findall(r"(RandomFeatures, .*?): (?:all|none|at no)", page) == [
+        "RandomFeatures, projection, GaussNewton",
+        "RandomFeatures, toy",
+    ]
+    headings = re.findall(r'<button type="button">(.*?)</button>', page)
+    assert headings[:6] == ["run", "model.p_over_dn", "method", "recovered", "exact", "memory left"]
+    assert page.count(">toy</td>") == page.count(">25%</td>") == 4
+    assert page.count(">projection</td>") == 4
 
 
 def test_reports_that_are_there_stay(tmp_path: Path) -> None:
@@ -125,7 +161,9 @@ def test_a_broken_run_costs_its_own_page_only(
 ) -> None:
     sweep = write_sweep(tmp_path / "s", failed=False)
     (sweep / "p_over_dn=2-1a2b3c4d" / "config.yaml").write_text("[")
-    (sweep / "p_over_dn=1-1a2b3c4d" / "recon" / "step=00000001" / "metrics.json").write_text("{")
+    (
+        sweep / "p_over_dn=1-1a2b3c4d" / "recon" / "projection" / "step=00000001" / "metrics.json"
+    ).write_text("{")
     assert train.main(["report", "--sweep", str(sweep)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"report         {sweep}/report.html"
@@ -151,8 +189,9 @@ def test_before_the_first_run_has_ended(tmp_path: Path) -> None:
         ("sweep.json", "{"),
         ("sweep.json", "{}"),
         ("results.csv", "a,b\n1,2\n"),
-        ("results.csv", "run,status,reason\nr,s\n"),
-        ("results.csv", "run,status,reason\nr,s,t,u\n"),
+        ("results.csv", "run,status,reason\nr,s,t\n"),
+        ("results.csv", "run,status,reason,method\nr,s,t\n"),
+        ("results.csv", "run,status,reason,method\nr,s,t,u,v\n"),
     ],
 )
 def test_a_broken_file_is_named_in_one_line(name: str, content: str, tmp_path: Path) -> None:
@@ -173,6 +212,7 @@ def shown_titles(page: Page) -> list[str]:
     return page.locator("table.sortable th").all_inner_texts()
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
 def test_in_a_browser(size: tuple[int, int], visit: Callable[..., Page], tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "s")
@@ -194,7 +234,7 @@ def test_in_a_browser(size: tuple[int, int], visit: Callable[..., Page], tmp_pat
         "exact",
         "direction error",
         "training loss",
-        "seconds",
+        "time",
         "how it ended",
         "name",
     ]

@@ -19,14 +19,21 @@ import pytest
 import yaml
 
 import train
-from lit_recon.errors import InputError
+from lit_recon.errors import InputError, RunError
+from lit_recon.fit.settings import read_given
+from lit_recon.methods import ProjectionReconstructor
+from lit_recon.metrics import numbers
+from lit_recon.metrics.numbers import COMMON, Number
 from lit_recon.records.directory import RunDirectory
 from lit_recon.sweeps import machine
 from lit_recon.sweeps.grid import Axis, combinations, read_axes
-from lit_recon.sweeps.plan import Fit, Run, identify, plan
+from lit_recon.sweeps.plan import Fit, GridPoint, identify, plan
+from lit_recon.sweeps.progress import summary
+from lit_recon.sweeps.results import FAILED, Results, finished_rows
 from lit_recon.sweeps.workers import Outcome, Task, outcomes
 from tests import commands
 from tests.problems import folder_of_images
+from tests.runs import write_run
 
 ROOT = Path(__file__).parents[1]
 LAWS = sorted(ROOT.glob("configs/law_*.yaml"))
@@ -110,9 +117,9 @@ def test_the_last_axis_changes_first() -> None:
 # --- the runs
 
 
-def planned(*argv: str) -> list[Run]:
+def planned(*argv: str) -> list[GridPoint]:
     """The runs that a command line comes to."""
-    fit = Fit(train.command_line(), train.resolve, commands.main, ())
+    fit = Fit(train.command_line(), train.resolve, commands.main)
     given = fit.command.read(argv)
     return plan(fit, [source.without("grid") for source in given], read_axes(given))
 
@@ -368,7 +375,7 @@ def test_a_sweep_of_wandb_calls_the_same_flags(run: Type, tmp_path: Path) -> Non
     assert last == "${args}"
     argv += chosen
     command = train.command_line()
-    values = train.resolve(command, train.read_given(command, argv))
+    values = train.resolve(command, read_given(command, argv))
     assert identify(values) == planned(*grid, *flags[:2])[0].name[-8:]
     status, _, error = run(*grid, *flags, "--wandb-sweep", "sweep.yaml")
     assert status == 2
@@ -423,24 +430,31 @@ def steps(directory: Path) -> dict[Path, int]:
     """Every finished step of every run, and when it was written."""
     return {
         path.relative_to(directory): path.stat().st_mtime_ns
-        for path in directory.glob("*/recon/step=*")
+        for path in directory.glob("*/recon/*/step=*")
     }
 
 
 def test_a_sweep_leaves_one_row_for_each_run_and_step(whole: Path) -> None:
     table = pd.read_csv(whole / "results.csv")
     assert table.equals(pd.read_parquet(whole / "results.parquet").astype(table.dtypes))
-    assert list(table.columns[:5]) == ["run", "status", "reason", "run.seed", "recon.spare"]
+    assert list(table.columns[:6]) == [
+        *("run", "status", "reason", "method", "run.seed", "recon.spare")
+    ]
     assert list(table["step"]) == [0, 1] * 4
     assert list(table["last"]) == [False, True] * 4
     assert list(table["run.seed"]) == list(table["seed"]) == [0] * 4 + [1] * 4
     assert list(table["recon.spare"]) == [0, 0, 2, 2] * 2
+    assert set(table["method"]) == {"projection"}
     assert set(table["solver"]) == {"GaussNewton"}
+    described = [number.name for number in (*COMMON, *ProjectionReconstructor.describes)]
+    assert list(table.columns[table.columns.get_loc("train_loss") + 1 :]) == described
     assert set(map(tuple, table[["model", "n", "d", "k", "p"]].to_numpy())) == {
         ("RandomFeatures", 4, 8, 1, 128)
     }
     row = table.iloc[1]
-    numbers = json.loads((whole / row["run"] / "recon/step=00000001/metrics.json").read_text())
+    numbers = json.loads(
+        (whole / row["run"] / "recon/projection/step=00000001/metrics.json").read_text()
+    )
     for name in ("status", "reason", "direction_error", "recovered_fraction", "seconds"):
         assert row[name] == numbers[name]
     assert table["exact_fraction"].isna().all()
@@ -450,6 +464,48 @@ def test_a_sweep_leaves_one_row_for_each_run_and_step(whole: Path) -> None:
     losses = [x["train/loss"] for x in logged if "train/loss" in x]
     assert list(table["train_loss"][:2]) == losses
     assert "samples recovered" in (whole / "logs" / f"{row['run']}.log").read_text()
+
+
+def test_two_methods_of_a_run_have_rows_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Number("memory_left", "memory left", "", "share", shown=("sweep",))
+    monkeypatch.setattr(numbers, "_REGISTRY", {**numbers._REGISTRY, "memory_left": memory})
+    (point,) = planned(*TINY, "--grid.run.seed", "0")
+    path = tmp_path / point.name
+    write_run(path, {0: 0, 1: 4}, images=False)
+    more = {"memory_left": 0.25, "odd_number": 7.0}
+    write_run(path, {0: 0, 1: 2, 2: 3}, images=False, method="a_toy", more=more)
+    results = Results(RunDirectory(tmp_path), [point])
+    last = results.take(point.name, None)
+    assert [(row["method"], row["step"]) for row in last] == [("projection", 1), ("a_toy", 2)]
+    assert summary(last).startswith("projection: recovered 1.00, ")
+    assert "; a_toy: recovered 0.75, " in summary(last)
+    table = results.table()
+    assert list(table["method"]) == ["projection"] * 2 + ["a_toy"] * 3
+    assert list(table["step"]) == [0, 1, 0, 1, 2]
+    assert list(table["last"]) == [False, True, False, False, True]
+    assert list(table["solver"].fillna("-")) == ["GaussNewton"] * 2 + ["-"] * 3
+    assert list(table["memory_left"].fillna(-1)) == [-1, -1, 0.25, 0.25, 0.25]
+    assert list(table["projection_loss"].isna()) == [False] * 2 + [True] * 3
+    assert "odd_number" not in table
+    # A method that does not record p / (d n) has it from the sizes of the run.
+    assert set(table["p_over_dn"]) == {3.0}
+    written = (tmp_path / "results.csv").read_text().splitlines()
+    assert written[0].split(",")[:4] == ["run", "status", "reason", "method"]
+    assert len(written) == 1 + 5
+
+
+def test_a_run_of_an_older_version_fails_in_words(tmp_path: Path) -> None:
+    (point,) = planned(*TINY, "--grid.run.seed", "0")
+    path = write_run(tmp_path / point.name, {1: 4}, images=False)
+    step = path / "recon" / "projection" / "step=00000001"
+    step.rename(path / "recon" / step.name)
+    with pytest.raises(RunError, match=f"{path} has results of an older version in recon/step="):
+        finished_rows(point, RunDirectory(path))
+    results = Results(RunDirectory(tmp_path), [point])
+    (row,) = results.take(point.name, None)
+    assert row["status"] == FAILED and "has results of an older version" in row["reason"]
 
 
 def test_a_finished_sweep_is_not_done_again(whole: Path, run: Type) -> None:
@@ -468,7 +524,7 @@ def test_a_sweep_that_is_stopped_goes_on(kill: signal.Signals, whole: Path, tmp_
     process = shell(*TINY, *GRID, "--jobs", "2", home=tmp_path)
     directory = tmp_path / "runs" / "sweep"
     try:
-        wait_until(lambda: len(list(directory.glob("*/recon/step=00000001"))) > 0)
+        wait_until(lambda: len(list(directory.glob("*/recon/*/step=00000001"))) > 0)
         os.killpg(process.pid, kill)
         status, _, error = ended(process)
     finally:
@@ -480,15 +536,18 @@ def test_a_sweep_that_is_stopped_goes_on(kill: signal.Signals, whole: Path, tmp_
         assert line.startswith("train.py: interrupted; what is finished is in runs/sweep; python")
         assert line.endswith(" --jobs 2 goes on")
         assert status == 130
-        rows = (directory / "results.csv").read_text().splitlines()
+        interrupted = pd.read_csv(directory / "results.csv", dtype=str)
     else:
         assert (status, error) == (-signal.SIGKILL, "")
-        rows = []
+        interrupted = pd.DataFrame()
     status, _, error = ended(shell(*TINY, *GRID, "--jobs", "2", home=tmp_path))
     assert (status, error) == (0, "")
     assert {path: time for path, time in steps(directory).items() if path in done} == done
     assert without_times(directory) == without_times(whole)
-    assert set(rows) <= set((directory / "results.csv").read_text().splitlines())
+    # Columns come with the first row that has a value in them; rows stay as they are.
+    table = pd.read_csv(directory / "results.csv", dtype=str)[interrupted.columns]
+    before, after = (frame.fillna("").to_numpy().tolist() for frame in (interrupted, table))
+    assert [row for row in before if row not in after] == []
 
 
 def test_failed_and_damaged_runs_cost_no_other_and_lose_nothing(
@@ -496,7 +555,9 @@ def test_failed_and_damaged_runs_cost_no_other_and_lose_nothing(
 ) -> None:
     directory = shutil.copytree(whole, tmp_path / "runs" / "sweep")
     first, second, third, fourth = pd.read_csv(directory / "results.csv")["run"].unique()
-    (directory / first / "recon" / "step=00000001" / "metrics.json").write_text('{"status": ')
+    (directory / first / "recon" / "projection" / "step=00000001" / "metrics.json").write_text(
+        '{"status": '
+    )
     (directory / second / "provenance.json").write_text("[]")
     shutil.rmtree(directory / third)
     (directory / third).mkdir()

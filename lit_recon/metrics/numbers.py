@@ -111,11 +111,17 @@ COMMON = (
     Number(
         "candidates",
         "candidates",
-        "how many the attack ended with",
+        "how many the attack ended with: its estimate of n where it does not know n",
         "count",
     ),
     Number(
-        "seconds", "time", "of the attack", "seconds", "low", panel="time", shown=("page", "sweep")
+        "seconds",
+        "time",
+        "duration of the attack",
+        "seconds",
+        "low",
+        panel="time",
+        shown=("page", "sweep"),
     ),
 )
 """The numbers of every method; None where one has no meaning for a run."""
@@ -129,7 +135,7 @@ TRAIN_LOSS = Number(
     floor=1e-16,
     shown=("sweep", "law"),
 )
-"""A column of results.csv, which is no number of a reconstruction."""
+"""A column of results.csv; it is a number of the training and not of a reconstruction."""
 
 _REGISTRY: dict[str, Number] = {number.name: number for number in COMMON}
 
@@ -138,7 +144,7 @@ def register(numbers: Iterable[Number]) -> None:
     """Enter the numbers of a method; several methods may share one that they describe alike.
 
     Raises:
-        ValueError: the name is taken by another description.
+        ValueError: another number has the name.
     """
     for number in numbers:
         if _REGISTRY.setdefault(number.name, number) != number:
@@ -146,16 +152,53 @@ def register(numbers: Iterable[Number]) -> None:
 
 
 def registered() -> tuple[Number, ...]:
-    """All numbers, those of every method first."""
+    """All numbers of reconstructions, those of every method first."""
     return tuple(_REGISTRY.values())
 
 
 def described(name: str) -> Number:
-    """A number by its name; one that nobody has described is drawn under its name.
+    """A number by its name; one without a description is called by its name.
 
     That is a number of a method whose package is not loaded, read from a file.
+
+    >>> described("an_unknown_number").words
+    'an unknown number'
     """
     return _REGISTRY.get(name) or Number(name, name.replace("_", " "), "", "linear")
+
+
+def is_described(name: str) -> bool:
+    """Whether the registry has a number."""
+    return name in _REGISTRY
+
+
+def shown_in(place: Place) -> list[Number]:
+    """The numbers that belong in a place: shares first, times last.
+
+    >>> [number.name for number in shown_in("law")][:2]
+    ['recovered_fraction', 'exact_fraction']
+    """
+    numbers = [number for number in (*registered(), TRAIN_LOSS) if place in number.shown]
+    return sorted(numbers, key=_turn)
+
+
+def panels(numbers: Iterable[Number]) -> dict[str, list[Number]]:
+    """Numbers by the chart over training steps that draws them, times last.
+
+    Those that are in no chart are left out. The first number of a chart says which axis it has.
+
+    >>> list(panels(COMMON))
+    ['direction error', 'what came back', 'time']
+    """
+    found: dict[str, list[Number]] = {}
+    for number in sorted(numbers, key=lambda number: number.scale == "seconds"):
+        if number.panel is not None:
+            found.setdefault(number.panel, []).append(number)
+    return found
+
+
+def _turn(number: Number) -> int:
+    return {"share": 0, "seconds": 2}.get(number.scale, 1)
 
 
 def in_order(numbers: Mapping[str, Any]) -> dict[str, Any]:

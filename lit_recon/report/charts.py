@@ -10,9 +10,9 @@ it grows and shrinks with the page and prints as it looks. What belongs to one c
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from math import inf, isfinite, nan
+from math import ceil, inf, isfinite, nan
 from statistics import median
 from typing import Any
 from xml.etree import ElementTree
@@ -24,9 +24,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from lit_recon.metrics.numbers import TRAIN_LOSS, Number, panels, registered
 from lit_recon.records.media import thin
+from lit_recon.report import words
 from lit_recon.report.run import Checkpoint, MethodResults, Run
-from lit_recon.report.words import number
 from lit_recon.solvers import SolverStep
 
 SVG = "http://www.w3.org/2000/svg"
@@ -43,13 +44,19 @@ COLOURS = {
     "#808080": "var(--red)",
 }
 INK, FAINT, LINE, BLUE, GREEN, ORANGE, PURPLE, RED = COLOURS
-LINES = (BLUE, ORANGE, GREEN)
+LINES = (BLUE, ORANGE, GREEN, PURPLE, RED)
 PHASES = (BLUE, GREEN, ORANGE, PURPLE, RED)
 WIDTH = 430  # points, about what a phone is wide: letters are never scaled to be unreadable
+LEFT, RIGHT, BELOW = 46, 8, 38  # points beside and below the panels, for names of ticks
+PANEL = 92  # points that a panel of the training chart is high
+LEGEND = 15  # points of one line of names above a panel
+GAP = 10  # points between a panel and the names of the next one
+KEY, LETTER = 42, 5.6  # points that a line's sample in the legend takes, and a letter
 MARKED = 40  # points at most that get a dot each
 ASTRAY = 1e4  # times the median loss
 POINTS = 300  # of one line; there are no more pixels for them
 STEP = "step="  # how an element says which checkpoint it belongs to
+Line = tuple[Number, list[float]]  # a number and its values
 STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
@@ -71,40 +78,41 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def training_chart(run: Run, attack: MethodResults, stops: Sequence[int]) -> str:
-    """Training loss and what can be had back, over the training step; an ``<svg>`` element.
+def training_chart(run: Run, results: MethodResults, stops: Sequence[int]) -> str:
+    """Training loss and the numbers of one method, over the training step; an ``<svg>`` element.
 
-    Every one of the steps in `stops` has a vertical line with ``data-step``.
+    Below the training loss there is a panel for each one in the registry of which this method has
+    a value. Every one of the steps in `stops` has a vertical line with ``data-step``.
     """
-    steps = [checkpoint.step for checkpoint in attack.checkpoints]
+    steps = [checkpoint.step for checkpoint in results.checkpoints]
     loss = [(row["step"], row["train/loss"]) for row in run.training if "train/loss" in row]
     loss = thin(loss, POINTS)
-
-    def over_steps(*names: str) -> dict[str, list[float]]:
-        return {
-            name: [_finite(point.number(name)) for point in attack.checkpoints] for name in names
-        }
-
+    trained = [step for step, _ in loss]
+    losses = [_finite(y) for _, y in loss]
+    drawn: list[tuple[list[int], list[Line]]] = [(trained, [(TRAIN_LOSS, losses)])]
+    drawn += [(steps, lines) for lines in _panels(results.checkpoints)]
     with rc_context(STYLE):
-        figure, panels = _figure(4, 620)
-        _lines(
-            panels[0], [step for step, _ in loss], {"training loss": [_finite(y) for _, y in loss]}
-        )
-        errors = over_steps("direction_error", "null_direction_error")
-        names = ("direction error", "against data not trained on")
-        _lines(panels[1], steps, dict(zip(names, errors.values(), strict=True)))
-        shares = over_steps("recovered_fraction", "exact_fraction", "certified_fraction")
-        shown = {name.partition("_")[0]: ys for name, ys in shares.items()}
-        _lines(panels[2], steps, shown, share=True)
-        losses = over_steps("projection_loss", "oracle_loss")
-        names = ("projection loss", "at the true data: the floor")
-        _lines(panels[3], steps, dict(zip(names, losses.values(), strict=True)))
-        _step_axis(panels[-1], [*steps, *(step for step, _ in loss)])
-        for axes in panels:
+        figure, places = _figure([_legend_rows([n for n, _ in lines]) for _, lines in drawn], PANEL)
+        for axes, (x, lines) in zip(places, drawn, strict=True):
+            _lines(axes, x, lines)
+        _step_axis(places[-1], [*steps, *trained])
+        for axes in places:
             for step in stops:
                 axes.axvline(step, color=INK, linewidth=1, gid=f"{STEP}{step}")
-        description = "Training loss, direction error, shares and projection loss by training step"
-        return to_svg(figure, description, key=attack.folder, last=stops[-1])
+        names = ", ".join(_label(number) for _, lines in drawn for number, _ in lines)
+        return to_svg(figure, f"By training step: {names}", key=results.key, last=stops[-1])
+
+
+def _panels(checkpoints: Sequence[Checkpoint]) -> Iterator[list[Line]]:
+    """The lines of each panel; numbers without any value are left out."""
+    for numbers in panels(registered()).values():
+        lines = [
+            (number, [_finite(point.number(number.name)) for point in checkpoints])
+            for number in numbers
+        ]
+        lines = [(number, values) for number, values in lines if any(map(isfinite, values))]
+        if lines:
+            yield lines
 
 
 def inner_chart(checkpoints: Sequence[Checkpoint]) -> str | None:
@@ -118,7 +126,7 @@ def inner_chart(checkpoints: Sequence[Checkpoint]) -> str | None:
     phases = list(dict.fromkeys(row.phase for rows in curves.values() for row in rows))
     colours = {phase: PHASES[i % len(PHASES)] for i, phase in enumerate(phases)}
     with rc_context(STYLE):
-        figure, (axes,) = _figure(1, 270)
+        figure, (axes,) = _figure([1], 212)
         for step, rows in curves.items():
             for phase, part in stretches(rows):
                 x = [row.applications for row in part]
@@ -128,7 +136,7 @@ def inner_chart(checkpoints: Sequence[Checkpoint]) -> str | None:
                     line.set(marker="o", markersize=4)
         for phase, colour in colours.items():
             axes.plot([], [], color=colour, label=phase)
-        _legend(axes)
+        _legend(axes, list(colours))
         losses = [row.loss for rows in curves.values() for row in rows if isfinite(row.loss)]
         # A step that went astray may leave the panel, so that the others can be seen.
         most = ASTRAY * median(losses or [1.0])
@@ -137,7 +145,7 @@ def inner_chart(checkpoints: Sequence[Checkpoint]) -> str | None:
         axes.set_xlabel("operator applications")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         description = "Loss of the solver by operator applications, for every checkpoint"
-        key = checkpoints[0].folder.parent.name
+        key = "-".join(checkpoints[0].folder.parts[-3:-1])
         return to_svg(figure, description, key=key, last=checkpoints[-1].step)
 
 
@@ -156,7 +164,7 @@ def to_svg(figure: Figure, description: str, *, key: str, last: int) -> str:
     Args:
         figure: drawn under `STYLE`.
         description: what a screen reader says.
-        key: tells it from other drawings of the same description; no id comes twice in a page.
+        key: differs between drawings of the same description; no id comes twice in a page.
         last: the step that the slider stands at when the page opens; its elements are ``on``.
     """
     with io.BytesIO() as file, rc_context({"svg.hashsalt": f"{description} {key}"}):
@@ -184,56 +192,95 @@ def to_svg(figure: Figure, description: str, *, key: str, last: int) -> str:
     return text
 
 
-def _figure(panels: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `height` points with panels below one another, over one axis.
+def _figure(legends: Sequence[int], height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with panels below one another, over one axis.
 
     Margins are fixed: matplotlib's own layouts draw everything several times to find them.
+
+    Args:
+        legends: how many lines of names there are above each panel.
+        height: of each panel, in points.
     """
-    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-    figure.subplots_adjust(
-        left=46 / WIDTH, right=1 - 8 / WIDTH, bottom=38 / height, top=1 - 20 / height, hspace=0.28
-    )
-    return figure, list(figure.subplots(panels, squeeze=False, sharex=True)[:, 0])
+    above = [LEGEND * rows + 4 for rows in legends]
+    whole = sum(above) + len(legends) * height + (len(legends) - 1) * GAP + BELOW
+    figure = Figure(figsize=(WIDTH / 72, whole / 72), dpi=72)
+    places: list[Axes] = []
+    left, width, top = LEFT / WIDTH, 1 - (LEFT + RIGHT) / WIDTH, whole
+    for space in above:
+        bottom = top - space - height
+        place = (left, bottom / whole, width, height / whole)
+        places.append(figure.add_axes(place, sharex=places[0] if places else None))
+        top = bottom - GAP
+    for axes in places[:-1]:
+        axes.tick_params(labelbottom=False)
+    return figure, places
 
 
-def _lines(
-    axes: Axes, x: Sequence[float], lines: Mapping[str, Sequence[float]], *, share: bool = False
-) -> None:
-    """One panel: a line for each name, on a log axis, or for shares from 0 to 1.
+def _lines(axes: Axes, x: Sequence[float], lines: Sequence[Line]) -> None:
+    """One panel: a line for each number, on the axis that the first one asks for.
 
     Lines that lie on one another are all seen, as each is thinner than the one below.
     """
-    for (name, y), colour, width in zip(lines.items(), LINES, (5, 3, 1), strict=False):
-        shown = list(y) if share else [_positive(value) for value in y]
-        if any(map(isfinite, shown)):
-            marker = "o" if len(shown) <= MARKED else ""
-            size = width if share and len(lines) > 1 else 1.6
-            axes.plot(
-                x, shown, color=colour, lw=size, label=name, marker=marker, markersize=size + 2
-            )
-    if not axes.lines:
-        axes.text(0.5, 0.5, f"no {next(iter(lines))} here", transform=axes.transAxes, ha="center")
+    scale = lines[0][0].scale
+    drawn: list[tuple[Number, list[float]]] = []
+    for i, (number, values) in enumerate(lines):
+        y = [_on_axis(number, value) for value in values] if scale == "log" else list(values)
+        if not any(map(isfinite, y)):
+            continue
+        drawn.append((number, y))
+        size = max(1, 5 - 2 * i) if scale == "share" and len(lines) > 1 else 1.6
+        (line,) = axes.plot(x, y, color=LINES[i % len(LINES)], lw=size, label=_label(number))
+        line.set(marker="o" if len(y) <= MARKED else "", markersize=size + 2)
+    if not drawn:
+        none = f"no {lines[0][0].words} here"
+        axes.text(0.5, 0.5, none, transform=axes.transAxes, ha="center")
         axes.yaxis.set_major_locator(NullLocator())
         return
-    _legend(axes)
+    _legend(axes, [_label(number) for number, _ in drawn])
     axes.grid(axis="y")
-    if share:
+    if scale == "share":
         axes.set_ylim(-0.05, 1.05)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
+    elif scale == "log":
+        _log_axis(axes, [value for _, y in drawn for value in y])
     else:
-        _log_axis(axes, [value for y in lines.values() for value in y])
+        _linear_axis(axes, from_zero=scale in ("count", "seconds"))
 
 
-def _legend(axes: Axes) -> None:
+def _label(number: Number) -> str:
+    return f"{number.words}, s" if number.scale == "seconds" else number.words
+
+
+def _legend_rows(numbers: Sequence[Number]) -> int:
+    names = [_label(number) for number in numbers]
+    return ceil(len(names) / _columns(names))
+
+
+def _columns(names: Sequence[str]) -> int:
+    """How many names of a legend stand beside one another; each column is as wide as the widest."""
+    widest = max(map(len, names), default=1)
+    return max(1, min(len(names), int((WIDTH - LEFT) / (KEY + LETTER * widest))))
+
+
+def _legend(axes: Axes, names: Sequence[str]) -> None:
     """Above the panel, where no line is."""
     axes.legend(
         loc="lower left",
-        bbox_to_anchor=(-0.02, 0.98),
-        ncols=6,
+        bbox_to_anchor=(-0.02, 1),
+        ncols=_columns(names),
         borderpad=0,
+        borderaxespad=0.2,
         columnspacing=1,
+        labelspacing=0.2,
         handlelength=1.6,
     )
+
+
+def _linear_axis(axes: Axes, *, from_zero: bool) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.yaxis.set_major_formatter(lambda value, _: words.number(value))
+    if from_zero:
+        axes.set_ylim(0, max(axes.dataLim.y1, 0) * 1.1 or 1)
 
 
 def _log_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -246,7 +293,7 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.set_ylim(10 ** (middle - half), 10 ** (middle + half))
     axes.yaxis.set_major_locator(LogLocator(numticks=5))
     # As the page writes numbers; matplotlib's own are formulas, whose layout takes half the time.
-    axes.yaxis.set_major_formatter(lambda value, _: number(value))
+    axes.yaxis.set_major_formatter(lambda value, _: words.number(value))
     axes.yaxis.set_minor_locator(NullLocator())
 
 
@@ -258,7 +305,7 @@ def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
         axes.set_xlim(-0.15, last * 1.3)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        axes.xaxis.set_major_formatter(lambda value, _: words.number(value))
     else:
         axes.set_xlim(-0.05 * last, 1.05 * last)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -266,6 +313,11 @@ def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
 
 def _finite(value: float | None) -> float:
     return nan if value is None else value
+
+
+def _on_axis(number: Number, value: float) -> float:
+    """A value on a log axis: on the number's floor if it is below, NaN where there is none."""
+    return _positive(value if number.floor is None or not value >= 0 else max(value, number.floor))
 
 
 def _positive(value: float) -> float:

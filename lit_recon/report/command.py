@@ -25,10 +25,10 @@ class ReportFlags:
 
 
 def report(argv: Sequence[str]) -> None:
-    """Runs the command, or tells about its flags.
+    """Runs the command, or prints its flags.
 
     Raises:
-        InputError: a wrong flag, no such directory, or a file in it that is not what it should be.
+        InputError: a wrong flag, no such directory, or a file in it that is broken.
         RunError: the report cannot be written.
     """
     groups = [Group("", (ReportFlags,))]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+from lit_recon import methods
 from lit_recon.errors import InputError, RunError
-from lit_recon.flags import CommandLine, Group, describe
+from lit_recon.flags import CommandLine, Group, choices, describe
+from lit_recon.flags.options import listed
+from lit_recon.methods import ProjectionReconstructor, Reconstructor
+from lit_recon.metrics.numbers import COMMON, Number, panels
 from lit_recon.records.tracking import STEP, why_not_online
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
+
+Methods = Mapping[str, Sequence[Number]]  # the numbers of each method, by its name
+RATIO = "p_over_dn"  # the x axis of the law
 
 # wandb_workspaces is an extra, and imported inside the functions.
 
@@ -23,18 +31,23 @@ class DashboardFlags:
     Args:
         entity: user or team that the project belongs to.
         project: project of the runs.
-        method: whose numbers, as they stand in their names: recon/METHOD/direction_error.
-        name: what the workspace is called.
+        method: the method to draw, as it stands in names: recon/METHOD/direction_error. null: all
+            methods.
+        name: the name of the workspace.
     """
 
     entity: str | None = None
     project: str = "lit_recon"
-    method: str = "projection"
+    method: str | None = None
     name: str = "Reconstruction"
 
 
-def dashboard(argv: Sequence[str]) -> None:
-    """Runs the command, or tells about its flags.
+def dashboard(argv: Sequence[str], plugins: Sequence[ModuleType] = ()) -> None:
+    """Runs the command, or prints its flags.
+
+    Args:
+        argv: the flags.
+        plugins: packages whose methods are drawn too.
 
     Raises:
         InputError: a wrong flag, or the extra is not installed.
@@ -48,8 +61,9 @@ def dashboard(argv: Sequence[str]) -> None:
     flags = command.parse(command.read(argv))
     if flags.entity is None:
         raise InputError("--entity", "missing", "give the user or team that the project belongs to")
+    drawn = chosen(methods_of(plugins), flags.method)
     try:
-        workspace = build_workspace(flags.entity, flags.project, flags.method, flags.name)
+        workspace = build_workspace(flags.entity, flags.project, drawn, flags.name)
     except ImportError as error:
         remedy = "needs the extra dashboard: pip install -c constraints.txt -e '.[dashboard]'"
         raise InputError("dashboard", "", f"{remedy} ({error})") from error
@@ -62,11 +76,45 @@ def dashboard(argv: Sequence[str]) -> None:
         raise RunError(f"W&B did not take the workspace: {error}") from error
 
 
-def build_workspace(entity: str, project: str, method: str, name: str) -> Workspace:
-    """The workspace as an object; nothing is sent. See `DashboardFlags` for the arguments."""
+def methods_of(plugins: Sequence[ModuleType] = ()) -> Methods:
+    """The methods that can be chosen, each by its name with default settings.
+
+    >>> list(methods_of())[0]
+    'projection'
+    """
+    classes: Sequence[Any] = choices([methods, *plugins], Reconstructor, ProjectionReconstructor)
+    return {cls().name: (*COMMON, *cls.describes) for cls in classes}
+
+
+def chosen(known: Methods, name: str | None) -> Methods:
+    """All methods, or the one that was named.
+
+    Settings may lengthen a method's name: ``projection_first_layer`` has the numbers of
+    ``projection``.
+
+    Raises:
+        InputError: no such method.
+    """
+    if name is None:
+        return known
+    family = [method for method in known if f"{name}_".startswith(f"{method}_")]
+    if not family:
+        remedy = f"give {listed(list(known), 'or')}, or --plugin and the package that has it"
+        raise InputError("--method", name, remedy)
+    return {name: known[max(family, key=len)]}
+
+
+def build_workspace(entity: str, project: str, drawn: Methods, name: str) -> Workspace:
+    """The workspace as an object; nothing is sent.
+
+    Args:
+        entity, project, name: see `DashboardFlags`.
+        drawn: the methods, each with the numbers that it logs.
+    """
     import wandb_workspaces.workspaces as ws
 
-    sections = [_training(), _reconstruction(method), _law(method)]
+    sections = [_training(), *(_reconstruction(*method) for method in drawn.items())]
+    sections += [_law(*method) for method in drawn.items() if _has_ratio(method[1])]
     return ws.Workspace(entity=entity, project=project, name=name, sections=sections)
 
 
@@ -84,60 +132,54 @@ def _training() -> Section:
     )
 
 
-def _reconstruction(method: str) -> Section:
-    """What comes back over training, and the pictures."""
+def _reconstruction(method: str, numbers: Sequence[Number]) -> Section:
+    """A method's numbers over training, and its pictures."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def over_steps(title: str, *names: str, share: bool = False) -> wr.LinePlot:
-        return wr.LinePlot(
-            title=title,
+    charts = [
+        wr.LinePlot(
+            title=panel.capitalize(),
             x=STEP,
-            y=[f"recon/{method}/{name}" for name in names],
-            log_y=not share,
-            range_y=(0, 1) if share else (None, None),
+            y=[f"recon/{method}/{number.name}" for number in together],
+            **_y_axis(together[0]),
         )
-
-    shares = ("recovered_fraction", "exact_fraction", "certified_fraction")
-    return ws.Section(
-        name=f"Reconstruction by {method}",
-        is_open=True,
-        panels=[
-            over_steps("What came back", *shares, share=True),
-            over_steps("Direction error", "direction_error", "null_direction_error"),
-            over_steps("Projection loss and its floor", "projection_loss", "oracle_loss"),
-            over_steps("Seconds", "seconds"),
-            wr.MediaBrowser(
-                title="Training images and what came back",
-                media_keys=[f"recon/{method}/grid"],
-                num_columns=1,
-                layout=wr.Layout(w=16, h=12),
-            ),
-        ],
+        for panel, together in panels(numbers).items()
+    ]
+    pictures = wr.MediaBrowser(
+        title="Training images and what came back",
+        media_keys=[f"recon/{method}/grid"],
+        num_columns=1,
+        layout=wr.Layout(w=16, h=12),
     )
+    name = f"Reconstruction by {method}"
+    return ws.Section(name=name, is_open=True, panels=[*charts, pictures])
 
 
-def _law(method: str) -> Section:
-    """One point per run: what came back at its last checkpoint over equations per unknown."""
+def _law(method: str, numbers: Sequence[Number]) -> Section:
+    """One point per run: a number at its last checkpoint over equations per unknown."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def over_ratio(title: str, name: str, *, share: bool = False) -> wr.ScatterPlot:
-        return wr.ScatterPlot(
-            title=title,
-            x=wr.SummaryMetric(f"recon/{method}/p_over_dn"),
-            y=wr.SummaryMetric(f"recon/{method}/{name}"),
+    charts: list[Any] = [
+        wr.ScatterPlot(
+            title=f"{number.words[0].upper()}{number.words[1:]} over p / (d n)",
+            x=wr.SummaryMetric(f"recon/{method}/{RATIO}"),
+            y=wr.SummaryMetric(f"recon/{method}/{number.name}"),
             log_x=True,
-            log_y=not share,
-            range_y=(0, 1) if share else (None, None),
+            **_y_axis(number),
         )
+        for number in numbers
+        if "law" in number.shown
+    ]
+    return ws.Section(name=f"The law across runs, by {method}", is_open=True, panels=charts)
 
-    return ws.Section(
-        name="The law across runs",
-        is_open=True,
-        panels=[
-            over_ratio("Recovered over p / (d n)", "recovered_fraction", share=True),
-            over_ratio("Exact over p / (d n)", "exact_fraction", share=True),
-            over_ratio("Direction error over p / (d n)", "direction_error"),
-        ],
-    )
+
+def _has_ratio(numbers: Sequence[Number]) -> bool:
+    return RATIO in [number.name for number in numbers]
+
+
+def _y_axis(number: Number) -> dict[str, Any]:
+    """The axis that a number's scale asks for."""
+    share = (0, 1) if number.scale == "share" else (None, None)
+    return {"log_y": number.scale == "log", "range_y": share}

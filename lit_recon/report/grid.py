@@ -34,7 +34,7 @@ COLUMNS = 11
 MAX_SHOWN = 32
 AMPLIFY = 4  # of differences, which are faint otherwise
 
-# Okabe & Ito (2008), told apart with any colour vision; the captions say the same in words.
+# Okabe & Ito (2008), distinct with any colour vision; the captions say the same in words.
 EXACT, RECOVERED, FAILED = "#00795c", "#0072b2", "#c44e00"
 INK, FAINT = "#222222", "#777777"
 BLANK = 235  # grey level

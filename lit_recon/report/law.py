@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
 from math import ceil
@@ -16,8 +15,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from lit_recon.metrics.numbers import Number, shown_in
 from lit_recon.report.grid import DPI, FAINT, INK
 
 X = "p_over_dn"
@@ -27,29 +28,6 @@ NAME_WIDTH = 0.06  # share of an axis that a tick's name takes
 ALONG = {"model.p", "model.p_over_dn"}  # flags that move a run along a line
 Style = tuple[str, str, str]  # colour, marker, dashes
 
-
-@dataclass(frozen=True)
-class Panel:
-    """One number of the figure.
-
-    Attributes:
-        number: its name.
-        title: in words.
-        floor: a logarithmic axis from there, smaller values drawn on it; None: linear, 0 to 1.
-    """
-
-    number: str
-    title: str
-    floor: float | None
-
-
-PANELS = (
-    Panel("direction_error", "direction error", 1e-8),
-    Panel("matched_error_abs", "matched error of absolute values (the paper's)", 1e-8),
-    Panel("recovered_fraction", "share of samples recovered", None),
-    Panel("exact_fraction", "share of images exact in every pixel", None),
-    Panel("train_loss", "training loss", 1e-16),
-)
 
 # Okabe & Ito (2008), in an order in which neighbours differ in lightness too.
 STYLES: tuple[Style, ...] = (
@@ -68,8 +46,8 @@ def law_table(results: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
 
     Args:
         results: one row for each run and step, with the columns of a sweep's results.csv.
-        axes: the columns that were varied. Every combination of model, solver and axes other than
-            the number of features and seeds is a line of its own.
+        axes: the columns that were varied. Every combination of model, method, solver and axes
+            other than the number of features and seeds is a line of its own.
 
     Returns:
         One row for each line, p / (d n) and number: ``line`` (its label), ``p_over_dn``,
@@ -78,7 +56,7 @@ def law_table(results: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """
     ended = results[results["last"].fillna(False) & results[X].notna()]
     ended = ended.assign(line=_labels(ended, axes))
-    numbers = [panel.number for panel in PANELS]
+    numbers = [number.name for number in shown_in("law") if number.name in ended]
     long = ended.melt(["line", X], numbers, "number", "value").dropna(subset="value")
     groups = long.groupby(["line", "number", X])["value"]
     told = groups.agg(runs="count", median="median", least="min", most="max").reset_index()
@@ -99,23 +77,25 @@ def law_figure(table: pd.DataFrame, title: str, p_equals_n: float | None) -> Fig
     Returns:
         The figure, 800 pixels wide at 100 dots per inch.
     """
-    shown = [panel for panel in PANELS if panel.number in set(table["number"])]
+    shown = [number for number in shown_in("law") if number.name in set(table["number"])]
     letters = ascii_uppercase[: len(shown)]
     rows = [(letters[i : i + 2] * 2)[:2] for i in range(0, len(letters), 2)]  # an odd one is wide
-    named = 0.5 + 0.2 * ceil(table["line"].nunique() / COLUMNS)  # inches for the names of lines
-    heights = [named, *[PANEL] * len(rows)]
+    head = 0.5 + 0.2 * ceil(table["line"].nunique() / COLUMNS)  # inches for the names of lines
+    heights = [head, *[PANEL] * len(rows)]
     figure = Figure(figsize=(8, sum(heights)), dpi=DPI, facecolor="white", layout="constrained")
     places = figure.subplot_mosaic(";".join(["00", *rows]), height_ratios=heights)
-    drawn = [(panel, places[letter]) for panel, letter in zip(shown, letters, strict=True)]
+    drawn = [(number, places[letter]) for number, letter in zip(shown, letters, strict=True)]
     styles = dict(zip(table["line"].unique(), cycle(STYLES), strict=False))
     marks = {"p = d n": 1.0} | ({} if p_equals_n is None else {"p = n": p_equals_n})
-    for panel, axes in drawn:
+    handles: dict[str, Line2D] = {}
+    for number, axes in drawn:
         _mark(axes, marks)
-        for line, part in table[table["number"] == panel.number].groupby("line", sort=False):
-            _draw(axes, part, panel, str(line), styles[line])
-        _dress(axes, panel)
+        for line, part in table[table["number"] == number.name].groupby("line", sort=False):
+            handles[str(line)] = _draw(axes, part, number, str(line), styles[line])
+        _dress(axes, number)
         _ticks(axes, sorted(table[X].unique()))
-    _head(places["0"], drawn[0][1], title, int(table["runs"].max()))
+    named = {str(line): handles[str(line)] for line in styles}
+    _head(places["0"], named, title, int(table["runs"].max()))
     return figure
 
 
@@ -137,10 +117,10 @@ def _saved(figure: Figure, format: str, **metadata: Any) -> bytes:
 
 
 def _labels(ended: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
-    """A name for the line of every row: of model, solver and axes what tells the lines apart."""
+    """The name of each row's line: the parts of model, method, solver and axes that differ."""
     own = [axis for axis in axes if axis not in ALONG and axis.rpartition(".")[2] != "seed"]
     parts: list[str] = []
-    for part in ("model", "solver", *own):
+    for part in ("model", "method", "solver", *own):
         if _groups(ended, [*parts, part]) > _groups(ended, parts):
             parts.append(part)
     if not parts:
@@ -153,10 +133,10 @@ def _groups(ended: pd.DataFrame, columns: list[str]) -> int:
     return len(ended[columns].drop_duplicates()) if columns else min(len(ended), 1)
 
 
-def _word(part: str, value: object) -> str:
+def _word(part: str, value: Any) -> str:
     """A value as a part of a label; of a file its stem."""
-    if part in ("model", "solver", "data"):
-        return str(value)
+    if part in ("model", "method", "solver", "data"):
+        return "-" if pd.isna(value) else str(value)
     name = part.rpartition(".")[2]
     return Path(str(value)).stem if part == "config" else f"{name} {value}"
 
@@ -169,21 +149,25 @@ def _mark(axes: Axes, marks: Mapping[str, float]) -> None:
         axes.text(x, 1.01, name, color=FAINT, fontsize=8, ha="center", va="bottom", transform=above)
 
 
-def _draw(axes: Axes, part: pd.DataFrame, panel: Panel, label: str, style: Style) -> None:
+def _draw(axes: Axes, part: pd.DataFrame, number: Number, label: str, style: Style) -> Line2D:
     colour, marker, dashes = style
     x, *values = (part[name].to_numpy(float) for name in (X, "median", "least", "most"))
-    median, least, most = (np.maximum(value, panel.floor or 0) for value in values)
+    floor = number.floor if number.scale == "log" else None
+    median, least, most = (v if floor is None else np.maximum(v, floor) for v in values)
     axes.fill_between(x, least, most, color=colour, alpha=0.18, linewidth=0)
     (line,) = axes.plot(x, median, color=colour, marker=marker, linestyle=dashes, label=label)
     line.set(markersize=4.5, linewidth=1.6)
+    return line
 
 
-def _dress(axes: Axes, panel: Panel) -> None:
-    axes.set_title(panel.title, loc="left", fontsize=10, color=INK, pad=16)
+def _dress(axes: Axes, number: Number) -> None:
+    share = number.scale == "share"
+    title = f"share {number.words}" if share else number.words
+    axes.set_title(title, loc="left", fontsize=10, color=INK, pad=16)
     axes.set_xscale("log")
-    if panel.floor is None:
+    if share:
         axes.set_ylim(-0.04, 1.04)
-    else:
+    elif number.scale == "log":
         axes.set_yscale("log")
         axes.set_ylim(top=max(1.5, axes.get_ylim()[1]))  # rounding errors alone fill no panel
         axes.yaxis.set_minor_locator(NullLocator())
@@ -210,12 +194,13 @@ def _ticks(axes: Axes, ratios: Sequence[float]) -> None:
     axes.set_xlabel("p / (d n)", fontsize=9, color=INK)
 
 
-def _head(axes: Axes, lines: Axes, title: str, runs: int) -> None:
+def _head(axes: Axes, lines: Mapping[str, Line2D], title: str, runs: int) -> None:
     """Title, what is drawn, and the names of the lines, above the panels."""
     axes.axis("off")
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     legend = axes.legend(
-        *lines.get_legend_handles_labels(),
+        list(lines.values()),
+        list(lines),
         title=f"median over seeds, band from the least to the most ({runs} runs a point)",
         loc="upper left",
         bbox_to_anchor=(0, 1),

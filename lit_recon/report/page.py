@@ -1,4 +1,4 @@
-"""report.html of a run: what came back from its weights, for people who did not make it."""
+"""report.html of a run: what came back from its weights, for readers who did not start it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import yaml
 from markupsafe import Markup
 
 from lit_recon.metrics import SampleScore
+from lit_recon.metrics.numbers import COMMON, Number, described, shown_in
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.media import thin
 from lit_recon.records.truth import Truth
 from lit_recon.report import words
 from lit_recon.report.charts import inner_chart, training_chart
 from lit_recon.report.grid import AMPLIFY, best_and_worst, verdict
-from lit_recon.report.pictures import Pair, image_pairs, png_file
+from lit_recon.report.pictures import Found, Pair, image_pairs, png_file
 from lit_recon.report.render import REPORT, render
 from lit_recon.report.run import Checkpoint, MethodResults, Run, read_run
 from lit_recon.solvers import SolverStep
 
 MOST_STOPS = 25  # of the slider
 MOST_PAIRS = 48  # of pictures; the table has a row for every sample
+MOST_COMPARED = 6  # training images in the comparison of methods
 PICTURE_BYTES = 8_000_000  # of pixels, which keeps the file in the range of a photograph or two
 
 
@@ -65,10 +67,10 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One attack as the page shows it."""
+class MethodSection:
+    """One method as the page shows it."""
 
-    attack: MethodResults
+    results: MethodResults
     stops: list[SliderStop]
     pairs: list[Pair]
     samples: list[Sample]
@@ -80,44 +82,116 @@ class Curve:
         return self.stops[-1]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Several methods beside one another, each at the checkpoint at which most came back.
+
+    Attributes:
+        numbers: the columns.
+        rows: one for each method.
+        pictures: training images, each with what came back of it by every method; none where the
+            samples are no images, or the run has not kept them.
+    """
+
+    numbers: list[Number]
+    rows: list[MethodRow]
+    pictures: list[PictureRow]
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method in the comparison: its numbers as they are shown, None without a value."""
+
+    results: MethodResults
+    point: Checkpoint
+    shown: list[str | None]
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """A training image and what came back of it by every method, in the order of the rows."""
+
+    index: int
+    truth: str
+    found: list[Found]
+
+
 def write_run_report(path: str | os.PathLike[str]) -> Path:
     """Writes report.html into a run directory, and returns its path.
 
     Raises:
-        InputError: no run, or a file in it that is not what it should be.
+        InputError: no run, or a file in it that is broken.
         RunError: the report cannot be written.
     """
     run = read_run(path)
     text = render(
         "run.html",
         run=run,
-        curves=[curve_of(run, attack) for attack in run.attacks],
+        sections=[section_of(run, results) for results in run.methods],
+        comparison=comparison_of(run) if len(run.methods) > 1 else None,
         config=yaml.safe_dump(dict(run.config), sort_keys=False),
         verdict=verdict,
         amplify=AMPLIFY,
+        described=described,
     )
     return RunDirectory(run.path).write_text(REPORT, text)
 
 
-def curve_of(run: Run, attack: MethodResults) -> Curve:
-    """Chooses what of an attack there is room for, and draws it.
+def section_of(run: Run, results: MethodResults) -> MethodSection:
+    """Chooses what of a method's results there is room for, and draws it.
 
     Raises:
         InputError: candidates or a picture that cannot be read.
     """
-    truth = run.truth if run.truth is not None and run.truth.images is not None else None
-    indices = sorted(row.index for row in best_and_worst(attack.last.rows, MOST_PAIRS))
+    truth = _with_images(run)
+    indices = _best_and_worst(results.last, MOST_PAIRS)
     room = MOST_STOPS if truth is None else _room(truth, len(indices))
-    shown = thin(attack.checkpoints, room)
+    shown = thin(results.checkpoints, room)
     inner = inner_chart(shown)
-    return Curve(
-        attack=attack,
+    return MethodSection(
+        results=results,
         stops=[_stop(point, paired=truth is not None) for point in shown],
         pairs=[] if truth is None else image_pairs(truth, shown, indices),
-        samples=list(_samples(run, attack)),
-        training_chart=Markup(training_chart(run, attack, [point.step for point in shown])),
+        samples=list(_samples(run, results)),
+        training_chart=Markup(training_chart(run, results, [point.step for point in shown])),
         inner_chart=None if inner is None else Markup(inner),
     )
+
+
+def comparison_of(run: Run) -> Comparison:
+    """All methods of a run beside one another.
+
+    Raises:
+        InputError: candidates that cannot be read.
+    """
+    numbers = [number for number in shown_in("sweep") if number in COMMON]
+    rows = []
+    for results in run.methods:
+        point = words.strongest(results)
+        shown = [words.at(point, number) for number in numbers]
+        rows.append(MethodRow(results, point, shown))
+    return Comparison(numbers, rows, _pictures(run, [row.point for row in rows]))
+
+
+def _pictures(run: Run, points: Sequence[Checkpoint]) -> list[PictureRow]:
+    truth = _with_images(run)
+    if truth is None:
+        return []
+    indices = _best_and_worst(words.strongest(words.best(run)), MOST_COMPARED)
+    columns = [image_pairs(truth, [point], indices) for point in points]
+    return [
+        PictureRow(pairs[0].index, pairs[0].truth, [pair.found[0] for pair in pairs])
+        for pairs in zip(*columns, strict=True)
+    ]
+
+
+def _with_images(run: Run) -> Truth | None:
+    """The training data, where they are images that the run has kept."""
+    return run.truth if run.truth is not None and run.truth.images is not None else None
+
+
+def _best_and_worst(point: Checkpoint, most: int) -> list[int]:
+    return sorted(row.index for row in best_and_worst(point.rows, most))
 
 
 def _room(truth: Truth, pairs: int) -> int:
@@ -156,32 +230,24 @@ def _stop(point: Checkpoint, *, paired: bool) -> SliderStop:
 
 
 def _numbers(point: Checkpoint) -> Iterator[tuple[str, str]]:
-    exact, accepted = words.exact(point), words.certified(point)
-    yield "recovered", f"{words.recovered(point)} of {point.n}"
-    if exact is not None:
-        yield "exact in every pixel", f"{exact} of {point.n}"
-    if accepted is not None:
-        yield "certified candidates", f"{accepted[0]} of {accepted[1]}"
-    for title, name in (
-        ("direction error", "direction_error"),
-        ("error against others", "null_direction_error"),
-        ("projection loss", "projection_loss"),
-        ("loss at the true data", "oracle_loss"),
-        ("PSNR, dB", "psnr"),
-        ("SSIM", "ssim"),
-        ("started from step", "started_from"),
-    ):
-        if point.number(name) is not None:
-            yield title, words.number(point.number(name))
-    yield "time", words.duration(point.number("seconds"))
+    """What the registry shows on a page, and numbers that it does not have by their plain names."""
+    numbers = shown_in("page")
+    plain = [described(name) for name in point.undescribed]
+    timed = [number for number in numbers if number.scale == "seconds"]
+    for number in [*(number for number in numbers if number not in timed), *plain, *timed]:
+        shown = words.at(point, number)
+        if shown is not None:
+            yield number.words, shown
+    if point.number("started_from") is not None:
+        yield "started from step", words.number(point.number("started_from"))
 
 
-def _samples(run: Run, attack: MethodResults) -> Iterator[Sample]:
+def _samples(run: Run, results: MethodResults) -> Iterator[Sample]:
     names = run.truth.names if run.truth is not None else []
-    for row in attack.last.rows:
+    for row in results.last.rows:
         yield Sample(
             row=row,
             name=names[row.index] if names else "",
-            recovered=words.first_step(attack.checkpoints, row.index, "recovered"),
-            exact=words.first_step(attack.checkpoints, row.index, "exact"),
+            recovered=words.first_step(results.checkpoints, row.index, "recovered"),
+            exact=words.first_step(results.checkpoints, row.index, "exact"),
         )

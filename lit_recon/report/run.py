@@ -18,12 +18,18 @@ from torch import Tensor
 
 from lit_recon.errors import InputError
 from lit_recon.metrics import SampleScore
+from lit_recon.metrics.numbers import is_described
 from lit_recon.records import truth
+from lit_recon.records.directory import RESULTS, refuse_older_layout
 from lit_recon.records.truth import Truth
 from lit_recon.solvers import SolverStep
 
 FLAG = "--run"
 METRICS = "metrics.json"
+TRAINING = ("train/", "val/")  # how the names of numbers of the training begin
+NEEDED = ("status", "reason", "knows", "recovered_fraction", "n")  # what a page cannot do without
+# Numbers in metrics.json that describe the problem or the start, and not the reconstruction.
+CIRCUMSTANCES = {"n", "d", "k", "p", "started_from"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,18 @@ class Checkpoint:
         """A number by its public name; None where it has no meaning or is not recorded."""
         return self.numbers.get(name)
 
+    @property
+    def undescribed(self) -> list[str]:
+        """Names of the numbers that the registry does not have, as their method is not loaded."""
+        return [
+            name
+            for name, value in self.numbers.items()
+            if isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and name not in CIRCUMSTANCES
+            and not is_described(name)
+        ]
+
     def tensors(self) -> dict[str, Tensor]:
         """candidates (m, d) and, for images, the decoded images (m, c, h, w) and certified (m,).
 
@@ -64,19 +82,32 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class MethodResults:
-    """The reconstructions of one attack, by step; at least one.
+    """The reconstructions of one method with one set of settings, by step; at least one.
 
     Attributes:
-        folder: ``recon`` for the attack that the run made, ``recon-VARIANT`` for later ones.
+        folder: ``recon`` for the settings of the run, ``recon-VARIANT`` for others.
+        method: the method's short name.
         checkpoints: by step.
     """
 
     folder: str
+    method: str
     checkpoints: tuple[Checkpoint, ...]
 
     @property
     def last(self) -> Checkpoint:
         return self.checkpoints[-1]
+
+    @property
+    def label(self) -> str:
+        """The method, and the variant where it says more: ``projection (spare_0)``."""
+        variant = self.folder.removeprefix(RESULTS).removeprefix("-")
+        return self.method if variant in ("", self.method) else f"{self.method} ({variant})"
+
+    @property
+    def key(self) -> str:
+        """A name that no other results of the run have, for the ids in a page."""
+        return f"{self.folder}-{self.method}"
 
 
 @dataclass(frozen=True)
@@ -87,8 +118,9 @@ class Run:
         path: the directory.
         config: what config.yaml holds.
         provenance: what provenance.json holds; empty where the run ended before it was written.
-        training: the rows of metrics.jsonl that are no reconstructions.
-        attacks: the run's own first; none where nothing was reconstructed.
+        training: the rows of metrics.jsonl that have numbers of the training.
+        methods: results of every method, those of the run's own settings first; none where nothing
+            was reconstructed.
         truth: the training data; None for a run that has not kept them.
     """
 
@@ -96,7 +128,7 @@ class Run:
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     training: Sequence[Mapping[str, Any]]
-    attacks: tuple[MethodResults, ...]
+    methods: tuple[MethodResults, ...]
     truth: Truth | None
 
 
@@ -104,36 +136,39 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     """Reads everything but candidates, which are as large as the training data of every step.
 
     Raises:
-        InputError: no such directory, no run, or a file in it that is not what it should be.
+        InputError: no such directory, no run, one of an older version, or a file in it that is
+            broken.
     """
     path = Path(path)
     if not path.is_dir():
         raise InputError(FLAG, path, "no such directory; give that of a run, as runs/NAME")
     if not (path / "config.yaml").is_file():
         raise InputError(FLAG, path, "is no run, it holds no config.yaml; give runs/NAME")
+    refuse_older_layout(FLAG, path)
     with checked(path / "config.yaml") as file:
         config = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
     provenance = path / "provenance.json"
+    rows = list(_logged_rows(path / "metrics.jsonl"))
     return Run(
         path=path,
         config=config,
         provenance=read_json(provenance) if provenance.exists() else {},
-        training=list(_training_rows(path / "metrics.jsonl")),
-        attacks=tuple(_attacks(path)),
+        training=[row for row in rows if any(name.startswith(TRAINING) for name in row)],
+        methods=tuple(_methods(path, _methods_in_order(rows))),
         truth=Truth.read(path) if (path / truth.FILE).exists() else None,
     )
 
 
 @contextmanager
 def checked(file: Path, flag: str = FLAG) -> Iterator[Path]:
-    """Turns what any reader says about a broken file into one line that names it.
+    """Turns any reader's error about a broken file into one line that names the file.
 
     Args:
         file: what is read in the block, which gets it again.
         flag: the flag that led to it.
 
     Raises:
-        InputError: the block has found that the file cannot be read, or is not what it should be.
+        InputError: the file cannot be read, or does not hold what it must.
     """
     try:
         yield file
@@ -162,29 +197,46 @@ def read_json(file: Path, flag: str = FLAG) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
-def _training_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _logged_rows(file: Path) -> Iterator[dict[str, Any]]:
     """All whole lines: a crash can leave the last one half written."""
     if not file.exists():
         return
     with checked(file):
         for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            row = dict(json.loads(line)) if line.endswith("\n") else {}
-            if any(name.startswith(("train/", "val/")) for name in row):
+            if line.endswith("\n"):
+                row = dict(json.loads(line))
                 yield {**row, "step": int(row["step"])}
 
 
-def _attacks(path: Path) -> Iterator[MethodResults]:
-    own = path / "recon"
-    for folder in [own, *sorted(path.glob("recon-*"))]:
-        steps = sorted(folder.glob("step=*"))
-        if steps:
-            yield MethodResults(folder.name, tuple(map(_checkpoint, steps)))
+def _methods_in_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The run's own methods in the order in which they ran, which is that of its configuration."""
+    parts = (name.split("/") for row in rows for name in row)
+    found = [part[1] for part in parts if part[0] == RESULTS and len(part) == 3]
+    return list(dict.fromkeys(found))
+
+
+def _methods(path: Path, order: Sequence[str]) -> Iterator[MethodResults]:
+    """All results in a run directory.
+
+    Args:
+        path: the run directory.
+        order: names of methods; others come after them by the alphabet.
+    """
+
+    def turn(folder: Path) -> tuple[int, str]:
+        return (order.index(folder.name) if folder.name in order else len(order), folder.name)
+
+    for settings in [path / RESULTS, *sorted(path.glob(f"{RESULTS}-*"))]:
+        for folder in sorted(settings.glob("*"), key=turn):
+            steps = sorted(folder.glob("step=*"))
+            if steps:
+                yield MethodResults(settings.name, folder.name, tuple(map(_checkpoint, steps)))
 
 
 def _checkpoint(folder: Path) -> Checkpoint:
     numbers = read_json(folder / METRICS)
     with checked(folder / METRICS):
-        named = {name: numbers[name] for name in ("status", "reason", "recovered_fraction", "n")}
+        named = {name: numbers[name] for name in NEEDED}
         rows = tuple(_fields(SampleScore, row) for row in numbers.pop("images"))
         if len(rows) != named["n"]:
             raise ValueError(f"{len(rows)} rows for n = {named['n']}")
@@ -195,7 +247,7 @@ def _checkpoint(folder: Path) -> Checkpoint:
 
 
 def _fields(cls: Any, values: Mapping[str, Any]) -> Any:
-    """An object of a dataclass; what a later version has added to the file is left out."""
+    """An object of a dataclass; fields that a later version has added to the file are left out."""
     return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_recon.errors import InputError
+from lit_recon.metrics.numbers import Number, shown_in
 from lit_recon.records.directory import RunDirectory
 from lit_recon.report.page import write_run_report
 from lit_recon.report.pictures import address
@@ -21,26 +22,18 @@ from lit_recon.report.words import number
 
 FLAG = "--sweep"
 FAILED = "failed"
-# Columns of the table: what results.csv calls them, and what people do.
-NUMBERS = {
-    "p_over_dn": "p\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}(d\N{NO-BREAK SPACE}n)",
-    "recovered_fraction": "recovered",
-    "exact_fraction": "exact",
-    "certified_fraction": "certified",
-    "direction_error": "direction error",
-    "train_loss": "training loss",
-    "seconds": "seconds",
-}
+NEEDED = ("run", "status", "reason", "method")  # columns of results.csv
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep that has ended.
+    """One run of a sweep that has ended, as one method has attacked it.
 
     Attributes:
         name: of the run and of its directory.
-        row: its last row in results.csv.
-        linked: whether it has a report of its own.
+        row: the method's last row for it in results.csv.
+        linked: whether the run has a report of its own.
     """
 
     name: str
@@ -78,7 +71,7 @@ class Sweep:
         command: what was typed.
         planned: how many runs it has.
         axes: the flags that vary.
-        runs: those that have ended, in the order of the grid.
+        runs: those that have ended, in the order of the grid, once for each method.
         figures: the drawings of the law, as ``data:`` addresses.
     """
 
@@ -92,19 +85,30 @@ class Sweep:
     @property
     def columns(self) -> list[str]:
         """The flags that vary, and what else differs between runs."""
-        named = [name for name in ("model", "solver") if name not in self.axes]
+        named = [name for name in ("model", "method", "solver") if name not in self.axes]
         differ = [name for name in named if len({run.text(name) for run in self.runs} - {""}) > 1]
         return [*self.axes, *differ]
 
     @property
-    def numbers(self) -> dict[str, str]:
-        """The numbers that some run has, and that do not say again what varies."""
-        said = {flag.rpartition(".")[2] for flag in self.axes}
-        return {
-            name: title
-            for name, title in NUMBERS.items()
-            if name not in said and any(run.number(name) is not None for run in self.runs)
-        }
+    def numbers(self) -> list[Number]:
+        """The numbers that some run has, and that are not in the columns of what varies."""
+        varied = {flag.rpartition(".")[2] for flag in self.axes}
+        return [
+            number
+            for number in shown_in("sweep")
+            if number.name not in varied
+            and any(run.number(number.name) is not None for run in self.runs)
+        ]
+
+    @property
+    def ended(self) -> int:
+        """How many runs have ended."""
+        return len({run.name for run in self.runs})
+
+    @property
+    def complete(self) -> int:
+        """In how many runs every training sample came back, by one method at least."""
+        return len({run.name for run in self.runs if run.complete})
 
     def kind(self, column: str) -> str:
         """``number`` if every run has one there, else ``text``."""
@@ -119,11 +123,13 @@ def write_sweep_report(path: str | os.PathLike[str]) -> tuple[Path, list[str]]:
         the sweep's.
 
     Raises:
-        InputError: no sweep, or one whose own files are not what they should be.
+        InputError: no sweep, or one whose own files are broken.
         RunError: a report cannot be written.
     """
     sweep, skipped = read_sweep(Path(path))
-    text = render("sweep.html", sweep=sweep, skipped=skipped, law=list(law(sweep.runs)))
+    text = render(
+        "sweep.html", sweep=sweep, skipped=skipped, law=list(law(sweep.runs)), title=title
+    )
     return RunDirectory(sweep.path).write_text(REPORT, text), skipped
 
 
@@ -131,7 +137,7 @@ def read_sweep(path: Path) -> tuple[Sweep, list[str]]:
     """What a sweep's directory holds, once every run has its report that can have one.
 
     Raises:
-        InputError: no sweep, or one whose own files are not what they should be.
+        InputError: no sweep, or one whose own files are broken.
     """
     if not path.is_dir():
         raise InputError(FLAG, path, "no such directory; give that of a sweep, as runs/NAME")
@@ -142,22 +148,32 @@ def read_sweep(path: Path) -> tuple[Sweep, list[str]]:
     with checked(file, FLAG):
         command, planned, axes = told["command"], len(told["runs"]), list(told["grid"])
     skipped: list[str] = []
-    runs = [
-        SweepRun(row["run"], row, _linked(path / row["run"], skipped))
-        for row in _last_rows(path / "results.csv")
-    ]
+    rows = list(_last_rows(path / "results.csv"))
+    names = dict.fromkeys(row["run"] for row in rows)
+    linked = {name: _linked(path / name, skipped) for name in names}
+    runs = [SweepRun(row["run"], row, linked[row["run"]]) for row in rows]
     figures = [address(file.read_bytes(), "image/svg+xml") for file in sorted(path.glob("*.svg"))]
     return Sweep(path, command, planned, axes, runs, figures), skipped
 
 
+def title(number: Number) -> str:
+    """The heading of a column; a formula stays in one line."""
+    return number.words.replace(" ", NO_BREAK) if "/" in number.words else number.words
+
+
 def law(runs: Sequence[SweepRun]) -> Iterator[str]:
-    """From which p / (d n) on everything came back, for every model and solver, in sentences."""
+    """From which p / (d n) on everything came back, in a sentence for each kind of run.
 
-    def kind(run: SweepRun) -> tuple[str, str]:
-        return run.text("model"), run.text("solver")
-
+    Kinds differ in model and solver, and in the method where there are several.
+    """
     attacked = [run for run in runs if run.number("p_over_dn") is not None and not run.failed]
-    for (model, solver), group in groupby(sorted(attacked, key=kind), kind):
+    several = len({run.text("method") for run in attacked}) > 1
+    parts = ("model", "method", "solver") if several else ("model", "solver")
+
+    def kind(run: SweepRun) -> tuple[str, ...]:
+        return tuple(run.text(part) for part in parts)
+
+    for words, group in groupby(sorted(attacked, key=kind), kind):
         shares: dict[float, list[float]] = {}
         for run in group:
             ratio, share = run.number("p_over_dn"), run.number("recovered_fraction")
@@ -165,7 +181,7 @@ def law(runs: Sequence[SweepRun]) -> Iterator[str]:
                 shares.setdefault(round(ratio, 3), []).append(share)
         whole = _from_on(shares, lambda some: min(some) == 1)
         nothing = _from_on(shares, lambda some: max(some) == 0, down=True)
-        yield f"{model}, {solver}: {_told(whole, nothing)}."
+        yield f"{', '.join(filter(None, words))}: {_told(whole, nothing)}."
 
 
 def _from_on(
@@ -193,15 +209,18 @@ def _told(whole: float | None, nothing: float | None) -> str:
 
 
 def _last_rows(file: Path) -> Iterator[Mapping[str, str]]:
-    """The last row of every run; none before the first has ended."""
+    """The last row of every run and method; none before the first run has ended."""
     if not file.exists():
         return
     with checked(file, FLAG), file.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines, strict=True))
         for row in rows:
-            if None in row or None in row.values() or {"run", "status", "reason"} - row.keys():
+            if None in row or None in row.values():
                 raise ValueError("a row does not fit the header")
-    yield from {row["run"]: row for row in rows}.values()
+            missing = [name for name in NEEDED if name not in row]
+            if missing:
+                raise ValueError(f"it has no column {missing[0]}")
+    yield from {(row["run"], row["method"]): row for row in rows}.values()
 
 
 def _linked(directory: Path, skipped: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What a run shows, in plain words, and its numbers as people write them."""
+"""A run in plain words, and its numbers as text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime
 from math import ceil, isfinite, sqrt
 from typing import Any
 
+from lit_recon.metrics.numbers import Number
 from lit_recon.report.run import Checkpoint, MethodResults, Run
 
 NOTHING = "–"  # for a number that has no meaning
@@ -40,6 +41,27 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def value(described: Number, found: float | None) -> str:
+    """The text of a number of the registry, by its scale."""
+    if described.scale == "share":
+        return percent(found)
+    return duration(found) if described.scale == "seconds" else number(found)
+
+
+def at(point: Checkpoint, described: Number) -> str | None:
+    """The same at a checkpoint, as ``3 of 4`` where something is counted; None without a value."""
+    counts = {
+        "recovered_fraction": (recovered(point), point.n),
+        "exact_fraction": (exact(point), point.n),
+        "certified_fraction": certified(point) or (None, 0),
+    }
+    if described.name in counts:
+        count, of = counts[described.name]
+        return None if count is None else f"{count} of {of}"
+    found = point.number(described.name)
+    return None if found is None else value(described, found)
+
+
 def recovered(point: Checkpoint) -> int:
     """How many training samples came back."""
     return sum(row.recovered for row in point.rows)
@@ -69,22 +91,38 @@ def things(point: Checkpoint, count: int) -> str:
     return ("image" if is_image(point) else "sample") + ("" if count == 1 else "s")
 
 
-def strongest(attack: MethodResults) -> Checkpoint:
+def strongest(results: MethodResults) -> Checkpoint:
     """The first checkpoint at which most came back; the last one if nothing ever did."""
-    best = max(attack.checkpoints, key=lambda point: (recovered(point), exact(point) or 0))
-    return best if recovered(best) else attack.last
+    best = max(results.checkpoints, key=_came_back)
+    return best if recovered(best) else results.last
 
 
-def headline(attack: MethodResults) -> str:
-    """What leaked, in one sentence."""
-    best = strongest(attack)
-    n, found, right = best.n, recovered(best), exact(best)
+def best(run: Run) -> MethodResults:
+    """The method by which most came back, the first of equals; the run has at least one."""
+    return max(run.methods, key=lambda results: _came_back(strongest(results)))
+
+
+def _came_back(point: Checkpoint) -> tuple[int, int]:
+    return recovered(point), exact(point) or 0
+
+
+def headline(results: MethodResults, by: str = "") -> str:
+    """What leaked, in one sentence.
+
+    Args:
+        results: of one method.
+        by: what the sentence says of the method, as ``by projection``; empty: nothing.
+    """
+    point = strongest(results)
+    n, found, right = point.n, recovered(point), exact(point)
+    came = f"came back from the weights {by}".rstrip()
     if not found:
-        return f"No training {things(best, 1)} came back from the weights"
-    who = f"{found} of {n} training {things(best, n)}"
+        return f"No training {things(point, 1)} {came}"
+    of = f"{n} training {things(point, n)}"
+    which = f"{found} of {of}"
     if found == n:
-        who = f"All {n} training {things(best, n)}" if n > 1 else f"The training {things(best, 1)}"
-    sentence = f"{who} came back from the weights"
+        which = f"All {of}" if n > 1 else f"The training {things(point, 1)}"
+    sentence = f"{which} {came}"
     if right is None:
         return sentence
     if right == found:
@@ -92,10 +130,20 @@ def headline(attack: MethodResults) -> str:
     return f"{sentence}, {right or 'none'} of them exact in every pixel"
 
 
-def when(attack: MethodResults) -> Iterator[str]:
+def headline_of(run: Run) -> str:
+    """The same for a run, of the method by which most came back."""
+    first = best(run)
+    if len(run.methods) == 1:
+        return headline(first)
+    if not recovered(strongest(first)):
+        return headline(first, f"by any of {len(run.methods)} methods")
+    return headline(first, f"by {first.label}")
+
+
+def when(results: MethodResults) -> Iterator[str]:
     """From which step on, in sentences."""
-    points = attack.checkpoints
-    best, last = strongest(attack), points[-1]
+    points = results.checkpoints
+    best, last = strongest(results), points[-1]
     if not recovered(best):
         many = f"{len(points)} checkpoints, steps {points[0].step:,} to {last.step:,}"
         yield f"It was tried at {many if len(points) > 1 else f'step {last.step:,}'}."
@@ -109,7 +157,7 @@ def when(attack: MethodResults) -> Iterator[str]:
     else:
         before = points[points.index(first) - 1]
         yield f"First seen at step {first.step:,}; at step {before.step:,} there was nothing."
-    if (recovered(last), exact(last) or 0) < (recovered(best), exact(best) or 0):
+    if _came_back(last) < _came_back(best):
         also = "" if exact(last) is None else f", {exact(last) or 'none'} of them exact"
         yield f"At the last checkpoint, step {last.step:,}, it was {recovered(last)}{also}."
 
@@ -134,10 +182,10 @@ def certainty(point: Checkpoint) -> Iterator[str]:
 
 
 def progress(run: Run) -> str | None:
-    """Where training stopped, if that was before its end; None otherwise, or if nothing tells."""
+    """Where training stopped, if that was before its end; None otherwise, or if it is not known."""
     planned = _planned_steps(run.config)
     steps = [row["step"] for row in run.training]
-    steps += [point.step for attack in run.attacks for point in attack.checkpoints]
+    steps += [point.step for results in run.methods for point in results.checkpoints]
     reached = max(steps, default=0)
     if planned is None or reached >= planned:
         return None
@@ -170,10 +218,12 @@ def facts(run: Run) -> list[tuple[str, str]]:
         given = part.get("init_args") or {}
         named = [f"{name} {_plain(given[name])}" for name in SHOWN if given.get(name) is not None]
         shown.append((title, ", ".join([short(part.get("class_path")), *named])))
-    attack = short((config.get("recon") or {}).get("class_path"))
-    ratio = run.attacks[-1].checkpoints[-1].number("p_over_dn") if run.attacks else None
-    shown.append(("Attack", attack))
-    shown.append(("Equations per unknown", number(ratio)))
+    methods = config.get("recon") or {}
+    methods = methods if isinstance(methods, list) else [methods]
+    named = [short(method.get("class_path")) for method in methods]
+    shown.append(("Method" if len(named) == 1 else "Methods", ", ".join(named)))
+    ratios = [results.last.number("p_over_dn") for results in run.methods]
+    shown.append(("Equations per unknown", number(next(filter(None, ratios), None))))
     return shown
 
 

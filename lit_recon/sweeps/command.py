@@ -67,7 +67,7 @@ class SweepFlags:
 
 
 def sweep(argv: list[str], fit: Fit) -> None:
-    """Run what is not finished of a grid, and write its results.
+    """Run the unfinished points of a grid, and write its results.
 
     Args:
         argv: the flags.
@@ -105,7 +105,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
             "runs": {run.name: run.cell for run in runs},
         }
         directory.write_json(SWEEP_FILE, record)
-        results = Results(directory, runs, fit.numbers)
+        results = Results(directory, runs)
         try:
             mode = run_all(fit, flags, directory, runs, results)
         except KeyboardInterrupt:
@@ -160,7 +160,7 @@ def claimed(dir: str, name: str) -> Iterator[RunDirectory]:
 def run_all(
     fit: Fit, flags: Namespace, directory: RunDirectory, runs: Sequence[GridPoint], results: Results
 ) -> Mode:
-    """Run what is not finished, and take in the results of all runs.
+    """Run the unfinished runs, and take in the results of all.
 
     Returns:
         What W&B can do here; ``disabled`` where nothing was left to run.
@@ -190,8 +190,8 @@ def run_all(
     view = View(len(left))
     with closing(launched) as ended, view.shown():
         for outcome in ended:
-            row = results.take(outcome.name, outcome.failure)
-            view.tell(outcome.name, summary(row), failed=row["status"] == FAILED)
+            rows = results.take(outcome.name, outcome.failure)
+            view.tell(outcome.name, summary(rows), failed=rows[0]["status"] == FAILED)
     return mode
 
 
@@ -247,7 +247,7 @@ def write_new(path: str, content: str) -> None:
     except OSError as error:
         remedy = f"cannot be written ({error.strerror}); give another file"
         raise InputError("--wandb-sweep", path, remedy) from error
-    print(f"wandb sweep {shlex.quote(path)} tells the command for its agents")
+    print(f"wandb sweep {shlex.quote(path)} prints the command for its agents")
 
 
 def _default_name(sources: Sequence[Source]) -> str:

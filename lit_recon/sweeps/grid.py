@@ -28,7 +28,7 @@ class Axis:
 
     Attributes:
         flag: without dashes, for example ``model.p_over_dn``.
-        values: as somebody would type them in a shell.
+        values: as they are typed in a shell.
     """
 
     flag: str
@@ -70,7 +70,7 @@ def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
 
 
 def short(flag: str, value: str) -> str:
-    """A value as people name it: of a configuration file the stem."""
+    """A short name of a value: of a configuration file its stem."""
     return Path(value).stem if flag == CONFIG else value
 
 

@@ -19,20 +19,18 @@ LONGEST_STEM = 110  # a name has at most 128 characters
 
 @dataclass(frozen=True)
 class Fit:
-    """The command that a sweep repeats, as far as it needs to know it.
+    """The command that a sweep repeats.
 
     Attributes:
         command: its flags.
         resolve: the complete configuration, flag by flag, that sources come to; raises InputError.
         main: runs a command line, ``fit`` and its flags, and returns the exit status.
-        numbers: names of the numbers that a reconstruction leaves.
         flags: what every command line needs besides its configuration.
     """
 
     command: CommandLine
     resolve: Callable[[CommandLine, Sequence[Source]], dict[str, Any]]
     main: Callable[[list[str]], int]
-    numbers: Sequence[str]
     flags: Sequence[str] = ()
 
 
@@ -43,7 +41,7 @@ class GridPoint:
     Attributes:
         name: what was varied, readable, and a hash of the configuration: a run that would compute
             anything else has another name.
-        cell: the values that the grid gives here, as they are typed.
+        cell: the values of the grid at this point, as they are typed.
         values: the complete configuration, flag by flag.
     """
 

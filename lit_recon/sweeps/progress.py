@@ -1,8 +1,8 @@
-"""What the terminal shows while a sweep goes on: a line for every run that ends, and a bar."""
+"""The terminal during a sweep: a line for every run that ends, and a bar."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.progress import (
 
 
 class View:
-    """Tells which runs have ended; in a terminal with a bar and the time left.
+    """Shows which runs have ended; in a terminal with a bar and the time left.
 
     Args:
         total: the runs still to do.
@@ -59,8 +59,14 @@ class View:
         self._bar.update(self._task, completed=self._ended, failed=failures)
 
 
-def summary(row: Mapping[str, Any]) -> str:
-    """A run in a few words, from the row of its last step."""
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A run in a few words, from the row of each method's last step."""
+    if len(rows) == 1:
+        return _method(rows[0])
+    return "; ".join(f"{row['method']}: {_method(row)}" for row in rows)
+
+
+def _method(row: Mapping[str, Any]) -> str:
     if row.get("recovered_fraction") is None:
         return f"{row['status']}: {row['reason']}"
     words = [f"recovered {row['recovered_fraction']:.2f}"]

@@ -193,14 +193,14 @@ def queue() -> set[str]:
 
 
 def _failure(directory: RunDirectory, job: str) -> str | None:
-    """What a job that is through has told; None if its run ended well."""
+    """Why the run of a finished job failed; None if it ended well."""
     from submitit import SlurmJob
 
     ended: SlurmJob[str | None] = SlurmJob(directory.path / "slurm", job)
     if not ended.paths.result_pickle.exists():
-        return f"its job {job} was cancelled or killed; {ended.paths.stderr} may tell more"
+        return f"its job {job} was cancelled or killed; {ended.paths.stderr} may say more"
     if ended.exception() is not None:
-        return f"its job {job} failed; {ended.paths.stderr} tells why"
+        return f"its job {job} failed; {ended.paths.stderr} says why"
     return ended.result()
 
 

@@ -181,7 +181,7 @@ def _run(main: Main, task: Task) -> str | None:
     """Run a task with its output in its log; None or why it failed."""
     task.log.parent.mkdir(parents=True, exist_ok=True)
     before = dict(os.environ)
-    sys.argv[1:] = task.argv  # what provenance tells, and what further ranks of the run start with
+    sys.argv[1:] = task.argv  # the command in provenance.json, and of further ranks of the run
     with task.log.open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

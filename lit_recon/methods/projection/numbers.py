@@ -17,7 +17,7 @@ DESCRIBED = (
     Number(
         "oracle_loss",
         "loss at the true data",
-        "the same loss at the true data: what training leaves of it",
+        "the same loss at the true data, which is what training leaves of it",
         "log",
         panel="projection loss",
         shown=("page",),
@@ -25,7 +25,7 @@ DESCRIBED = (
     Number(
         "matched_error_abs",
         "matched error of absolute values (the paper's)",
-        "the paper's: element-wise absolute values on both sides; for comparison",
+        "error of element-wise absolute values, as in the paper; for comparison",
         "log",
         "low",
         floor=1e-8,
@@ -34,11 +34,11 @@ DESCRIBED = (
     Number(
         "p_over_dn",
         "p / (d n)",
-        "k p / (n d): equations over unknowns",
+        "k p / (n d), equations over unknowns",
         "log",
         shown=("sweep",),
     ),
-    Number("steps", "steps", "of the solver", "count"),
-    Number("applications", "applications", "of the solver's normal operator", "count"),
-    Number("restarts", "restarts", "of the search", "count"),
+    Number("steps", "steps", "steps of the solver", "count"),
+    Number("applications", "applications", "applications of the solver's normal operator", "count"),
+    Number("restarts", "restarts", "restarts of the search", "count"),
 )
