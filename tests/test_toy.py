@@ -14,6 +14,7 @@ import yaml
 
 import train
 from lit_recon.flags import Source
+from lit_recon.report.dashboard import build_workspace, methods_of
 from tests import toy
 
 ROOT = Path(__file__).parents[1]
@@ -110,14 +111,12 @@ def test_it_is_a_row_of_a_sweep_and_a_panel_of_the_dashboard(run: Run, tmp_path:
     path = tmp_path / "runs" / "s"
     with (path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows if row["step"] == "1"] == 2 * ["projection", "pull_back"]
+    assert [row["method"] for row in rows if row["step"] == "1"] == 2 * ["pull_back", "projection"]
     for row in rows:
         assert bool(row["pull_back"]) == (row["method"] == "pull_back")
         assert row["candidates"] == ("1" if row["method"] == "pull_back" else "3")
     assert "pull_back" in (path / "report.html").read_text(encoding="utf-8")
-    from lit_recon.report.dashboard import build_workspace
-
-    workspace = build_workspace("somebody", "runs", "pull_back", "Reconstruction")
+    workspace = build_workspace("somebody", "runs", methods_of([toy]), "Reconstruction")
     assert "recon/pull_back/pull_back" in json.dumps(workspace._spec)
 
 
