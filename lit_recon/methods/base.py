@@ -42,6 +42,9 @@ class Outcome:
 class Earlier:
     """What the attack on an earlier checkpoint of the same run gave.
 
+    >>> Earlier(torch.zeros(3, 8), sure=True).candidates.shape
+    torch.Size([3, 8])
+
     Attributes:
         candidates: (m, d).
         sure: that attack ended with evidence of success.
@@ -58,6 +61,10 @@ def _nothing(x: Tensor) -> Mapping[str, Any]:
 @dataclass(frozen=True)
 class Reconstruction:
     """What one attack gave.
+
+    >>> found = Reconstruction(torch.zeros(3, 8), Outcome("stalled", "the loss no longer falls"))
+    >>> found.status, found.certificates
+    ('stalled', None)
 
     Attributes:
         candidates: (m, d) reconstructed inputs on the CPU; m may be 0.

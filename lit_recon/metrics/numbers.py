@@ -137,6 +137,12 @@ TRAIN_LOSS = Number(
 )
 """A column of results.csv; it is a number of the training and not of a reconstruction."""
 
+TAKEN_NAMES = {
+    *("run", "status", "reason", "method", "model", "solver", "n", "d", "k", "p", "seed"),
+    *("step", "last", "train_loss", "sure", "empty", "started_from", "knows", "images"),
+}
+"""What stands beside the numbers in metrics.json and results.csv."""
+
 _REGISTRY: dict[str, Number] = {number.name: number for number in COMMON}
 
 
@@ -144,9 +150,11 @@ def register(numbers: Iterable[Number]) -> None:
     """Enter the numbers of a method; several methods may share one that they describe alike.
 
     Raises:
-        ValueError: another number has the name.
+        ValueError: another number has the name, or a column that is no number.
     """
     for number in numbers:
+        if number.name in TAKEN_NAMES:
+            raise ValueError(f"the number {number.name} has the name of a column of results.csv")
         if _REGISTRY.setdefault(number.name, number) != number:
             raise ValueError(f"the number {number.name} is described twice")
 

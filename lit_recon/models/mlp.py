@@ -20,6 +20,10 @@ class MLP(OneHiddenLayer):
     The setting of Iurada, Bombari, Tommasi, Mondelli 2025 (arXiv 2509.22214): W1 ~ N(0, 1 / d) and
     W2 ~ N(0, 1 / width) at the start.
 
+    >>> model = MLP(d=12, k=1, n=4, p_over_dn=5.0)
+    >>> model.width, model.first_layer.weight.shape
+    (240, torch.Size([240, 12]))
+
     Args:
         d: input dimension.
         k: outputs.

@@ -21,6 +21,10 @@ class RandomFeatures(OneHiddenLayer):
     1 / sqrt(p). V is not saved in checkpoints: it follows from the seed. Nor is it a buffer: every
     rank stores rows of its own, which Lightning would overwrite with those of rank 0.
 
+    >>> model = RandomFeatures(d=12, k=1, n=4, p=100)
+    >>> model.frozen, float(model.readout.weight.abs().max())
+    (True, 0.0)
+
     Args:
         d: input dimension.
         k: outputs.

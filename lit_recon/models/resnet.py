@@ -46,6 +46,9 @@ class ResNet(ReadoutModel):
     2016, arXiv 1512.03385, section 4.2): three stages that halve the resolution and double the
     width.
 
+    >>> ResNet((3, 8, 8), k=1, n=2, width=4, blocks=1).p  # 7x7 positions of 4 channels
+    196
+
     Args:
         input_shape: channels, height and width of an image.
         k: outputs.

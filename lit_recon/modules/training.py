@@ -31,6 +31,12 @@ class Training(LightningModule):
     Held-out samples are looked at whenever a row is logged, and not in a loop of their own: a row
     is then written at once, and a run that is killed has it or lacks it and never has half of it.
 
+    >>> from lit_recon.models import MLP
+    >>> from lit_recon.modules.optimisers import SGD
+    >>> module = Training(MLP(d=12, k=1, n=4, width=60), SGD(lr=1e-3))
+    >>> module.optim.loss
+    'mse'
+
     Args:
         model: the network.
         optim: how it is trained; a closed form needs a `ReadoutModel`.

@@ -27,6 +27,11 @@ class Truth:
 
     It holds copies, so that later changes of the data module change neither attack nor score.
 
+    >>> import torch
+    >>> x = torch.zeros(2, 4)
+    >>> Truth(x, x[:0], None, None, None, [], [], indices=[0, 1]).n
+    2
+
     Attributes:
         x: (n, d) training inputs.
         held_out: (v, d) inputs of the same source that were not trained on.

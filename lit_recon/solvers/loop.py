@@ -21,6 +21,9 @@ class Status(str, Enum):
     """How an iteration ended. Every value has a sentence.
 
     What the ending means for an attack is the method's own verdict.
+
+    >>> Status.MAX_STEPS.sentence
+    'the step limit was reached'
     """
 
     CONVERGED = "converged"
@@ -50,6 +53,9 @@ _SENTENCES = {
 class SolverStep:
     """One step of the inner curve.
 
+    >>> SolverStep(0, "plain", loss=0.5, candidates=3, applications=12, seconds=0.1).phase
+    'plain'
+
     Attributes:
         step: its number, from 0, over all phases.
         phase: the name of the phase.
@@ -73,6 +79,10 @@ OnStep = Callable[[SolverStep, Tensor], None]
 @dataclass
 class Monitor:
     """What all phases of one reconstruction share: the clock, the counters and the inner curve.
+
+    >>> monitor = Monitor(max_seconds=60.0)
+    >>> monitor.late, monitor.applications
+    (False, 0)
 
     Args:
         max_seconds: time budget in seconds, counted from when the monitor is made.
@@ -176,6 +186,9 @@ class Solver(ABC, Generic[PointT]):
 class Stop:
     """When a phase ends.
 
+    >>> Stop(loss=1e-7).max_steps
+    1000000
+
     Args:
         loss: stop at this loss.
         min_decrease: a step that lowers the loss by less than this share is slow; with 0 no step
@@ -196,6 +209,9 @@ class Stop:
 @dataclass(frozen=True)
 class Solution(Generic[PointT]):
     """Where an iteration ended.
+
+    >>> Solution("a point", Status.STALLED).status.sentence
+    'steps no longer lower the loss'
 
     Attributes:
         at: the point with the least loss of all that were seen.
