@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -22,13 +23,14 @@ multiprocessing.set_forkserver_preload(["callbacks", "datamodules", "tests.probl
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny problems run faster, and the same on every machine, on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True, scope="session")
+def few_threads() -> None:
+    """Tiny problems run faster on one thread; `make test-processors` also tries several.
+
+    For the session, so that what fixtures of a module make is made on as many threads as a test
+    uses: other threads divide sums in another way.
+    """
+    torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 
 @pytest.fixture
