@@ -73,7 +73,7 @@ def attack(known: Knowledge, order: int | None = None) -> Reconstruction:
 
 
 @pytest.mark.rounding
-@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize("order", range(2))
 def test_exact_images_and_certificates_are_the_same(order: int) -> None:
     u, pixels = images(3, 8, 0)
     x = inputs_from_images(u, pixels).flatten(1).float()
@@ -89,7 +89,7 @@ def test_exact_images_and_certificates_are_the_same(order: int) -> None:
 
 
 @pytest.mark.rounding
-@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize("order", range(2))
 @pytest.mark.parametrize("drifted", [False, True])
 def test_an_attack_that_succeeds_ends_in_the_same_candidates(drifted: bool, order: int) -> None:
     x = sphere(3, 16, 0)
