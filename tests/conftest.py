@@ -23,14 +23,17 @@ multiprocessing.set_forkserver_preload(["callbacks", "datamodules", "tests.probl
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def few_threads() -> None:
-    """Tiny problems run faster on one thread; `make test-processors` also tries several.
+# Tiny problems run faster on one thread; `make test-processors` also tries several. Set before any
+# fixture of a module runs: on other threads sums are divided in another way.
+THREADS = int(os.environ.get("TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
 
-    For the session, so that what fixtures of a module make is made on as many threads as a test
-    uses: other threads divide sums in another way.
-    """
-    torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """A test may change the number of threads for itself alone."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

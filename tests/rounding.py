@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_recon.metrics.matching import EUCLIDEAN, match
 
-# How far candidates of one attack that succeeds may be apart in two orders of summation, in units of
+# How far candidates of an attack that succeeds may be apart in two orders of summation, in units of
 # a typical input; wrong ones are about 1 apart. Measured in 30 orders: 6e-7 where the loss has a
 # floor, 4e-5 where the features have drifted, so that the fit ends where it gets slow.
 TOLERANCE = 1e-3
