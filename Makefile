@@ -1,5 +1,6 @@
 # make demo   the main job on two photographs, about two minutes from a fresh clone
 # make test   lint, types and tests; those that look at a report need chromium, and are skipped without
+# make test-processors   what must hold on every processor, in the arithmetic of three others
 # make lint   lint and types
 # make clean  remove the environment and the tools' caches; runs/ stays
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-processors lint clean
 .DELETE_ON_ERROR: # half an environment must not pass for a whole one
 
 demo: $(VENV)/.installed
@@ -17,6 +18,15 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest
+	$(MAKE) test-processors
+
+# Other kernels of MKL, torch's own without vector instructions, and sums that threads divide. A
+# torch without MKL ignores the first.
+test-processors: $(VENV)/.installed-test
+	MKL_CBWR=COMPATIBLE $(BIN)/python -m pytest -m rounding
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m rounding
+	OMP_NUM_THREADS=3 MKL_NUM_THREADS=3 MKL_DYNAMIC=FALSE TEST_THREADS=3 \
+	  $(BIN)/python -m pytest -m rounding
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check

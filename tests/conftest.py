@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -22,13 +23,17 @@ multiprocessing.set_forkserver_preload(["callbacks", "datamodules", "tests.probl
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Tiny problems run faster on one thread; `make test-processors` also tries several. Set before any
+# fixture of a module runs: on other threads sums are divided in another way.
+THREADS = int(os.environ.get("TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
+
+
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny problems run faster, and the same on every machine, on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def same_threads() -> Iterator[None]:
+    """A test may change the number of threads for itself alone."""
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ def test_conjugate_gradients_asked_seldom_return_the_same(every):
     often = solve(1)
     steps = len(asked)
     asked.clear()
-    assert torch.equal(solve(every), often)
+    # Further steps would change the result by about the tolerance.
+    assert torch.allclose(solve(every), often, rtol=1e-9)
     assert len(asked) == -(-steps // every) and asked[-1]
 
 
