@@ -29,6 +29,9 @@ DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input."""
+    from lit_recon.processor import prefer_fast_kernels
+
+    prefer_fast_kernels()  # before torch is imported
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["-h"], ["--help"], ["help"]):
         from lit_recon.fit.introduction import HELP
