@@ -24,10 +24,12 @@ import torch
 
 from benchmarks.problems import ROOT
 from benchmarks.records import Flags, Record, count, one_line_errors, seed, table
+from lit_recon.audit.recorder import of_method
 from lit_recon.errors import RunError
 from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 
+METHOD = "projection"
 LIMIT = 600  # seconds for one command
 
 
@@ -69,6 +71,11 @@ def left_by(directory: Path) -> dict[str, Any]:
             saved = torch.load(path, weights_only=True)
             found[name] = [exact(saved[part]) for part in ("state_dict", "optimizer_states")]
     return found
+
+
+def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """The files that two runs do not share, or that have other content."""
+    return sorted(n for n in {*found, *expected} if found.get(n, 0) != expected.get(n, 0))
 
 
 def exact(state: Any) -> Any:
@@ -137,14 +144,11 @@ def trial(
     """Kill a run and resume it; where it was, and what differs in the end."""
     killed(argv, directory, share, threads, whole)
     saved = [step_of(path) for path in saved_checkpoints(directory)]
-    attacked = RunDirectory(directory).steps()
+    attacked = of_method(RunDirectory(directory), METHOD).steps()
     drafts = [path.name for path in directory.rglob(".*.tmp-*")]
     with started([*argv, "--run.resume=true"], directory, threads) as process:
         finished(process)
-    found = left_by(directory)
-    names = sorted(
-        name for name in {*found, *expected} if found.get(name, 0) != expected.get(name, 0)
-    )
+    names = differing(left_by(directory), expected)
     return {
         "killed_after_seconds": share * whole,
         "last_checkpoint": saved[-1],
@@ -201,10 +205,15 @@ def main(argv: list[str] | None = None) -> int:
     rows = run(args)
     show(rows)
     record.write(rows)
+    refuse_differences(rows)
+    return 0
+
+
+def refuse_differences(rows: list[dict[str, Any]]) -> None:
+    """Raise RunError where a resumed run differs from the undisturbed one."""
     different = sum(not row["equal"] for row in rows)
     if different:
         raise RunError(f"{different} of {len(rows)} resumed runs differ from the undisturbed one")
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ No time is asserted: the machine may be busy.
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from benchmarks import (
 from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
+from lit_recon.errors import RunError
 from lit_recon.randomness import generator
 from lit_recon.solvers import MomentumDescent, SolverStep
 from lit_recon.tall_matrix import BLOCK_ROWS
@@ -132,21 +132,26 @@ def test_resume(tmp_path):
     assert row["last_checkpoint"] in (0, 15, 30, 40)
 
 
-def test_a_difference_is_told(tmp_path, monkeypatch, capsys):
-    outcomes = iter(({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}))
-    monkeypatch.setattr(resume, "undisturbed", lambda *args: (0.0, 0.0))
-    monkeypatch.setattr(resume, "killed", lambda argv, folder, *args: checkpoint(folder))
-    monkeypatch.setattr(resume, "started", lambda *args: nullcontext())
-    monkeypatch.setattr(resume, "finished", lambda process: None)
-    monkeypatch.setattr(resume, "left_by", lambda folder: next(outcomes))
-    assert resume.main(["--kills", "1", "--out", str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert "b, c" in said.out and "1 of 1 resumed runs differ" in said.err
-
-
-def checkpoint(folder):
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "step=00000500.ckpt").touch()
+def test_a_difference_between_two_runs_is_named(tmp_path, capsys):
+    runs = [tmp_path / name for name in ("whole", "cut")]
+    for run, weight in zip(runs, (1.0, 2.0), strict=True):
+        (run / "wandb").mkdir(parents=True)
+        (run / "wandb" / "log").write_text(run.name)  # W&B's files are not compared
+        (run / "metrics.json").write_text(f'{{"seconds": {weight}, "n": 4}}')  # times are not
+        state = {"state_dict": {"w": torch.tensor(weight)}, "optimizer_states": []}
+        torch.save(state, run / "step=00000005.ckpt")
+    (runs[1] / "grid.png").touch()
+    whole, cut = map(resume.left_by, runs)
+    assert resume.differing(whole, whole) == []
+    names = resume.differing(cut, whole)
+    assert names == ["grid.png", "step=00000005.ckpt"]
+    row = {"killed_after_seconds": 1.0, "last_checkpoint": 5, "in": "training", "drafts_left": 0}
+    rows = [{**row, "equal": True}, {**row, "equal": False, "differing_files": names}]
+    resume.show(rows)
+    assert ", ".join(names) in capsys.readouterr().out
+    resume.refuse_differences(rows[:1])
+    with pytest.raises(RunError, match="1 of 2 resumed runs differ from the undisturbed one"):
+        resume.refuse_differences(rows)
 
 
 def test_training_speed(tmp_path):
