@@ -134,10 +134,11 @@ def constructor_options(cls: type) -> dict[str, Option]:
 
 def class_path(cls: type) -> str:
     """The shortest path from which a class can be imported."""
-    *parts, _ = cls.__module__.split(".")
-    while parts and getattr(sys.modules[".".join(parts)], cls.__name__, None) is not cls:
-        parts.pop()
-    return f"{'.'.join(parts) or cls.__module__}.{cls.__name__}"
+    parts = cls.__module__.split(".")
+    above = [".".join(parts[:count]) for count in range(1, len(parts))]
+    # What a package imports only on request is not in its `vars`.
+    offering = (name for name in above if vars(sys.modules[name]).get(cls.__name__) is cls)
+    return f"{next(offering, cls.__module__)}.{cls.__name__}"
 
 
 def listed(words: Sequence[str], joint: str) -> str:
