@@ -67,6 +67,11 @@ def test_the_table_holds_median_and_range_over_seeds_at_the_last_step() -> None:
     assert list(one["most"]) == [ratio + 2 for ratio in RATIOS]
 
 
+def test_there_is_no_law_where_no_run_has_ended() -> None:
+    failed = results(last=False, status="failed").drop(columns=["p_over_dn", "direction_error"])
+    assert law_table(failed, AXES).empty
+
+
 def test_a_line_is_named_by_what_tells_it_from_others() -> None:
     assert lines(results(), AXES) == ["Newton", "Descent"]
     frame = results(solver="Newton")

@@ -54,6 +54,8 @@ def law_table(results: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
         ``number``, ``runs`` (how many have it), ``median``, ``least`` and ``most`` of their values.
         Only the last steps of finished runs count; there may be none.
     """
+    if X not in results:  # no run has ended
+        results = results.assign(**{X: pd.Series(pd.NA, results.index, "Float64")})
     ended = results[results["last"].fillna(False) & results[X].notna()]
     ended = ended.assign(line=_labels(ended, axes))
     numbers = [number.name for number in shown_in("law") if number.name in ended]
