@@ -1,5 +1,6 @@
 # make demo   the main job on two photographs, about two minutes from a fresh clone
 # make test   lint, types and tests; those that look at a report need chromium, and are skipped without
+# make test-fast   the quick ones of them, for daily work: about a minute on two cores
 # make test-processors   what must hold on every processor, in the arithmetic of three others
 # make lint   lint and types
 # make clean  remove the environment and the tools' caches; runs/ stays
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-processors lint clean
+.PHONY: demo test test-fast test-processors lint clean
 .DELETE_ON_ERROR: # half an environment must not pass for a whole one
 
 demo: $(VENV)/.installed
@@ -19,6 +20,9 @@ demo: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest
 	$(MAKE) test-processors
+
+test-fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile
 
 # Other kernels of MKL, torch's own without vector instructions, and sums that threads divide. A
 # torch without MKL ignores the first. Only files with such tests are read: that saves ten seconds.

@@ -27,6 +27,8 @@ from lit_recon.randomness import generator
 from lit_recon.solvers import MomentumDescent, SolverStep
 from lit_recon.tall_matrix import BLOCK_ROWS
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = {
     "attack": attack,
     "resume": resume,

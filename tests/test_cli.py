@@ -422,6 +422,7 @@ def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path:
 # --- runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
     given = yaml.safe_load(file.read_text())
@@ -568,6 +569,7 @@ def test_the_picture_in_wandb_is_the_one_on_disk(real: tuple[Path, list[str]]) -
         assert (pixels.min(), pixels.max()) == (0, 255)
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_run_again_from_its_own_configuration(
     real: tuple[Path, list[str]], run: Run, tmp_path: Path
 ) -> None:
@@ -661,6 +663,7 @@ def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Pa
     assert records(directory)[-1]["exit"]["exit_code"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 4])
 def test_an_interrupted_run_goes_on_where_it_stopped(
     stop: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -714,6 +717,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return left_by(home / "r")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "step", "checkpoints", "attacks"),
     [
@@ -744,6 +748,7 @@ def test_a_killed_run_ends_as_one_that_nobody_killed(
     assert left_by(directory.path) == alive
 
 
+@pytest.mark.slow
 def test_a_killed_offline_run_goes_on_as_another_segment_of_its_group(
     run: Run, tmp_path: Path
 ) -> None:
@@ -796,6 +801,7 @@ def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Pat
     assert sorted(files) == sorted(path.relative_to(one) for path in (one / "recon").rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -834,6 +840,7 @@ def test_two_processes_train_as_one(flags: list[str], run: Run, tmp_path: Path) 
         assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_others_with_one_line(rank: int, tmp_path: Path) -> None:
     # Too few features for an end within the test.

@@ -206,6 +206,7 @@ def test_training_is_the_same_to_the_bit_without_it(
     assert torch.equal(ends[0][0], ends[1][0]) and torch.equal(ends[0][1], ends[1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ProjectionReconstructor", "PullBackReconstructor"])
 def test_files_are_whole_after_a_kill(name: str, tmp_path: Path) -> None:
     """Killed when the results of step 1 are written, but have no place yet."""

@@ -21,6 +21,8 @@ from lit_recon.tall_matrix import BLOCK_ROWS, SeededMatrix, TallMatrix, gaussian
 from tests.problems import images, knowledge, sphere, trained
 from tests.ranks import on_ranks
 
+pytestmark = pytest.mark.slow
+
 D = 6
 
 

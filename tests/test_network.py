@@ -130,6 +130,7 @@ def resnet() -> tuple[Tensor, Knowledge]:
     return x.flatten(1), taught(model, x, pixels=pixels, steps=20, lr=1e-4)
 
 
+@pytest.mark.slow
 def test_images_come_back_from_a_residual_network(resnet: tuple[Tensor, Knowledge]) -> None:
     x, known = resnet
     before = {name: weight.clone() for name, weight in known.model.state_dict().items()}

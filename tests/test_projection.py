@@ -224,6 +224,7 @@ def test_the_number_of_images_is_found_and_all_are_certified():
     assert len(outcome.candidates) == 5
 
 
+@pytest.mark.slow
 def test_no_number_of_candidates_explains_noise():
     known = knowledge(trained(sphere(3, 12, 0), 400), 3, radius=12**0.5)
     noise = torch.randn(1, 400, generator=torch.Generator().manual_seed(7))

@@ -32,6 +32,7 @@ from lit_recon.records.directory import RunDirectory
 from lit_recon.records.truth import Truth
 from tests.rounding import TOLERANCE, OtherOrder
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 QUIET = ["--wandb.mode", "disabled"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-4", "--trainer.max_steps", "4"]

@@ -84,6 +84,7 @@ def test_without_moves_a_stuck_fit_starts_afresh():
     assert {row.candidates for row in outcome.curve} == {5}
 
 
+@pytest.mark.slow
 def test_near_the_threshold_perturbations_find_what_single_restarts_do_not():
     n, d = 5, 30
     complete = {"with": 0, "without": 0}
@@ -108,6 +109,7 @@ def error(x, outcome: Reconstruction) -> float:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.rounding
 def test_polishing_lowers_the_error():
     # One fit may come close to the best by luck, in one order of summation and not in another; the

@@ -35,6 +35,7 @@ from tests import commands
 from tests.problems import folder_of_images
 from tests.runs import write_run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 LAWS = sorted(ROOT.glob("configs/law_*.yaml"))
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p_over_dn", "4"]

@@ -17,6 +17,7 @@ from lit_recon.flags import Source
 from lit_recon.report.dashboard import build_workspace, methods_of
 from tests import toy
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PLUGIN = ["--plugin", "tests.toy"]
 POINTS = ["--data", "Sphere", "--data.n", "3", "--data.d", "12", "--model.p", "180"]

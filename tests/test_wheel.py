@@ -15,6 +15,7 @@ import pytest
 import train
 from lit_recon.fit.run import RUN_PATH
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 RUN = [
     *("--data.n", "4", "--data.image_size", "8", "--model", "MLP", "--model.width", "2400"),
