@@ -27,18 +27,17 @@ class Choice:
     methods: Sequence[Reconstructor]
     auto: bool
 
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is attacked."""
-        return any(method.enabled for method in self.methods)
-
-    def for_model(self, model: nn.Module) -> Choice:
+    def for_model(self, model: nn.Module, *, disabled: bool = False) -> Choice:
         """The methods that attack this model.
+
+        Args:
+            model: the network.
+            disabled: those that are switched off for training too.
 
         Raises:
             InputError: one that was named does not apply, or none does.
         """
-        kept = [i for i, method in enumerate(self.methods) if method.enabled]
+        kept = [i for i, method in enumerate(self.methods) if method.enabled or disabled]
         for i in list(kept):
             try:
                 self.methods[i].check(model)

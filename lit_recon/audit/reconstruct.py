@@ -234,7 +234,7 @@ def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
     facts = {"d": truth.x.shape[1], "n": truth.n, "input_shape": truth.shape, "k": k}
     model = make_model(config.model, facts)
     fill(model, initial, "--run", start)
-    choice = choice.for_model(model)
+    choice = choice.for_model(model, disabled=True)
     targets = list(targets_of(fit, path, flags.name, before, config, choice))
     settle(config, choice)
 
@@ -278,7 +278,9 @@ def targets_of(
         alone = base.clone()
         alone.recon = spec
         values = fit.values(alone)
-        return {flag: value for flag, value in values.items() if flag.startswith("recon")}
+        own = {flag: value for flag, value in values.items() if flag.startswith("recon")}
+        own.pop("recon.enabled", None)  # is for training
+        return own
 
     for spec, method in zip(choice.specs, choice.methods, strict=True):
         now = settings(config, spec)
@@ -353,7 +355,7 @@ def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType
     if shapes[0] != shapes[1]:
         remedy = f"is of another network: its readout is {shapes[0]}, not {shapes[1]}"
         raise InputError("--initial", flags.initial, remedy)
-    choice = chosen(command, flags).for_model(model)
+    choice = chosen(command, flags).for_model(model, disabled=True)
     settle(flags, choice)
     step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
     directory = place_for(command, flags, cls.__name__.lower(), step, choice)
