@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lit_recon.audit.scoring import score_reconstruction
-    from lit_recon.knowledge import Knowledge, PixelScale
+    from lit_recon.knowledge import Knowledge, MeanImageScale, PixelScale
     from lit_recon.methods import Outcome, ProjectionReconstructor, Reconstruction, Reconstructor
     from lit_recon.models import MLP, RandomFeatures, ResNet
     from lit_recon.records.checkpoints import load_weights
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Knowledge": "lit_recon.knowledge",
     "MLP": "lit_recon.models",
+    "MeanImageScale": "lit_recon.knowledge",
     "Outcome": "lit_recon.methods",
     "PixelScale": "lit_recon.knowledge",
     "ProjectionReconstructor": "lit_recon.methods",
@@ -37,6 +38,7 @@ _PLACES = {
 __all__ = [
     "MLP",
     "Knowledge",
+    "MeanImageScale",
     "Outcome",
     "PixelScale",
     "ProjectionReconstructor",

@@ -1,0 +1,149 @@
+"""The saved checkpoints of a run, as `reconstruct --run` attacks them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from lit_recon.audit.choice import Choice, chosen, settle
+from lit_recon.audit.job import Job, Target, device_of
+from lit_recon.audit.models import checkpoint_at, fill, make_model
+from lit_recon.audit.recorder import of_method
+from lit_recon.audit.threat import TrainingFacts, knowledge_of
+from lit_recon.audit.variants import variant_name
+from lit_recon.errors import InputError
+from lit_recon.flags import CommandLine, Source, build
+from lit_recon.knowledge import Knowledge
+from lit_recon.modules import Optim
+from lit_recon.records.checkpoints import checkpoint_path, saved_checkpoints, step_of, weights_of
+from lit_recon.records.directory import RESULTS, RunDirectory, refuse_older_layout
+from lit_recon.records.truth import Truth
+
+NAME = re.compile(r"[A-Za-z0-9_=.,+-]+")
+
+
+def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
+    """Saved checkpoints of a run.
+
+    Raises:
+        InputError: no run, a wrong flag, or files that are not those of a run.
+    """
+    path = Path(flags.run)
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise InputError("--run", flags.run, "is no run directory; give one, as runs/NAME")
+    refuse_older_layout("--run", path)
+    for source in given:
+        for flag, value in source.only("data").values:
+            raise InputError(
+                f"--{flag}", source.given(value), "is for --checkpoint; the run has data"
+            )
+    own = fit.read([f"--config={file}"])[0]
+    if "checkpoint" in dict(own.values):
+        remedy = "has results of --checkpoint; give that and --out"
+        raise InputError("--run", flags.run, remedy)
+    before, config = fit.parse([own]), fit.parse([own, *given])
+    config.run.name = path.name
+    if flags.name is not None and not (NAME.fullmatch(flags.name) and len(flags.name) <= 100):
+        remedy = "give letters, digits and any of _ = . , + -, at most 100"
+        raise InputError("--name", repr(flags.name), remedy)
+    directory, choice = RunDirectory(path), chosen(fit, config)
+    truth, device = Truth.read(path), device_of(flags.device)
+    steps = chosen_steps(flags.steps, [step_of(file) for file in saved_checkpoints(path)], path)
+    optim: Optim = build(config.optim)
+    saved = {
+        step: checkpoint_at("--run", flags.run, checkpoint_path(directory, step)) for step in steps
+    }
+    start = checkpoint_path(directory, 0)
+    initial = weights_of(checkpoint_at("--run", flags.run, start))
+    if not initial:
+        raise InputError("--run", start, "holds no weights of a run")
+    k = len(initial["readout.weight"]) if "readout.weight" in initial else truth.k
+    facts = {"d": truth.x.shape[1], "n": truth.n, "input_shape": truth.shape, "k": k}
+    model = make_model(config.model, facts)
+    fill(model, initial, "--run", start)
+    choice = choice.for_model(model, disabled=True)
+    targets = list(targets_of(fit, path, flags.name, before, config, choice))
+    settle(config, choice)
+
+    def checkpoints() -> Iterator[tuple[int, int, Knowledge]]:
+        for step, checkpoint in saved.items():
+            fill(model, weights_of(checkpoint), "--run", checkpoint_path(directory, step))
+            training = TrainingFacts(optim.initial_share(step), optim.keeps_span)
+            known = knowledge_of(model.eval().to(device), initial, training, truth)
+            yield step, int(checkpoint.get("epoch", 0)), known
+
+    return Job(config.wandb, fit.dump(config), directory, truth, targets, checkpoints(), device)
+
+
+def targets_of(
+    fit: CommandLine,
+    path: Path,
+    name: str | None,
+    before: Namespace,
+    config: Namespace,
+    choice: Choice,
+) -> Iterator[Target]:
+    """Every method with the folder for results of its settings.
+
+    Args:
+        fit: the command line.
+        path: of the run.
+        name: of the folder for other settings than the run's; None: what differs.
+        before: the run's own configuration.
+        config: that of the attack.
+        choice: the methods.
+
+    Raises:
+        InputError: the folder has results of other settings.
+    """
+    own = {spec.class_path: spec for spec in chosen(fit, before).specs}
+
+    def settings(base: Namespace, spec: Namespace | None) -> dict[str, Any]:
+        """The flags of one method alone; none where the run does not have it."""
+        if spec is None:
+            return {}
+        alone = base.clone()
+        alone.recon = spec
+        values = fit.values(alone)
+        own = {flag: value for flag, value in values.items() if flag.startswith("recon")}
+        own.pop("recon.enabled", None)  # is for training
+        return own
+
+    for spec, method in zip(choice.specs, choice.methods, strict=True):
+        now = settings(config, spec)
+        variant = name or variant_name(settings(before, own.get(spec.class_path)), now, method.name)
+        if not variant:
+            yield Target(method, of_method(RunDirectory(path), method.name))
+            continue
+        folder = f"{RESULTS}-{variant}"
+        record = path / folder / "config.yaml"
+        if record.exists():
+            earlier = fit.parse(fit.read([f"--config={record}"]))
+            (there, *_), _ = fit.specs(earlier, "recon")
+            if settings(earlier, there) != now:
+                remedy = "has results of other settings; give another name"
+                raise InputError("--name", variant, remedy)
+        alone = config.clone()
+        alone.recon = spec
+        directory = of_method(RunDirectory(path, folder), method.name)
+        yield Target(method, directory, fit.dump(alone))
+
+
+def chosen_steps(wanted: str, saved: Sequence[int], path: Path) -> list[int]:
+    """The training steps that ``--steps`` names, of those saved."""
+    if not saved:
+        raise InputError("--run", path, "has no checkpoints")
+    if wanted in ("last", "all"):
+        return list(saved) if wanted == "all" else [saved[-1]]
+    there = ", ".join(str(step) for step in saved)
+    if not re.fullmatch(r"\d+(,\d+)*", wanted):
+        raise InputError("--steps", wanted, f"give last, all, or some of {there}")
+    steps = sorted({int(step) for step in wanted.split(",")})
+    for step in set(steps) - set(saved):
+        raise InputError("--steps", step, f"has no checkpoint; there are {there}")
+    return steps
