@@ -21,7 +21,8 @@ def _group(group: Group, elsewhere: Collection[str]) -> Iterator[str]:
     """The lines of one group; what an earlier class has in the same words is only named."""
     if group.base is not None:
         names = " | ".join([AUTO, *group.class_names] if group.several else group.class_names)
-        yield f"--{group.name} {names}{' | a list of them' if group.several else ''}"
+        more = " | a list of them (default auto: all that apply)" if group.several else ""
+        yield f"--{group.name} {names}{more}"
     told: list[tuple[str, Option, str]] = []
     for cls in group.classes:
         yield from _heading(group, cls)
