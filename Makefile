@@ -18,7 +18,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python train.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(MAKE) test-fast
+	$(BIN)/python -m pytest -m "slow or browser"
 	$(MAKE) test-processors
 
 test-fast: $(VENV)/.installed-test
