@@ -1,4 +1,4 @@
-"""`python train.py reconstruct`: attack saved checkpoints, from files alone."""
+"""`python train.py reconstruct`: attacks saved checkpoints; needs only their files."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ INTRODUCTION = """\
 usage: python train.py reconstruct --run runs/NAME [--steps last|all|0,100] [--recon.FLAG value ...]
        python train.py reconstruct --checkpoint FILE --initial FILE --plugin PACKAGE --data ...
 
-Attacks the saved checkpoints of a run, with its own settings or with others, and puts the results
-where they would have been, or beside them. Or attacks a checkpoint of a LightningModule of your
-own, from an importable package that you trust.
+Attacks the saved checkpoints of a run. With the run's own settings the results go to
+runs/NAME/recon, with other settings to runs/NAME/recon-NAME. Or attacks a checkpoint of your own
+LightningModule, from an importable package that you trust.
 
 """
 NAME = re.compile(r"[A-Za-z0-9_=.,+-]+")
-GROUPS_OF_FIT = ("data", "recon", "recon.solver", "wandb")  # that this command has too
+GROUPS_OF_FIT = ("data", "recon", "recon.solver", "wandb")  # this command has them too
 CLASS_GROUPS = ("data", "recon", "wandb")
 RUN_FLAGS = ("steps", "name")  # only with --run
 FILE_FLAGS = ("initial", "module", "readout", "features", "out")  # only with --checkpoint
@@ -53,22 +53,23 @@ CHECKPOINT_FLAGS = ("checkpoint", "device")  # may differ between results in one
 
 @dataclass
 class ReconstructFlags:
-    """What is attacked.
+    """What is attacked, and where the results go.
 
     Args:
-        run: directory of a run, as runs/NAME.
+        run: directory of a run, such as runs/NAME.
         steps: last, all, or training steps such as 0,100.
-        name: of results of other settings, which go to runs/NAME/recon-NAME; null: what differs, in
-            a few words.
-        device: cpu, cuda, cuda:1 and so on; auto takes a GPU where there is one.
-        checkpoint: instead of --run, a checkpoint of a LightningModule of your own; --data says
-            what it was trained on.
-        initial: the same module's checkpoint before training.
-        module: its class in --plugin; null: the only one there is.
-        readout: dotted name of its last linear layer; null: the one that gives its output.
-        features: its method that gives that layer's input; null: whatever goes into the layer.
-        out: directory for the results of --checkpoint, also of several of one training; null: a new
-            one in runs.
+        name: name for results with other settings than the run's; they go to recon-NAME in the
+            run's directory; null: made from the settings that differ.
+        device: cpu, cuda, cuda:1 and so on; auto uses a GPU if there is one.
+        checkpoint: a checkpoint of your own LightningModule, instead of --run; --data describes its
+            training data.
+        initial: a checkpoint of the same module before training.
+        module: the module's class in --plugin; null: the only LightningModule there.
+        readout: dotted name of its last linear layer; null: the layer whose output is the module's.
+        features: its method that computes the readout's input; null: the input is recorded in a
+            forward pass.
+        out: directory for the results of --checkpoint; several checkpoints of one training can
+            share it; null: a new one in runs.
     """
 
     run: str | None = None
@@ -89,8 +90,9 @@ class Target:
 
     Attributes:
         method: the method.
-        directory: the run directory with the folder of its results.
-        record: config.yaml with these settings, for a folder of its own; None: the run's holds.
+        directory: the run directory, with the method's folder of results.
+        record: content of a config.yaml for the folder, if its settings differ from the run's; None
+            if they do not.
     """
 
     method: Reconstructor
@@ -99,7 +101,7 @@ class Target:
 
     @property
     def folder(self) -> str:
-        """The folder of its settings, in which the method has its own."""
+        """The folder of these settings, ``recon`` or ``recon-VARIANT``."""
         return self.directory.results.rpartition("/")[0]
 
 
@@ -110,10 +112,10 @@ class Job:
     Attributes:
         wandb: the flags of W&B.
         record: the configuration as YAML.
-        directory: of the run.
-        truth: for scoring.
+        directory: the run directory.
+        truth: the training data, for scoring.
         targets: the methods.
-        checkpoints: step, epoch and what is known, for each checkpoint.
+        checkpoints: (step, epoch, knowledge) of each checkpoint.
         device: where attacks run.
     """
 
@@ -127,15 +129,15 @@ class Job:
 
 
 def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleType]) -> None:
-    """Run the command, or tell about its flags.
+    """Run the command; ``--help`` prints its flags.
 
     Args:
-        argv: the flags.
-        fit: the command line that wrote the runs' configurations.
-        plugins: packages of the user's own.
+        argv: the arguments after the command.
+        fit: the flags of `fit`, with which the runs' configurations were written.
+        plugins: the user's own packages.
 
     Raises:
-        InputError: a wrong flag, or a file that is not what it should be.
+        InputError: a wrong flag, or a wrong file.
         RunError: results cannot be written.
     """
     own = Group("", (ReconstructFlags,))
@@ -145,7 +147,7 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
         return
     command = CommandLine("python train.py reconstruct", groups, fit.packages)
     sources = command.read(argv)
-    # Alone: the others may belong to classes that only the run's configuration names.
+    # Without the flags of classes: only the run's configuration may say which classes have them.
     flags = command.parse([source.without(*CLASS_GROUPS) for source in sources])
     if (flags.run is None) == (flags.checkpoint is None):
         given = flags.run or "missing"
@@ -162,7 +164,7 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
 
 
 def attack(job: Job) -> None:
-    """Attack what has not been attacked yet, score it, and log it."""
+    """Attack every checkpoint that has no results yet; score and log the results."""
     mode, reason = choose_wandb_mode(job.wandb.mode)
     print(reason)
     numbers = [
@@ -191,14 +193,14 @@ def attack(job: Job) -> None:
     print(f"report         {write_run_report(job.directory.path)}")
 
 
-# A run of ours
+# Checkpoints of a run
 
 
 def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
-    """Saved checkpoints of a run.
+    """The job for ``--run``: saved checkpoints of a run.
 
     Raises:
-        InputError: no run, a wrong flag, or files that are not those of a run.
+        InputError: no run directory, a wrong flag, or wrong files.
     """
     path = Path(flags.run)
     file = path / "config.yaml"
@@ -256,14 +258,14 @@ def targets_of(
     config: Namespace,
     choice: Choice,
 ) -> Iterator[Target]:
-    """Every method with the folder for results of its settings.
+    """Find the folder of results for every method and its settings.
 
     Args:
-        fit: the command line.
-        path: of the run.
-        name: of the folder for other settings than the run's; None: what differs.
+        fit: the flags of `fit`.
+        path: the run directory.
+        name: name of the folder if settings differ from the run's; None: made from the differences.
         before: the run's own configuration.
-        config: that of the attack.
+        config: the configuration of this attack.
         choice: the methods.
 
     Raises:
@@ -272,14 +274,14 @@ def targets_of(
     own = {spec.class_path: spec for spec in chosen(fit, before).specs}
 
     def settings(base: Namespace, spec: Namespace | None) -> dict[str, Any]:
-        """The flags of one method alone; none where the run does not have it."""
+        """The flags of one method alone; empty if the run does not have the method."""
         if spec is None:
             return {}
         alone = base.clone()
         alone.recon = spec
         values = fit.values(alone)
         own = {flag: value for flag, value in values.items() if flag.startswith("recon")}
-        own.pop("recon.enabled", None)  # is for training
+        own.pop("recon.enabled", None)  # has no effect here
         return own
 
     for spec, method in zip(choice.specs, choice.methods, strict=True):
@@ -303,7 +305,11 @@ def targets_of(
 
 
 def chosen_steps(wanted: str, saved: Sequence[int], path: Path) -> list[int]:
-    """The training steps that ``--steps`` names, of those saved."""
+    """The saved training steps that ``--steps`` names.
+
+    Raises:
+        InputError: there are no checkpoints, or none at a named step.
+    """
     if not saved:
         raise InputError("--run", path, "has no checkpoints")
     if wanted in ("last", "all"):
@@ -318,27 +324,31 @@ def chosen_steps(wanted: str, saved: Sequence[int], path: Path) -> list[int]:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name, if it is there and can do what attacks need."""
+    """The device of that name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        InputError: the device is missing or has no float64, which attacks need.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         one = torch.ones((), device=name, dtype=torch.float64)
         float(one)
-    except Exception as error:  # of many kinds, each device has its own
+    except Exception as error:  # every backend has its own types
         reason = re.split(r"\n|\. ", str(error))[0]
         remedy = f"cannot be used here ({reason}); give cpu, cuda or auto"
         raise InputError("--device", name, remedy) from error
     return one.device
 
 
-# Somebody's own module
+# A checkpoint of the user's own module
 
 
 def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType]) -> Job:
-    """A checkpoint of a LightningModule that is not ours.
+    """The job for ``--checkpoint``: a checkpoint of the user's own LightningModule.
 
     Raises:
-        InputError: a wrong flag, or a file that is not what it should be.
+        InputError: a wrong flag, or a wrong file.
     """
     if flags.initial is None:
         raise InputError("--initial", "missing", "give the module's checkpoint before training")
@@ -360,7 +370,7 @@ def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType
     step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
     directory = place_for(command, flags, cls.__name__.lower(), step, choice)
     record = command.dump(flags)
-    directory.write_text("config.yaml", record)  # first: by it the next command knows the directory
+    directory.write_text("config.yaml", record)  # first: `place_for` needs it in the next command
     seed = choice.methods[0].seed
     directory.write_json(PROVENANCE, provenance(sys.argv, seed, device))
     truth.write(directory)
@@ -376,7 +386,7 @@ def place_for(
     """The directory for results: a new one, or one with other checkpoints of the same training.
 
     Raises:
-        InputError: it has something else.
+        InputError: ``--out`` has other content, or results of other flags.
     """
     if flags.out is None:
         return RunDirectory.create("runs", stem=stem)
