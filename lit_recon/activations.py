@@ -1,7 +1,7 @@
-"""Activations as the attack needs them: value, slope, parity, and the even part.
+"""Activation functions with the properties that the attack uses: slope, parity and even part.
 
-ReLU is ``z / 2 + |z| / 2``: linear plus even. The linear parts of all samples merge into one vector
-that carries no information about single samples, so the attack works with the even part first.
+ReLU is ``z / 2 + |z| / 2``: a linear part plus an even part. The linear parts of all samples add up
+to one vector, which says nothing about single samples. So the attack starts with the even part.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Name = Literal["relu", "relu+tanh", "tanh", "elu"]
 
 @dataclass(frozen=True)
 class Activation:
-    """An element-wise function with what is known about it.
+    """An element-wise function and its properties.
 
     Attributes:
         value: ``z -> s(z)``, any shape.
         slope: ``z -> s'(z)``, same shape; the subgradient 0 at a kink.
-        homogeneous: ``s(c z) = c s(z)`` for ``c > 0``: the norm of an input cannot be seen.
-        odd: ``s(-z) = -s(z)``: the sign of an input cannot be seen either.
-        even_part: ``(s(z) + s(-z)) / 2`` as an activation, None where it vanishes or is ``s``.
+        homogeneous: ``s(c z) = c s(z)`` for ``c > 0``, so features hide the norm of an input.
+        odd: ``s(-z) = -s(z)``, so features hide the sign of an input.
+        even_part: ``(s(z) + s(-z)) / 2`` as an activation; None if it is 0 or equals ``s``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The processes that share one attack: each holds some rows of V, and sums over p are totals."""
+"""The processes that share one attack: each holds some rows of V, and sums over p are reduced."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from lit_recon.errors import RunError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run; one alone by default, for which all is the identity.
+    """The rank of this process and the number of ranks; by default a single process.
 
-    Every method but `share` is a collective: all ranks call it at the same place.
+    Every method but `share` is a collective: all ranks must call it at the same place. With one
+    rank the collectives return their argument.
 
     Attributes:
         rank: the number of this process, from 0.
-        size: how many there are.
-        device: where single words are exchanged; tensors are exchanged where they are.
+        size: the number of processes.
+        device: the device on which `agreed` exchanges its flag; tensors stay on their own device.
     """
 
     rank: int = 0
@@ -30,15 +31,15 @@ class Ranks:
     device: str = "cpu"
 
     def share(self, p: int) -> range:
-        """This rank's rows among p: consecutive, and as many as another rank's or one more."""
+        """This rank's consecutive rows among p; the ranks' shares differ by one row at most."""
         return range(p * self.rank // self.size, p * (self.rank + 1) // self.size)
 
     def total(self, part: Tensor) -> Tensor:
-        """The sum of all ranks' tensors of this shape."""
+        """The sum over ranks of tensors of one shape."""
         return self.totals(part)[0]
 
     def totals(self, *parts: Tensor) -> list[Tensor]:
-        """Sums over ranks of tensors of one dtype, in one exchange."""
+        """Sums over ranks of several tensors of one dtype, in one all-reduce."""
         if self.size == 1:
             return list(parts)
         packed = torch.cat([part.flatten() for part in parts])
@@ -48,7 +49,7 @@ class Ranks:
         return [total.view(part.shape) for total, part in zip(sums, parts, strict=True)]
 
     def first(self, value: Tensor) -> Tensor:
-        """Rank 0's tensor, for all."""
+        """Rank 0's tensor, on all ranks."""
         if self.size == 1:
             return value
         value = value.clone(memory_format=torch.contiguous_format)
@@ -57,17 +58,17 @@ class Ranks:
         return value
 
     def agreed(self, word: bool) -> bool:
-        """Rank 0's word, so that all ranks take the same turn."""
+        """Rank 0's value, so that all ranks take the same branch."""
         if self.size == 1:
             return word
         return bool(self.first(torch.tensor(word, device=self.device)))
 
 
 def ranks() -> Ranks:
-    """The ranks of the process group, one where there is none."""
+    """The ranks of the process group; a single rank without a process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return Ranks()
-    # NCCL exchanges nothing that is on the CPU.
+    # NCCL cannot exchange CPU tensors.
     device = "cuda" if "nccl" in dist.get_backend() else "cpu"
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
@@ -81,13 +82,13 @@ def _together() -> Iterator[None]:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether this is what a backend raises when it cannot reach a rank."""
+    """Whether a backend raised this error because it cannot reach a rank."""
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def lost(error: Exception) -> RunError:
-    """The same in one line."""
-    reason = str(error).partition(". ")[0].rpartition("] ")[2]  # without the line in its source
+    """The error as one line."""
+    reason = str(error).partition(". ")[0].rpartition("] ")[2]  # without gloo's source line
     return RunError(
         f"another process of this run has ended ({reason}); what is written so far is kept"
     )

@@ -1,15 +1,15 @@
-"""The two ways in which a run ends early, each with one line for the person who started it."""
+"""The two errors that end a command; train.py prints each as one line."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """A flag, file or folder that cannot be used. The command line answers it with exit status 2.
+    """A flag, file or folder that cannot be used; train.py exits with status 2.
 
     Args:
-        flag: the flag as people type it, for example ``--data.n``.
-        given: what was given.
-        remedy: what would do.
+        flag: the flag as a user types it, for example ``--data.n``.
+        given: the given value.
+        remedy: what is wrong with it, or what to give instead.
     """
 
     def __init__(self, flag: str, given: object, remedy: str) -> None:
@@ -20,4 +20,4 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that started well and then failed, for example on NaN. Answered with exit status 1."""
+    """A run that started and then failed, for example on NaN; train.py exits with status 1."""

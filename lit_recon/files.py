@@ -1,7 +1,7 @@
-"""Files that are whole or not there, whenever a process is killed.
+"""Atomic files: a file is complete or absent, even if the process is killed while it writes.
 
-They are written beside their place and renamed into it. What a killed process leaves is known by
-its name, ``.NAME.tmp-XXXXXXXX``.
+A file is written under a temporary name in the same directory and then renamed. A killed process
+leaves a file with such a name, ``.NAME.tmp-XXXXXXXX``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ LEFTOVER = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
 
 
 def beside(path: Path) -> Path:
-    """A new name in the same directory, hence on the same file system, that tells a leftover."""
+    """A new temporary name in the same directory, hence on the same file system."""
     return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A new name to write a file to, which takes its place when the block ends.
+    """Yield a temporary path to write to; it is renamed to `path` when the block ends.
 
-    It replaces one that is there, and is removed if the block raises.
+    An existing file is replaced. If the block raises, the temporary file is removed.
     """
     draft = beside(path)
     try:
@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Makes the content of a file, or the names in a directory, outlast a power cut."""
+    """fsync a file or a directory, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

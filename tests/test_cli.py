@@ -455,7 +455,7 @@ def test_a_run_prints_our_lines_and_no_others(real: tuple[Path, list[str]]) -> N
     patterns = [
         "W&B: offline, because there is no API key; .*wandb sync.*",
         r"attack by projection, at most .* s at a checkpoint",
-        r"step 0, projection: 0 of 4 images recovered, 0 exact .*the weights tell nothing\)",
+        r"step 0, projection: 0 of 4 images recovered, 0 exact .*the weights hold no information\)",
         r"step 1, projection: 4 of 4 images recovered, 4 exact to the pixel \(.*, loss .* s; .*\)",
         "",
         "4 of 4 images recovered, 4 exact to the pixel by projection",

@@ -256,8 +256,8 @@ def test_other_settings_land_beside_and_are_told_apart(
     assert kept == [*named, "recon-no_warm_start/projection/status"]
     # An attack that was switched off for training is made when it is asked for.
     assert "step 5, projection: " in run("reconstruct", "--run", "runs/mlp")[1]
-    again = run("reconstruct", "--run", "runs/mlp", "--recon.enabled", "true")[1]
-    assert again.count("done before") == 1 and not (path / "recon-enabled").exists()
+    out = run("reconstruct", "--run", "runs/mlp", "--recon.enabled", "true")[1]
+    assert out.count("done before") == 1 and not (path / "recon-enabled").exists()
 
 
 def test_a_name_of_ones_own_holds_one_set_of_settings(run: Run, copied: Any) -> None:

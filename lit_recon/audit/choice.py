@@ -1,4 +1,4 @@
-"""Which methods attack a model: those that were named, or all that apply."""
+"""Chooses the methods that attack a model: those that the user names, or all that apply."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Choice:
     """The methods of ``--recon``, in the order in which they run.
 
     Attributes:
-        specs: class path and constructor arguments of each.
+        specs: class path and constructor arguments of each method.
         methods: the methods themselves.
-        auto: whether those that do not apply to a model are left out, instead of refused.
+        auto: whether methods that do not apply to a model are left out; otherwise they are errors.
     """
 
     specs: Sequence[Namespace]
@@ -28,14 +28,14 @@ class Choice:
     auto: bool
 
     def for_model(self, model: nn.Module, *, disabled: bool = False) -> Choice:
-        """The methods that attack this model.
+        """Keep the methods that apply to a model.
 
         Args:
             model: the network.
-            disabled: those that are switched off for training too.
+            disabled: keep methods with ``enabled=False`` too.
 
         Raises:
-            InputError: one that was named does not apply, or none does.
+            InputError: a named method does not apply, or with `auto` none does.
         """
         kept = [i for i, method in enumerate(self.methods) if method.enabled or disabled]
         for i in list(kept):
@@ -48,16 +48,16 @@ class Choice:
         return Choice([self.specs[i] for i in kept], [self.methods[i] for i in kept], False)
 
     def in_words(self) -> Iterator[str]:
-        """A line for each method: its name, and the time that it may take."""
+        """One line for each method: its name and its time budget."""
         for method in self.methods:
             yield f"{method.name}, at most {method.max_seconds:g} s at a checkpoint"
 
 
 def chosen(command: CommandLine, config: Namespace) -> Choice:
-    """What a configuration says of ``--recon``, with the settings of each method checked.
+    """Build the methods that a configuration chooses with ``--recon``; `auto` sorts them by cost.
 
     Raises:
-        InputError: a setting out of its range.
+        InputError: a setting is out of its range.
     """
     specs, auto = command.specs(config, "recon")
     methods: list[Reconstructor] = [build(spec) for spec in specs]
@@ -68,6 +68,6 @@ def chosen(command: CommandLine, config: Namespace) -> Choice:
 
 
 def settle(config: Namespace, choice: Choice) -> None:
-    """Write the methods that were chosen into the configuration, for config.yaml."""
+    """Write the chosen methods into the configuration, for config.yaml."""
     if choice.specs:
         config.recon = choice.specs[0] if len(choice.specs) == 1 else list(choice.specs)

@@ -30,8 +30,9 @@ class Target:
 
     Attributes:
         method: the method.
-        directory: the run directory with the folder of its results.
-        record: config.yaml with these settings, for a folder of its own; None: the run's holds.
+        directory: the run directory, with the method's folder of results.
+        record: content of a config.yaml for the folder, if its settings differ from the run's; None
+            if they do not.
     """
 
     method: Reconstructor
@@ -40,7 +41,7 @@ class Target:
 
     @property
     def folder(self) -> str:
-        """The folder of its settings, in which the method has its own."""
+        """The folder of these settings, ``recon`` or ``recon-VARIANT``."""
         return self.directory.results.rpartition("/")[0]
 
 
@@ -51,10 +52,10 @@ class Job:
     Attributes:
         wandb: the flags of W&B.
         record: the configuration as YAML.
-        directory: of the run.
-        truth: for scoring.
+        directory: the run directory.
+        truth: the training data, for scoring.
         targets: the methods.
-        checkpoints: step, epoch and what is known, for each checkpoint.
+        checkpoints: (step, epoch, knowledge) of each checkpoint.
         device: where attacks run.
     """
 
@@ -68,7 +69,7 @@ class Job:
 
 
 def attack(job: Job) -> None:
-    """Attack what has not been attacked yet, score it, and log it."""
+    """Attack every checkpoint that has no results yet; score and log the results."""
     mode, reason = choose_wandb_mode(job.wandb.mode)
     print(reason)
     numbers = [
@@ -98,13 +99,17 @@ def attack(job: Job) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name, if it is there and can do what attacks need."""
+    """The device of that name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        InputError: the device is missing or has no float64, which attacks need.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         one = torch.ones((), device=name, dtype=torch.float64)
         float(one)
-    except Exception as error:  # of many kinds, each device has its own
+    except Exception as error:  # every backend has its own types
         reason = re.split(r"\n|\. ", str(error))[0]
         remedy = f"cannot be used here ({reason}); give cpu, cuda or auto"
         raise InputError("--device", name, remedy) from error

@@ -17,14 +17,14 @@ from lit_recon.records.tracking import Mode, make_wandb_logger
 def wandb_run(
     flags: Any, record: str, directory: RunDirectory, mode: Mode, metrics: Sequence[str]
 ) -> Iterator[WandbLogger | None]:
-    """The W&B run as a logger, ended with what becomes of the command; None without W&B.
+    """Yield a logger with the W&B run, or None without W&B; the run ends with exit code 0 or 1.
 
     Args:
-        flags: those of ``--wandb``.
-        record: config.yaml.
-        directory: of the run, which gives the name.
-        mode: what W&B can do here.
-        metrics: the numbers that get a chart over training steps.
+        flags: the flags of ``--wandb``.
+        record: the content of config.yaml.
+        directory: the run directory; its name is the name of the W&B run.
+        mode: from `choose_wandb_mode`.
+        metrics: names of the numbers that get a chart over training steps.
     """
     logger = make_wandb_logger(
         directory.path,

@@ -1,4 +1,4 @@
-"""One loader for every network: fresh or from a checkpoint, ours or somebody else's."""
+"""Loads networks: new ones, and those of checkpoints of lit_recon or of a user's module."""
 
 from __future__ import annotations
 
@@ -18,24 +18,30 @@ from lit_recon.records.checkpoints import load_checkpoint
 
 
 def make_model(spec: Namespace, facts: Mapping[str, Any]) -> Model:
-    """The network of a configuration, with its initial weights.
+    """Make the network of a configuration, with its initial weights.
 
     Args:
         spec: class path and constructor arguments.
-        facts: what the data decide: d, k, n, input_shape; a network gets those that it takes.
+        facts: d, k, n and input_shape of the data; the network gets those that it has as arguments.
 
     Raises:
-        InputError: a network that cannot be, by the flag that says so.
+        InputError: an argument is out of its range.
     """
     model: Model = build_fitting(spec, **facts)
     return model
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], flag: str, file: str | Path) -> None:
-    """Load weights that must be those of this very network.
+    """Load weights into a network.
+
+    Args:
+        model: the network, changed in place.
+        weights: all its weights, by name.
+        flag: the flag that names the file, for messages.
+        file: where the weights are from, for messages.
 
     Raises:
-        InputError: they are another network's; `flag` and `file` say where they are from.
+        InputError: names or shapes differ from the network's.
     """
     try:
         model.load_state_dict(dict(weights))
@@ -46,10 +52,10 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], flag: str, file: str |
 
 
 def checkpoint_at(flag: str, given: str, file: Path) -> dict[str, Any]:
-    """A checkpoint; what is wrong with it is said of the flag that led to it.
+    """Load a checkpoint; errors name the flag that the user gave.
 
     Raises:
-        InputError: it is missing, damaged, or something else.
+        InputError: the file is missing, damaged, or not a Lightning checkpoint.
     """
     try:
         return load_checkpoint(file)
@@ -58,10 +64,10 @@ def checkpoint_at(flag: str, given: str, file: Path) -> dict[str, Any]:
 
 
 def module_class(plugins: Sequence[ModuleType], name: str | None) -> type[LightningModule]:
-    """The LightningModule of that name in a plugin, or the only one.
+    """Find a LightningModule in the plugins by its class name; None: the only one.
 
     Raises:
-        InputError: there is none of that name, or several.
+        InputError: there is none of that name or, without a name, not exactly one.
     """
     found = {
         value.__name__: value
@@ -81,15 +87,15 @@ def module_class(plugins: Sequence[ModuleType], name: str | None) -> type[Lightn
 def own_module(
     cls: type[LightningModule], flag: str, file: str
 ) -> tuple[LightningModule, dict[str, Any]]:
-    """The module with the weights of a checkpoint, and the checkpoint.
+    """Load a user's module from a checkpoint; returns the module in eval mode and the checkpoint.
 
     Raises:
-        InputError: the checkpoint is not one of this module.
+        InputError: the checkpoint is not of this class.
     """
     saved = checkpoint_at(flag, file, Path(file))
     try:
         module = cls(**saved.get("hyper_parameters", {}))
-    except Exception as error:  # of any kind: it is somebody else's code that runs here
+    except Exception as error:  # the user's constructor can raise anything
         reason = f"({type(error).__name__}: {error})"
         remedy = f"its hyper_parameters do not make a {cls.__name__} {reason}"
         raise InputError(flag, file, remedy) from error

@@ -26,10 +26,10 @@ CHECKPOINT_FLAGS = ("checkpoint", "device")  # may differ between results in one
 
 
 def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType]) -> Job:
-    """A checkpoint of a LightningModule that is not ours.
+    """The job for ``--checkpoint``: a checkpoint of the user's own LightningModule.
 
     Raises:
-        InputError: a wrong flag, or a file that is not what it should be.
+        InputError: a wrong flag, or a wrong file.
     """
     if flags.initial is None:
         raise InputError("--initial", "missing", "give the module's checkpoint before training")
@@ -51,7 +51,7 @@ def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType
     step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
     directory = place_for(command, flags, cls.__name__.lower(), step, choice)
     record = command.dump(flags)
-    directory.write_text("config.yaml", record)  # first: by it the next command knows the directory
+    directory.write_text("config.yaml", record)  # first: `place_for` needs it in the next command
     seed = choice.methods[0].seed
     directory.write_json(PROVENANCE, provenance(sys.argv, seed, device))
     truth.write(directory)
@@ -67,7 +67,7 @@ def place_for(
     """The directory for results: a new one, or one with other checkpoints of the same training.
 
     Raises:
-        InputError: it has something else.
+        InputError: ``--out`` has other content, or results of other flags.
     """
     if flags.out is None:
         return RunDirectory.create("runs", stem=stem)

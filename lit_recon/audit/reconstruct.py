@@ -1,4 +1,4 @@
-"""`python train.py reconstruct`: attack saved checkpoints, from files alone."""
+"""`python train.py reconstruct`: attacks saved checkpoints; needs only their files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ INTRODUCTION = """\
 usage: python train.py reconstruct --run runs/NAME [--steps last|all|0,100] [--recon.FLAG value ...]
        python train.py reconstruct --checkpoint FILE --initial FILE --plugin PACKAGE --data ...
 
-Attacks the saved checkpoints of a run, with its own settings or with others, and puts the results
-where they would have been, or beside them. Or attacks a checkpoint of a LightningModule of your
-own, from an importable package that you trust.
+Attacks the saved checkpoints of a run. With the run's own settings the results go to
+runs/NAME/recon, with other settings to runs/NAME/recon-NAME. Or attacks a checkpoint of your own
+LightningModule, from an importable package that you trust.
 
 """
-GROUPS_OF_FIT = ("data", "recon", "recon.solver", "wandb")  # that this command has too
+GROUPS_OF_FIT = ("data", "recon", "recon.solver", "wandb")  # this command has them too
 CLASS_GROUPS = ("data", "recon", "wandb")
 RUN_FLAGS = ("steps", "name")  # only with --run
 FILE_FLAGS = ("initial", "module", "readout", "features", "out")  # only with --checkpoint
@@ -29,22 +29,23 @@ FILE_FLAGS = ("initial", "module", "readout", "features", "out")  # only with --
 
 @dataclass
 class ReconstructFlags:
-    """What is attacked.
+    """What is attacked, and where the results go.
 
     Args:
-        run: directory of a run, as runs/NAME.
+        run: directory of a run, such as runs/NAME.
         steps: last, all, or training steps such as 0,100.
-        name: of results of other settings, which go to runs/NAME/recon-NAME; null: what differs, in
-            a few words.
-        device: cpu, cuda, cuda:1 and so on; auto takes a GPU where there is one.
-        checkpoint: instead of --run, a checkpoint of a LightningModule of your own; --data says
-            what it was trained on.
-        initial: the same module's checkpoint before training.
-        module: its class in --plugin; null: the only one there is.
-        readout: dotted name of its last linear layer; null: the one that gives its output.
-        features: its method that gives that layer's input; null: whatever goes into the layer.
-        out: directory for the results of --checkpoint, also of several of one training; null: a new
-            one in runs.
+        name: name for results with other settings than the run's; they go to recon-NAME in the
+            run's directory; null: made from the settings that differ.
+        device: cpu, cuda, cuda:1 and so on; auto uses a GPU if there is one.
+        checkpoint: a checkpoint of your own LightningModule, instead of --run; --data describes its
+            training data.
+        initial: a checkpoint of the same module before training.
+        module: the module's class in --plugin; null: the only LightningModule there.
+        readout: dotted name of its last linear layer; null: the layer whose output is the module's.
+        features: its method that computes the readout's input; null: the input is recorded in a
+            forward pass.
+        out: directory for the results of --checkpoint; several checkpoints of one training can
+            share it; null: a new one in runs.
     """
 
     run: str | None = None
@@ -60,15 +61,15 @@ class ReconstructFlags:
 
 
 def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleType]) -> None:
-    """Run the command, or tell about its flags.
+    """Run the command; ``--help`` prints its flags.
 
     Args:
-        argv: the flags.
-        fit: the command line that wrote the runs' configurations.
-        plugins: packages of the user's own.
+        argv: the arguments after the command.
+        fit: the flags of `fit`, with which the runs' configurations were written.
+        plugins: the user's own packages.
 
     Raises:
-        InputError: a wrong flag, or a file that is not what it should be.
+        InputError: a wrong flag, or a wrong file.
         RunError: results cannot be written.
     """
     own = Group("", (ReconstructFlags,))
@@ -78,7 +79,7 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
         return
     command = CommandLine("python train.py reconstruct", groups, fit.packages)
     sources = command.read(argv)
-    # Alone: the others may belong to classes that only the run's configuration names.
+    # Without the flags of classes: only the run's configuration may say which classes have them.
     flags = command.parse([source.without(*CLASS_GROUPS) for source in sources])
     if (flags.run is None) == (flags.checkpoint is None):
         given = flags.run or "missing"

@@ -1,4 +1,4 @@
-"""Attack a checkpoint, score what comes back, and write it to the run directory and the loggers."""
+"""Attacks a checkpoint, scores the result, and writes it to the run directory and the loggers."""
 
 from __future__ import annotations
 
@@ -38,17 +38,16 @@ def _alone(value: T) -> T:
 
 @dataclass
 class Recorder:
-    """Attacks checkpoints of one run by one method, in any order, on all ranks; rank 0 writes.
+    """Attacks checkpoints of one run with one method, in any order, on all ranks; rank 0 writes.
 
     Attributes:
         reconstructor: the method.
-        directory: the run directory with the method's folder of results, as `of_method` gives it; a
-            step whose results are there is not done again.
-        truth: for scoring, after the attack.
-        loggers: which get the numbers; metrics.jsonl and W&B.
+        directory: the run directory with the method's folder of results, from `of_method`.
+        truth: the training data, for scoring after the attack.
+        loggers: the loggers of metrics.jsonl and of W&B.
         leader: whether this is rank 0.
-        broadcast: gives rank 0's value to all.
-        results: by step, what metrics.json holds.
+        broadcast: returns rank 0's value on every rank.
+        results: content of metrics.json, by step.
     """
 
     reconstructor: Reconstructor
@@ -60,7 +59,7 @@ class Recorder:
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def done(self, step: int) -> bool:
-        """Whether the results of a step are there. Rank 0's disk decides for all."""
+        """Whether a step has results; rank 0 reads its disk for all ranks."""
         if step not in self.results and self.broadcast(self.directory.has_step(step)):
             self.results[step] = read_results(self.directory, step)
         return step in self.results
@@ -72,11 +71,12 @@ class Recorder:
         knowledge: Knowledge,
         on_step: OnStep | None = None,
     ) -> None:
-        """Attack one checkpoint and record the outcome.
+        """Attack one checkpoint, score the result and write it.
 
         Args:
-            step, epoch: of the checkpoint.
-            knowledge: all that could be known of it; the method takes what it asks for.
+            step: training step of the checkpoint.
+            epoch: its epoch.
+            knowledge: every fact that a method may ask for; the method gets those that it asks for.
             on_step: see `Reconstructor.reconstruct`.
         """
         warm = self.broadcast(self._earlier(step) if self.reconstructor.warm_start else None)
@@ -100,9 +100,9 @@ class Recorder:
             self._write(step, epoch, found, scores, numbers)
 
     def _images(self, step: int, scores: Scores) -> list[dict[str, Any]]:
-        """The rows of the table of images, with the first step at which each came back.
+        """The rows of the table of images, with the first step at which each was recovered.
 
-        Of the steps that have been attacked by now, and are not later than this one.
+        Only steps up to this one count, of those that have results by now.
         """
         before = [s for s in self.directory.steps() if s < step]
         earlier = read_results(self.directory, before[-1])["images"] if before else []
@@ -115,7 +115,7 @@ class Recorder:
         return rows
 
     def _earlier(self, step: int) -> tuple[int, Earlier] | None:
-        """The last step before this one whose attack had something to find, and what it found."""
+        """The last earlier step whose outcome is not `empty`, and the result of its attack."""
         for before in sorted(self.directory.steps(), reverse=True):
             if before < step:
                 results = read_results(self.directory, before)
@@ -143,8 +143,8 @@ class Recorder:
             save_file(tensors(found), folder / "candidates.safetensors")
             save_png(pixels, folder / "grid.png")
             write_curve(found.curve, folder / "curve.csv")
-            # A row without results is dropped when the run is resumed; results without their row
-            # would stay without it.
+            # Inside the block: a resumed run removes a row without results, but it would never add
+            # the missing row of results.
             row = {"epoch": epoch, **named, f"{prefix}/reason": results["reason"]}
             for logger in self.loggers:
                 if isinstance(logger, JsonlLogger):
@@ -195,13 +195,13 @@ def sizes(model: nn.Module) -> dict[str, int | None]:
 
 
 def read_results(directory: RunDirectory, step: int) -> dict[str, Any]:
-    """What a finished step has in its metrics.json; empty on a machine without that disk."""
+    """The content of a step's metrics.json; empty if the file is not on this machine's disk."""
     file = directory.step_path(step) / "metrics.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def tally(results: dict[str, Any]) -> str:
-    """How much came back: ``10 of 10 images recovered, 10 exact to the pixel``."""
+    """The counts of a step: ``10 of 10 images recovered, 10 exact to the pixel``."""
     n = results["n"]
     what = "samples" if results["exact_fraction"] is None else "images"
     line = f"{round(results['recovered_fraction'] * n)} of {n} {what} recovered"
@@ -211,7 +211,7 @@ def tally(results: dict[str, Any]) -> str:
 
 
 def sentence(step: int, results: dict[str, Any]) -> str:
-    """One line for people: what came back at this step, how exactly, and how the attack ended."""
+    """One line for the terminal: counts, errors, time and the reason why the attack ended."""
     numbers = {
         "direction error": results["direction_error"],
         "loss": results.get("projection_loss"),
@@ -225,7 +225,7 @@ def sentence(step: int, results: dict[str, Any]) -> str:
 
 
 def tensors(found: Reconstruction) -> dict[str, Tensor]:
-    """What candidates.safetensors holds: candidates (m, d), and for images the decoded pixels."""
+    """The content of candidates.safetensors: candidates (m, d), and decoded pixels of images."""
     held = {"candidates": found.candidates.contiguous()}
     if found.certificates is not None:
         held["images"] = found.certificates.images.contiguous()

@@ -27,10 +27,10 @@ NAME = re.compile(r"[A-Za-z0-9_=.,+-]+")
 
 
 def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
-    """Saved checkpoints of a run.
+    """The job for ``--run``: saved checkpoints of a run.
 
     Raises:
-        InputError: no run, a wrong flag, or files that are not those of a run.
+        InputError: no run directory, a wrong flag, or wrong files.
     """
     path = Path(flags.run)
     file = path / "config.yaml"
@@ -88,14 +88,14 @@ def targets_of(
     config: Namespace,
     choice: Choice,
 ) -> Iterator[Target]:
-    """Every method with the folder for results of its settings.
+    """Find the folder of results for every method and its settings.
 
     Args:
-        fit: the command line.
-        path: of the run.
-        name: of the folder for other settings than the run's; None: what differs.
+        fit: the flags of `fit`.
+        path: the run directory.
+        name: name of the folder if settings differ from the run's; None: made from the differences.
         before: the run's own configuration.
-        config: that of the attack.
+        config: the configuration of this attack.
         choice: the methods.
 
     Raises:
@@ -104,14 +104,14 @@ def targets_of(
     own = {spec.class_path: spec for spec in chosen(fit, before).specs}
 
     def settings(base: Namespace, spec: Namespace | None) -> dict[str, Any]:
-        """The flags of one method alone; none where the run does not have it."""
+        """The flags of one method alone; empty if the run does not have the method."""
         if spec is None:
             return {}
         alone = base.clone()
         alone.recon = spec
         values = fit.values(alone)
         own = {flag: value for flag, value in values.items() if flag.startswith("recon")}
-        own.pop("recon.enabled", None)  # is for training
+        own.pop("recon.enabled", None)  # has no effect here
         return own
 
     for spec, method in zip(choice.specs, choice.methods, strict=True):
@@ -135,7 +135,11 @@ def targets_of(
 
 
 def chosen_steps(wanted: str, saved: Sequence[int], path: Path) -> list[int]:
-    """The training steps that ``--steps`` names, of those saved."""
+    """The saved training steps that ``--steps`` names.
+
+    Raises:
+        InputError: there are no checkpoints, or none at a named step.
+    """
     if not saved:
         raise InputError("--run", path, "has no checkpoints")
     if wanted in ("last", "all"):

@@ -1,4 +1,4 @@
-"""What came back, held against the training data; after the attack, and only here."""
+"""Scores a reconstruction against the training data, after the attack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lit_recon.records.truth import Truth
 
 
 def score_reconstruction(found: Reconstruction, truth: Truth) -> Scores:
-    """Match the candidates to the training data and score them, after the attack."""
+    """Match the candidates to the training data and score them."""
     certificates = found.certificates
     return score(
         truth.x,
@@ -27,7 +27,7 @@ def score_reconstruction(found: Reconstruction, truth: Truth) -> Scores:
 
 
 def numbers_of(found: Reconstruction, scores: Scores, truth: Truth) -> dict[str, Any]:
-    """Every number of one reconstruction under its public name, and its status."""
+    """All numbers of one reconstruction by public name, and its status."""
     numbers = {
         **asdict(scores.metrics),
         "candidates": len(found.candidates),

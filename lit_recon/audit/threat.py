@@ -1,4 +1,4 @@
-"""From a checkpoint to what an attacker could know of it: weights and constants, and no sample."""
+"""The attacker's knowledge of a checkpoint: weights and constants, and no sample."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from lit_recon.records.truth import Truth
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What the optimiser's settings say about the way from the initial weights to these.
+    """What the optimiser's settings say about the weights of a checkpoint.
 
     Attributes:
-        initial_share: how much of the initial weights is left in these; None: not known.
+        initial_share: the factor by which weight decay has scaled the initial weights, as in
+            `Optim.initial_share`; None: not known.
         keeps_span: whether updates are combinations of gradients; None: not known.
     """
 
@@ -28,17 +29,17 @@ class TrainingFacts:
 def knowledge_of(
     model: nn.Module, initial: Mapping[str, Tensor], training: TrainingFacts, truth: Truth
 ) -> Knowledge:
-    """Every fact that a method may ask for.
+    """Collect every fact that a method may ask for.
 
     Args:
-        model: the network with the checkpoint's weights, which training will not change.
+        model: the network with the checkpoint's weights, not shared with training.
         initial: its weights at step 0, by name.
-        training: what is known of the optimiser.
-        truth: of which n and the constants of the input pipeline are taken.
+        training: facts about the optimiser.
+        truth: the source of n and of the input pipeline's constants; no sample is taken from it.
     """
     seen = truth.pixels is not None or isinstance(model, OneHiddenLayer)
     readout = initial.get("readout.weight")
-    # Nothing to know where all is left, and of a readout that starts at 0.
+    # The factor is no extra knowledge if it is 1, or if the readout starts at 0.
     moot = training.initial_share == 1 or (readout is not None and not readout.any())
     return Knowledge(
         model=model,

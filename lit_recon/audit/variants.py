@@ -1,4 +1,4 @@
-"""Short readable names for folders of results of other settings than a run's own."""
+"""Short names for folders of results whose settings differ from the run's."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from lit_recon.flags import named_class
 from lit_recon.flags.options import constructor_options
 
-LONGEST = 40  # characters of all words together
+LONGEST = 40  # characters
 GROUP = "recon."
 
 
 def variant_name(before: Mapping[str, Any], now: Mapping[str, Any], method: str) -> str:
-    """What differs between two sets of settings of one method, as a name for a folder.
+    """A folder name made from the differences between two sets of settings of one method.
 
     >>> before = {"recon": "a.B", "recon.spare": 3, "recon.polish": True}
     >>> variant_name(before, before | {"recon.spare": 0, "recon.polish": False}, "projection")
@@ -24,12 +24,12 @@ def variant_name(before: Mapping[str, Any], now: Mapping[str, Any], method: str)
     ''
 
     Args:
-        before: the run's settings of the method, flag by flag; empty: it does not have the method.
-        now: the settings of the attack.
-        method: the method's name, which says all where the run does not have it.
+        before: the run's settings of the method, by flag; empty: the run does not have the method.
+        now: the settings of the attack, by flag.
+        method: the method's name; it is the result if the run does not have the method.
 
     Returns:
-        Letters, digits, underscores and hyphens; empty where nothing differs.
+        Letters, digits, underscores and hyphens; empty if nothing differs.
     """
     if not before:
         return method
@@ -47,7 +47,7 @@ def variant_name(before: Mapping[str, Any], now: Mapping[str, Any], method: str)
 
 
 def _words(before: Mapping[str, Any], now: Mapping[str, Any]) -> Any:
-    """One word for each setting that differs; defaults of a class that is chosen anew have none."""
+    """One word for each setting that differs; defaults of a newly chosen class are left out."""
     changed = {flag: value for flag, value in now.items() if before.get(flag) != value}
     for flag, value in changed.items():
         outer, _, key = flag.rpartition(".")
@@ -66,6 +66,6 @@ def _word(flag: str, value: Any) -> str:
 
 
 def _default(path: Any, name: str) -> Any:
-    """The default of a constructor argument of a class; None where there is no such."""
+    """The default of a constructor argument of a class; None if there is no such argument."""
     option = constructor_options(named_class(path)).get(name) if isinstance(path, str) else None
     return None if option is None else option.default

@@ -1,1 +1,1 @@
-"""What `fit` does before and after it trains: its configuration, its trainer, its last lines."""
+"""The parts of the command `fit`: configuration, trainer, run directory and last lines."""

@@ -12,10 +12,10 @@ class WandbFlags:
     """Weights & Biases.
 
     Args:
-        mode: auto is online with a key and a server that answers, else offline.
+        mode: auto is online if there is an API key and the server answers, else offline.
         project: project name.
-        entity: user or team; null for the key's own.
-        group: what the dashboard groups by; null for the run's name.
+        entity: user or team; null: the API key's default.
+        group: group of the run in the dashboard; null: the run's name.
         tags: labels.
     """
 
@@ -31,11 +31,11 @@ class RunFlags:
     """The run and its directory.
 
     Args:
-        name: name of the run; null makes one from model, data and time.
+        name: name of the run; null: made from model, data and time.
         dir: folder of the run directories.
-        seed: seed of training, and of --data, --model and --recon where they have none; 0 or more.
-        resume: go on with the run of that name from its last checkpoint. Its own configuration
-            holds where no flag or file says otherwise; data, model and optimiser stay.
+        seed: seed of training, 0 or more, and default of the seeds of --data, --model and --recon.
+        resume: continue the run of that name from its last checkpoint, with its configuration;
+            flags and files can change it, but not data, task, model and optimiser.
         overwrite: replace the run of that name.
     """
 

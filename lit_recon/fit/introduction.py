@@ -1,13 +1,13 @@
-"""What `python train.py --help` prints; nothing slow is imported for it."""
+"""The text of `python train.py --help`, without slow imports."""
 
 HELP = """\
 usage: python train.py [command] [--config FILE] [--flag value ...]
 
-Train a small over-parameterised model on a handful of images and, at every checkpoint,
+Train a small over-parameterised model on a few images and, at every checkpoint,
 reconstruct the training images from its weights alone.
 
 commands
-  fit            train and reconstruct; the default. Without any flag it is the demo's run.
+  fit            train and reconstruct; the default command. Without flags it runs the demo.
   fit --help     list every flag
   sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
   sweep --help   list its own flags
@@ -18,7 +18,7 @@ commands
 groups of flags
   --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
   --model        RandomFeatures, MLP or ResNet; --model.p, --model.width or --model.p_over_dn
-  --task         Labels, Autoencode or Next: what the network is trained to give
+  --task         Labels, Autoencode or Next: the targets that the network is trained on
   --optim        LeastSquares, SGD, Adam or LBFGS; --optim.lr, ...
   --recon        auto (every method that applies), ProjectionReconstructor, or a list of methods;
                  --recon.max_seconds, --recon.seed and others hold for every method that has them
@@ -26,7 +26,7 @@ groups of flags
   --trainer.*    the arguments of Lightning's Trainer
   --wandb.*      mode auto, online, offline or disabled; project, entity, group, tags
   --run.*        name, dir, seed, resume, overwrite
-  --plugin NAME  an importable package of your own, whose classes can be chosen; you trust its code
+  --plugin NAME  your own importable package, whose classes flags can choose; you trust its code
   --config FILE  flags from YAML, also several times: a later file wins, a flag wins over all files
   --print_config print the whole configuration as YAML and stop
 

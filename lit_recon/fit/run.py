@@ -1,4 +1,4 @@
-"""The directory of a run before it trains, and the lines that end it."""
+"""The run directory of `fit`, and the lines that it prints at the end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lit_recon.records.directory import RunDirectory
 from lit_recon.records.tracking import view_command
 from lit_recon.report.page import write_run_report
 
-RUN_PATH = "LIT_RECON_RUN_PATH"  # names the run directory for the ranks that Lightning starts
+RUN_PATH = "LIT_RECON_RUN_PATH"  # environment variable: the run directory, for other ranks
 
 
 def open_directory(config: Namespace, leader: bool) -> RunDirectory:
-    """The run directory; ranks that Lightning starts get it from rank 0's environment.
+    """Make the run directory on rank 0; other ranks find it in the environment or the flags.
 
     Raises:
-        InputError: a name or a place that cannot be.
+        InputError: the name or the folder cannot be used.
     """
     flags = config.run
     if leader:
@@ -39,9 +39,9 @@ def open_directory(config: Namespace, leader: bool) -> RunDirectory:
 
 
 def conclude(directory: RunDirectory, step: int, methods: Sequence[str]) -> None:
-    """The last lines: what came back at the last step by which method, and where to look at it.
+    """Print the results of every method at the last step and where they are; write the report.
 
-    The report comes last: whatever is wrong with it, the run is complete and has said so.
+    The report comes last: if it fails, everything else is complete and printed.
 
     Raises:
         RunError: the report cannot be written.
@@ -59,5 +59,5 @@ def conclude(directory: RunDirectory, step: int, methods: Sequence[str]) -> None
         print(f"W&B            {command}")
     try:
         print(f"report         {write_run_report(directory.path)}")
-    except (InputError, RunError) as error:  # a file of an earlier step, broken since; a full disk
+    except (InputError, RunError) as error:  # a damaged file of an earlier step, or a full disk
         raise RunError(f"the run is complete, and only its report is missing: {error}") from error

@@ -1,4 +1,4 @@
-"""From flags and files to the complete configuration of a run, and to its config.yaml."""
+"""Makes the complete configuration of a run, and its config.yaml, from flags and files."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from lit_recon.flags import CommandLine, Source, build, named_class
 from lit_recon.flags.command import is_auto
 from lit_recon.records.directory import refuse_older_layout
 
-EPOCHS = 1000  # of an iterative optimiser, where no flag says when to stop
-LOGGED_ROWS = 200  # of training in metrics.jsonl, about
-# Flags that a resumed run may change: where the data lie and how much of V is stored.
+EPOCHS = 1000  # of an iterative optimiser, if no flag limits training
+LOGGED_ROWS = 200  # approximate number of training rows in metrics.jsonl
+# Flags that a resumed run may change: where the data are and how much of V is stored.
 MAY_CHANGE = {"data.root", "data.url", "data.download", "model.stored_rows"}
 
 
 def read_given(command: CommandLine, argv: list[str]) -> list[Source]:
-    """Files and flags; a grid in a file is for `sweep`, and without it the file is one run's."""
+    """Read files and flags, without the grid of a file, which only `sweep` uses."""
     return [source.without("grid") if source.file else source for source in command.read(argv)]
 
 
 def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], Mapping[str, Any]]:
-    """Files and flags, and under them all, for a run that goes on, its own configuration.
+    """Read files and flags; for a resumed run, its own configuration is the weakest source.
 
     Returns:
-        The sources, weakest first, and the values of the run that goes on; none for a new one.
+        The sources, weakest first, and the resumed run's own values; empty for a new run.
 
     Raises:
-        InputError: wrong flags, or a run that an earlier version has left.
+        InputError: wrong flags, or a run of an earlier version.
     """
     sources = read_given(command, argv)
-    # Alone: the other flags may belong to classes that only the earlier configuration names.
+    # Only --run: only the earlier configuration may say which classes have the other flags.
     flags = command.parse([source.only("run") for source in sources]).run
     place = os.path.join(flags.dir, flags.name or "")
     file = os.path.join(place, "config.yaml")
@@ -43,15 +43,15 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
         return sources, {}
     refuse_older_layout("--run.resume", place)
     earlier = command.read([f"--config={file}"])[0]
-    # It may have been moved since.
+    # The run directory may have been moved.
     return [earlier.without("run.dir"), *sources], dict(earlier.values)
 
 
 def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, Any]:
-    """The configuration as far as it follows without loading data, and its data module.
+    """Make the configuration, as far as possible without loading data, and the data module.
 
     Raises:
-        InputError: flags that are wrong, or that contradict each other.
+        InputError: a wrong flag, or flags that contradict each other.
     """
     config = command.parse(sources)
     _settle_seeds(config)
@@ -62,7 +62,7 @@ def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, 
 
 
 def _settle_seeds(config: Namespace) -> None:
-    """Give --run.seed to every part that has no seed of its own."""
+    """Set every seed that is null to --run.seed."""
     seed = config.run.seed
     if seed < 0:
         raise InputError("--run.seed", seed, "give 0 or more")
@@ -73,13 +73,13 @@ def _settle_seeds(config: Namespace) -> None:
     else:
         methods = config.recon if isinstance(config.recon, list) else [config.recon]
     for part in (config.data, config.model, *methods):
-        given = part.init_args if "init_args" in part else {}  # a plugin's class may have none
+        given = part.init_args if "init_args" in part else {}  # a class may have no arguments
         if given.get("seed", 0) is None:
             given["seed"] = seed
 
 
 def _settle_size(config: Namespace, sources: Sequence[Source]) -> None:
-    """Let the last source that gives the model's size in either way overrule the others."""
+    """Apply only the last source that gives the model's size or p_over_dn; unset the other one."""
     size = named_class(config.model.class_path).size_flag
     if size is None:
         return
@@ -94,7 +94,7 @@ def _settle_size(config: Namespace, sources: Sequence[Source]) -> None:
 
 
 def _settle_length(config: Namespace) -> None:
-    """Say when training stops, and how often it is logged."""
+    """Set the length of training and the logging interval, if they are not given."""
     flags, data = config.trainer, config.data.init_args
     optim = named_class(config.optim.class_path)
     if optim.closed_form and data.batch_size is not None and data.batch_size < data.n:
@@ -111,10 +111,10 @@ def _settle_length(config: Namespace) -> None:
 
 
 def resumed_changes(values: Mapping[str, Any], earlier: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each flag with another value than in the run that goes on.
+    """One line for each flag whose value differs from the resumed run's.
 
     Raises:
-        InputError: it would go on with other data, another task, model or optimiser.
+        InputError: data, task, model or optimiser differ.
     """
     for flag, before in earlier.items():
         now = values.get(flag)
@@ -128,9 +128,9 @@ def resumed_changes(values: Mapping[str, Any], earlier: Mapping[str, Any]) -> It
 
 
 def record_of(command: CommandLine, config: Namespace) -> str:
-    """config.yaml: everything that the run computes from, and not where it does.
+    """The content of config.yaml: all flags, without the run's name, resume and overwrite.
 
-    Given with --config it starts a run of its own, and never replaces the one that it is from.
+    Without them, ``--config config.yaml`` starts a new run and never replaces this one.
     """
     config = config.clone()
     config.run.name, config.run.resume, config.run.overwrite = None, False, False

@@ -1,4 +1,4 @@
-"""Lightning's trainer from flags: what it refuses, and how its run ends, in one line each."""
+"""Lightning's trainer: checks its flags, runs it, and turns its errors into one line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import rewind
 
-# Arguments of the trainer that a run gives, or that are objects and cannot be typed.
+# Arguments of the trainer that train.py sets itself, or that take objects.
 GIVEN_HERE = {
     *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "barebones", "plugins")
 }
-# Arguments of loops that no run here has (validation, test, prediction), of samplers, and of epochs
-# with other or fewer data than --data says.
+# Arguments of loops that train.py does not run (validation, test, prediction), of samplers, and of
+# epochs on other or fewer data than --data gives.
 WITHOUT_MEANING = {
     "limit_train_batches",
     "val_check_interval",
@@ -38,7 +38,7 @@ WITHOUT_MEANING = {
     "overfit_batches",
     "use_distributed_sampler",
 }
-NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
+NEVER_ZERO = (  # with 0, Lightning trains nothing and gives no error, or divides by 0
     "max_steps",
     "max_epochs",
     "accumulate_grad_batches",
@@ -46,23 +46,23 @@ NEVER_ZERO = (  # Lightning would train nothing without a word, or divide by it
 
 
 def check_trainer(config: Namespace) -> bool:
-    """Refuse what no trainer takes, before anything is written.
+    """Refuse flags of the trainer that cannot work, before any file is written.
 
     Returns:
         Whether this process is rank 0.
 
     Raises:
-        InputError: the flag that does not do.
+        InputError: the wrong flag.
     """
     for name in NEVER_ZERO:
         if config.trainer[name] == 0:
             raise InputError(f"--trainer.{name}", 0, "give more than 0")
     try:
         trainer = Trainer(**trainer_settings(config), logger=False, enable_checkpointing=False)
-    except Exception as error:  # of many kinds; all that has run is Lightning on its own flags
+    except Exception as error:  # of many types, but always about Lightning's own flags
         raise trainer_error(error, config) from error
     data, ranks = config.data.init_args, trainer.world_size
-    # With these two the last batch of an epoch, which may be smaller, divides as well.
+    # If both divide, the last batch of an epoch, which may be smaller, divides too.
     for name, size in (("n", data.n), ("batch_size", min(data.batch_size or data.n, data.n))):
         if size % ranks:
             remedy = f"does not divide among {ranks} processes; give a multiple"
@@ -71,7 +71,7 @@ def check_trainer(config: Namespace) -> bool:
 
 
 def trainer_settings(config: Namespace) -> dict[str, Any]:
-    """The arguments of the trainer; a progress bar where somebody looks."""
+    """The arguments of the trainer; by default a progress bar only if stdout is a terminal."""
     settings: dict[str, Any] = config.trainer.as_dict()
     if settings["enable_progress_bar"] is None:
         settings["enable_progress_bar"] = sys.stdout.isatty()
@@ -79,7 +79,7 @@ def trainer_settings(config: Namespace) -> dict[str, Any]:
 
 
 def trainer_error(error: Exception, config: Namespace) -> InputError:
-    """One line from what Lightning says about a flag, with the flag that it seems to be about."""
+    """Turn an error of Lightning into an InputError that names the flag it is most likely about."""
     message = str(error) or type(error).__name__
     settings = config.trainer.as_dict()
     named = [word for word in re.findall(r"\w+", message) if word in settings]
@@ -98,7 +98,13 @@ def train(
     directory: RunDirectory,
     config: Namespace,
 ) -> None:
-    """Fit, from the last checkpoint in the directory where there is one."""
+    """Train, from the last checkpoint in the run directory if there is one.
+
+    Raises:
+        InputError: Lightning refuses a flag.
+        RunError: another rank has ended.
+        KeyboardInterrupt: the user has interrupted; the message says how to resume.
+    """
     saved = saved_checkpoints(directory.path)
     if saved and trainer.is_global_zero:
         rewind(directory, step_of(saved[-1]))
@@ -106,13 +112,13 @@ def train(
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)
     except RuntimeError as error:
-        # The other ranks end as well. Lightning watches them, and kills rank 0 seconds after the
-        # first one, in the middle of its last words.
+        # The other ranks end too. Lightning watches them, and would kill rank 0 a few seconds after
+        # the first of them, while it still reports the error.
         getattr(trainer.strategy.launcher, "procs", []).clear()
         if is_lost(error):
             raise lost(error) from error
         raise
-    except SystemExit:  # Lightning's answer to an interruption, after which it is deaf to a second
+    except SystemExit:  # Lightning's reaction to Ctrl-C; it then ignores a second Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
         path = directory.path
         again = f"python train.py --run.dir {path.parent} --run.name {path.name} --run.resume true"
@@ -124,6 +130,6 @@ def train(
 
 
 def _raised_by_lightning(error: Exception) -> bool:
-    """Whether the last frame of an error is in Lightning's own code."""
+    """Whether the last frame of a traceback is in Lightning's own code."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{os.sep}lightning{os.sep}" in frame.filename

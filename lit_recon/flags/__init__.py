@@ -1,7 +1,7 @@
-"""Command lines from constructors: every argument of a class is a flag, with no second list.
+"""Command lines from constructors: every constructor argument of a class is a flag.
 
-Flags come in groups. ``--data`` chooses one of several classes, ``--data.n`` is a constructor
-argument of the chosen one; ``--trainer.max_steps`` belongs to a class that needs no choosing.
+Flags come in groups. ``--data`` chooses one of several classes, and ``--data.n`` is a constructor
+argument of the chosen class. A group with one class, such as ``--trainer``, needs no choice.
 """
 
 from lit_recon.flags.build import build, build_fitting, named_class

@@ -1,4 +1,4 @@
-"""One command's flags: read from the command line and YAML files, checked one by one, parsed."""
+"""The flags of one command: read from the command line and YAML files, checked, and parsed."""
 
 from __future__ import annotations
 
@@ -17,44 +17,43 @@ from lit_recon.flags.options import AUTO, Group, Option, Parser, class_path, lis
 
 @dataclass(frozen=True)
 class Source:
-    """What one file, or the command line, gives.
+    """The flags of one file, or of the command line.
 
     Attributes:
-        file: the YAML file; None for the command line.
-        values: flags without their dashes, and what was given: text on the command line, else
-            whatever the file says.
+        file: path of the YAML file; None for the command line.
+        values: (flag without dashes, value) pairs. A value is text on the command line and a YAML
+            object in a file.
     """
 
     file: str | None
     values: list[tuple[str, Any]]
 
     def only(self, group: str) -> Source:
-        """The part that belongs to one group."""
+        """Keep the flags of one group."""
         return Source(self.file, [p for p in self.values if _belongs(p[0], group)])
 
     def without(self, *groups: str) -> Source:
-        """The part that belongs to none of these groups; a flag of one word is a group as well."""
+        """Drop the flags of these groups; a flag of one word counts as a group."""
         return Source(
             self.file, [p for p in self.values if not any(_belongs(p[0], g) for g in groups)]
         )
 
     def given(self, value: Any) -> str:
-        """How a message names a value."""
+        """The value as error messages show it, with the file that it is from."""
         return f"{value}" if self.file is None else f"{value} in {self.file}"
 
 
 class CommandLine:
     """The flags of one command.
 
-    jsonargparse turns values into what annotations say and fills in defaults. Which flags there
-    are, and which source has the last word, is settled before, flag by flag: a message of its own
-    says more in one line than jsonargparse's in many, and no class is imported because a file
-    names it.
+    This class decides which flags exist and which source wins; jsonargparse then converts the
+    values to the annotated types and fills in defaults. There are two reasons: an error message
+    fits on one line, and a class path in a file cannot import other code.
 
     Args:
-        command: how the command is typed, for messages.
-        groups: all groups; one that lies inside another comes after it.
-        packages: where the classes of the groups are. Nothing else can be named in a file.
+        command: the command as a user types it, for messages.
+        groups: all groups; a group inside another one comes after it.
+        packages: the packages of the groups' classes. A file cannot name classes outside them.
     """
 
     def __init__(self, command: str, groups: Sequence[Group], packages: Sequence[str]) -> None:
@@ -67,7 +66,7 @@ class CommandLine:
             self._add(group)
 
     def read(self, argv: Sequence[str]) -> list[Source]:
-        """The files in their order, then the flags: a flag is stronger wherever it stands.
+        """Split the arguments into sources: files in their order, then flags, which win.
 
         Raises:
             InputError: a flag without its value, a value without its flag, or an unreadable file.
@@ -83,16 +82,16 @@ class CommandLine:
         return [*files, Source(None, flags)]
 
     def parse(self, sources: Sequence[Source]) -> Namespace:
-        """The configuration, every flag with its value or default.
+        """The complete configuration: every flag with its value or default.
 
-        A value that was given for one class holds for another one that is chosen later, if that has
-        the flag; a default of the first does not.
+        If a later source chooses another class, the values given so far are kept where that class
+        has the same flag. Defaults always come from the class that is chosen in the end.
 
         Args:
             sources: the weakest first.
 
         Raises:
-            InputError: a flag that is not there or a value that does not fit.
+            InputError: an unknown flag, or a value that does not fit.
         """
         several = [group for group in self.groups.values() if group.several]
         arguments = self._arguments(sources, {group.name: group.classes[0] for group in several})
@@ -109,11 +108,11 @@ class CommandLine:
         return self._parser.parse_object(arguments)
 
     def specs(self, config: Namespace, name: str) -> tuple[list[Namespace], bool]:
-        """What was chosen in a group of which several can be.
+        """The classes that were chosen in a group with ``several=True``.
 
         Returns:
-            Class path and constructor arguments of each, and whether these are all that there are,
-            of which those that do not apply are to be left out.
+            Class path and constructor arguments of each class, and whether the choice was ``auto``:
+            then the list holds every class, and the caller leaves out those that do not apply.
         """
         group, chosen = self.groups[name], config[name]
         if not is_auto(chosen):
@@ -132,11 +131,11 @@ class CommandLine:
         return parser.parse_object({"all": every}).all, True
 
     def dump(self, config: Namespace) -> str:
-        """The configuration as YAML that can be given with ``--config``."""
+        """The configuration as YAML; ``--config`` reads it."""
         return self._parser.dump(config, skip_unset=False)
 
     def values(self, config: Namespace) -> dict[str, Any]:
-        """The configuration as flags, in the form in which `read` gives a file."""
+        """The configuration as a dictionary from flag to value, as `read` returns for a file."""
         return dict(self._leaves(get_loader("yaml")(self.dump(config))))
 
     def _add(self, group: Group) -> None:
@@ -148,18 +147,18 @@ class CommandLine:
         elif group.several:
             kinds: Any = list[group.base] | group.base | dict[str, Any]  # type: ignore[name-defined]
             self._parser.add_argument(f"--{group.name}", type=kinds)
-        elif "." not in group.name:  # others come with the constructor that they belong to
+        elif "." not in group.name:  # the outer class's constructor adds inner groups
             self._parser.add_subclass_arguments(group.base, group.name, skip=hidden)
 
     def _flags_of(self, group: Group, sources: Sequence[Source]) -> Iterator[str]:
-        """The flags of a group that were given, but for that which chooses the class."""
+        """The flags of a group that were given, without the flag that chooses the class."""
         for source in sources:
             for flag, _ in source.values:
                 if flag.startswith(f"{group.name}."):
                     yield flag
 
     def _chosen(self, group: Group, sources: Sequence[Source]) -> tuple[Sequence[type], bool]:
-        """The classes of a group that can have several, and whether they are all there are."""
+        """The chosen classes of a group with ``several=True``, and whether it says ``auto``."""
         classes, auto = group.classes, True
         for source in sources:
             for flag, value in source.values:
@@ -177,11 +176,11 @@ class CommandLine:
         return classes, auto
 
     def _arguments(self, sources: Sequence[Source], alone: Mapping[str, type]) -> dict[str, Any]:
-        """Nested constructor arguments, with one class in each group that can have several.
+        """Nested constructor arguments for one class of each group with ``several=True``.
 
         Args:
             sources: the weakest first.
-            alone: that class, by group.
+            alone: that class, by group name.
         """
         alike = {name: self._chosen(self.groups[name], sources)[0] for name in alone}
         narrowed = [self._for_one(source, alone, alike) for source in sources]
@@ -203,12 +202,14 @@ class CommandLine:
     def _for_one(
         self, source: Source, alone: Mapping[str, type], alike: Mapping[str, Sequence[type]]
     ) -> Source:
-        """What a source says of one of several classes; a flag of all holds for those that have it.
+        """The flags of a source for one of several chosen classes.
+
+        A flag that the class lacks is dropped if another chosen class has it.
 
         Args:
-            source: with all flags.
-            alone: the class, by group.
-            alike: all classes that were chosen, by group.
+            source: all its flags.
+            alone: the class, by group name.
+            alike: all classes that were chosen, by group name.
         """
         values: list[tuple[str, Any]] = []
         for flag, value in source.values:
@@ -228,13 +229,13 @@ class CommandLine:
     def _of_entry(
         self, group: Group, value: Any, cls: type, source: Source
     ) -> Iterator[tuple[str, Any]]:
-        """The flags in the entry of a class, where a file lists classes with their arguments."""
+        """The flags of one class from a file that lists classes with their arguments."""
         for name, arguments in _entries(group, value):
             if _named(group, name, source) is cls:
                 yield from self._leaves(arguments, group.name)
 
     def _taken(self, name: str, classes: Sequence[type]) -> set[str]:
-        """Every flag that one of these classes of a group can have, inner groups' included."""
+        """All flags of these classes of a group, with those of inner groups."""
         found = set()
         for cls in classes:
             found |= set(self.groups[name].options(cls))
@@ -246,7 +247,7 @@ class CommandLine:
     def _merge(
         self, sources: Sequence[Source], alone: Mapping[str, type]
     ) -> tuple[dict[str, type], dict[str, Any]]:
-        """The class of every group and the values of all flags given; refuses what is wrong."""
+        """The class of every group and the values of all given flags; refuses wrong ones."""
         chosen = {group.name: group.classes[0] for group in self.groups.values()} | dict(alone)
         given: dict[str, Any] = {}
         for source in sources:
@@ -262,11 +263,11 @@ class CommandLine:
         return chosen, given
 
     def _turn(self, pair: tuple[str, Any]) -> tuple[bool, int]:
-        """A class comes before its arguments, in whatever order they were given."""
+        """Sort key: flags that choose a class first, because the class decides its flags."""
         return pair[0] not in self.groups, pair[0].count(".")
 
     def _active(self, chosen: Mapping[str, type]) -> Iterator[Group]:
-        """The groups that there are: a group inside another is there if a class takes it."""
+        """The groups in use; an inner group is in use if the chosen outer class has that flag."""
         for group in self.groups.values():
             outer = group.name.rpartition(".")[0]
             if not outer or group.name in self.groups[outer].options(chosen[outer]):
@@ -281,7 +282,7 @@ class CommandLine:
     def _refuse(
         self, flag: str, value: Any, source: Source, chosen: Mapping[str, type]
     ) -> NoReturn:
-        """Say that there is no such flag, and what may have been meant."""
+        """Raise InputError for an unknown flag, with the classes that have it or similar flags."""
         group = self.groups.get(flag.rpartition(".")[0])
         remedy, owners = "no such flag", self._owners(flag)
         if group is not None and group.base is not None and (owners or not group.several):
@@ -302,12 +303,12 @@ class CommandLine:
         raise InputError(f"--{flag}", "without a value", remedy)
 
     def _owners(self, flag: str) -> list[str]:
-        """The classes that have a flag."""
+        """Names of the classes that have a flag."""
         pairs = [(group, cls) for group in self.groups.values() for cls in group.classes]
         return [cls.__name__ for group, cls in pairs if flag in group.options(cls)]
 
     def _meant(self, flag: str, known: Iterable[str]) -> str:
-        """What to do about a flag that no class has."""
+        """The remedy for a flag that no class has: similar flags, or ``--help``."""
         choosing = [group.name for group in self.groups.values() if group.base is not None]
         alike = [name for name in [*choosing, *known] if ("." in name) == ("." in flag)]
         close = get_close_matches(flag, alike, n=2, cutoff=0.7)
@@ -316,7 +317,7 @@ class CommandLine:
         return f"{self.command} --help lists them"
 
     def _leaves(self, tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-        """Flags and values of a file; ``class_path`` and ``init_args`` are in no flag's name."""
+        """Flags and values of a file; ``class_path`` and ``init_args`` are not part of a flag."""
         group = self.groups.get(above)
         choosing = group is not None and group.base is not None
         for key, value in tree.items():
@@ -334,10 +335,10 @@ def _belongs(flag: str, group: str) -> bool:
 
 
 def read_yaml(path: str) -> Mapping[Any, Any]:
-    """The content of a YAML file that holds a mapping or nothing.
+    """Read a YAML file that holds a mapping; an empty file is an empty mapping.
 
     Raises:
-        InputError: it cannot be read, or is no YAML mapping.
+        InputError: the file cannot be read, or is not a YAML mapping.
     """
     try:
         tree = get_loader("yaml")(Path(path).read_text(encoding="utf-8"))
@@ -379,12 +380,12 @@ def _read(flag: str, option: Option, value: Any, source: Source) -> Any:
 
 
 def is_auto(chosen: Any) -> bool:
-    """Whether a group of which several classes can be chosen says ``auto``."""
+    """Whether the value of a group with ``several=True`` is ``auto``."""
     return isinstance(chosen, Mapping) and chosen["class_path"] == AUTO
 
 
 def _entries(group: Group, value: Any) -> list[tuple[Any, Mapping[Any, Any]]]:
-    """Names and arguments of the classes in a value: one name, several, or entries of a file."""
+    """(name, arguments) of the classes in a value: one name, a list, or entries of a file."""
     if isinstance(value, str):
         names = [name.strip() for name in value.strip("[]").split(",")]
         return [(name, {}) for name in names if name and name != AUTO]
@@ -398,7 +399,7 @@ def _entries(group: Group, value: Any) -> list[tuple[Any, Mapping[Any, Any]]]:
 
 
 def _named(group: Group, value: Any, source: Source) -> type:
-    """The class of a group that was named: by its name or by the path that a config file has."""
+    """The class of a group by its name, in any case, or by its class path."""
     for cls in group.classes:
         if value == class_path(cls) or str(value).lower() == cls.__name__.lower():
             return cls

@@ -1,4 +1,4 @@
-"""The text of ``--help``: every flag of every class, from the constructors."""
+"""The text of ``--help``, made from constructors and their docstrings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ WIDTH = 100
 
 
 def describe(groups: Sequence[Group]) -> str:
-    """All flags, group by group, with description, what can be given, and default."""
+    """All flags, group by group, with description, accepted values and default."""
     inner = {group.name for group in groups}
     return "\n".join(line for group in groups for line in _group(group, inner))
 
 
 def _group(group: Group, elsewhere: Collection[str]) -> Iterator[str]:
-    """The lines of one group; what an earlier class has in the same words is only named."""
+    """The lines of one group; a flag that equals one of an earlier class is only named."""
     if group.base is not None:
         names = " | ".join([AUTO, *group.class_names] if group.several else group.class_names)
         more = " | a list of them (default auto: all that apply)" if group.several else ""
@@ -51,14 +51,14 @@ def _heading(group: Group, cls: type) -> Iterator[str]:
 
 
 def _flag(flag: str, option: Option) -> Iterator[str]:
-    # Lightning's descriptions end in its own defaults, which are not always those here.
+    # Lightning's descriptions end with its own defaults, which can differ from ours.
     text = option.text.partition("Default: ")[0].rstrip(". ")
     yield f"    --{flag}"
     yield from _wrapped(f"{text} ({option.wanted}; default {_yaml(option.default)})", indent=8)
 
 
 def _yaml(value: object) -> str:
-    """A value as it is typed."""
+    """A value as a user types it."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     return f"'[{', '.join(map(str, value))}]'" if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""What a constructor takes: names, types, defaults and descriptions, read from the code."""
+"""The arguments of constructors: names, types, defaults and descriptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from lit_recon.errors import InputError
 
-AUTO = "auto"  # of a group of which several classes can be chosen: all that apply
+AUTO = "auto"  # in a group with several=True: all classes that apply
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -24,9 +24,9 @@ class Option:
     """One flag.
 
     Attributes:
-        type: its annotation.
-        default: its default value.
-        text: its description.
+        type: the annotation.
+        default: the default value.
+        text: the description from the docstring.
     """
 
     type: Any
@@ -35,18 +35,18 @@ class Option:
 
     @property
     def wanted(self) -> str:
-        """What can be given, in words."""
+        """The accepted values, in words."""
         return listed(list(dict.fromkeys(_words(self.type))), "or")
 
     def read(self, value: Any, *, typed: bool) -> Any:
-        """A value as the annotation says; the constructor may still find fault with it.
+        """Convert a value to the annotated type; the constructor checks its range.
 
         Args:
-            value: what was given.
-            typed: it is an object from a YAML file; otherwise what somebody typed in a shell.
+            value: the given value.
+            typed: true for an object from a YAML file, false for text from a shell.
 
         Raises:
-            ValueError: it does not fit.
+            ValueError: the value does not fit the type.
         """
         parser = Parser(exit_on_error=False)
         parser.add_argument("--value", type=self.type)
@@ -54,7 +54,7 @@ class Option:
             found = parser.parse_object({"value": value}).value
         else:
             found = parser.parse_args([f"--value={value}"]).value
-        # A parser takes null from a file for every type, and objects for arguments of the trainer.
+        # jsonargparse accepts null for every type in a file, and class paths for trainer arguments.
         if (found is None and NoneType not in _members(self.type)) or hasattr(found, "class_path"):
             raise ValueError(value)
         return found
@@ -68,10 +68,11 @@ class Group:
         name: what they begin with, for example ``data``; ``recon.solver`` where the classes of
             ``recon`` take one of several solvers; empty for flags of one word, as ``--jobs``.
         classes: whose constructor arguments they are. The first is the default.
-        base: what those classes have in common; None: there is one class and nothing to choose.
-        hidden: constructor arguments that are no flags.
-        defaults: defaults that are not the constructor's.
-        several: one class can be chosen, a list of them, or ``auto``, the default: all that apply.
+        base: their common base class; None: there is one class and no choice.
+        hidden: constructor arguments that are not flags.
+        defaults: defaults that replace those of the constructor.
+        several: the flag takes one class, a list of classes, or ``auto`` (the default): all classes
+            that apply.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Group:
         return [cls.__name__ for cls in self.classes]
 
     def options(self, cls: type) -> dict[str, Option]:
-        """The flags that one of the classes has, by name."""
+        """The flags of one of the classes, by name."""
         found = {}
         for name, option in constructor_options(cls).items():
             if name not in self.hidden:
@@ -97,11 +98,12 @@ class Group:
 
 
 def choices(rooms: Sequence[ModuleType], base: type, first: type) -> tuple[type, ...]:
-    """The classes that packages offer: those one exports from which it exports nothing derived.
+    """The concrete classes that packages export; a class with an exported subclass is left out.
 
     Args:
-        rooms: the packages; what one exports is in its ``__all__``, or has no underscore.
-        base: what they derive from.
+        rooms: the packages. A package exports its ``__all__`` or, without one, all names that do
+            not start with an underscore.
+        base: the base class of all of them.
         first: the default, put first.
     """
     found = [first]
@@ -121,7 +123,7 @@ def _offers(room: ModuleType, name: str) -> bool:
 
 @cache
 def constructor_options(cls: type) -> dict[str, Option]:
-    """The arguments of a constructor, described in the docstring of the class or of `__init__`."""
+    """Constructor arguments by name, described by the docstring of the class or of `__init__`."""
     constructor = vars(cls)["__init__"]
     hints = get_type_hints(cls if is_dataclass(cls) else constructor)
     documented = [*_descriptions(constructor), *_descriptions(cls)]
@@ -136,7 +138,7 @@ def class_path(cls: type) -> str:
     """The shortest path from which a class can be imported."""
     parts = cls.__module__.split(".")
     above = [".".join(parts[:count]) for count in range(1, len(parts))]
-    # What a package imports only on request is not in its `vars`.
+    # `vars` does not trigger a package's lazy imports.
     offering = (name for name in above if vars(sys.modules[name]).get(cls.__name__) is cls)
     return f"{next(offering, cls.__module__)}.{cls.__name__}"
 
@@ -147,7 +149,7 @@ def listed(words: Sequence[str], joint: str) -> str:
 
 
 class Parser(ArgumentParser):
-    """A parser that raises where jsonargparse prints a usage and exits."""
+    """A parser that raises InputError where jsonargparse prints its usage and exits."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise InputError("flags", "", " ".join(message.split()))
@@ -159,14 +161,14 @@ def _descriptions(documented: object) -> list[tuple[str, str]]:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union; the annotation itself where it is none."""
+    """The member types of a union; the annotation itself if it is not a union."""
     if get_origin(annotation) in (Union, UnionType):
         return tuple(part for member in get_args(annotation) for part in _members(member))
     return (annotation,)
 
 
 def _words(annotation: Any) -> list[str]:
-    """What a command line can give for an annotation; objects of some class it cannot."""
+    """The accepted values of an annotation, in words; classes are left out."""
     words: list[str] = []
     for member in sorted(_members(annotation), key=lambda member: member is NoneType):
         origin, arguments = get_origin(member), get_args(member)

@@ -1,4 +1,4 @@
-"""``--plugin``: packages of the user's own, whose classes can be chosen; their code is trusted."""
+"""``--plugin``: the user's own packages, whose classes flags can choose; their code is trusted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lit_recon.errors import InputError
 
 
 def take_plugins(argv: list[str], plugins: list[ModuleType]) -> list[str]:
-    """Import the packages that ``--plugin`` names, and add them to those that there are.
+    """Import the packages that ``--plugin`` names, and append them to `plugins`.
 
     Returns:
-        The other flags.
+        The remaining arguments.
 
     Raises:
         InputError: a package that cannot be imported.
@@ -29,7 +29,7 @@ def take_plugins(argv: list[str], plugins: list[ModuleType]) -> list[str]:
             raise InputError("--plugin", "without a value", "give an importable package")
         try:
             plugin = import_module(name)
-        except Exception as error:  # of any kind: it is somebody else's code that runs here
+        except Exception as error:  # a plugin can raise anything
             reason = f"cannot be imported ({type(error).__name__}: {error})"
             remedy = f"{reason}; give a package that is installed, or whose folder is in PYTHONPATH"
             raise InputError("--plugin", name, remedy) from error

@@ -1,4 +1,4 @@
-"""Methods of reconstruction behind one contract; README.md says how to add one."""
+"""Methods of reconstruction, subclasses of `Reconstructor`; README.md explains how to add one."""
 
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
 from lit_recon.methods.projection import ProjectionReconstructor

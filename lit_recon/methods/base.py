@@ -1,4 +1,4 @@
-"""The contract of a method: what every reconstruction takes and gives; README.md adds one."""
+"""The contract of a method of reconstruction; README.md explains how to add one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lit_recon.solvers import OnStep, SolverStep
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attack ended: a value with a sentence, and what it is evidence of.
+    """How an attack ended, and whether this is evidence of success.
 
     >>> Outcome("stalled", "restarts no longer lower the loss").sure
     False
 
     Attributes:
         status: one word, for tables.
-        reason: one sentence for people, without a capital and a full stop.
-        sure: there is evidence of success, without the truth.
-        empty: there was nothing to find, so that the candidates are noise.
+        reason: one sentence for people, without capital letter and full stop.
+        sure: there is evidence of success that does not use the truth.
+        empty: nothing could be found, so the candidates are noise.
     """
 
     status: str
@@ -40,14 +40,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What the attack on an earlier checkpoint of the same run gave.
+    """The result of the attack on an earlier checkpoint of the same run.
 
     >>> Earlier(torch.zeros(3, 8), sure=True).candidates.shape
     torch.Size([3, 8])
 
     Attributes:
-        candidates: (m, d).
-        sure: that attack ended with evidence of success.
+        candidates: (m, d) its candidates.
+        sure: whether it ended with evidence of success.
     """
 
     candidates: Tensor
@@ -60,7 +60,7 @@ def _nothing(x: Tensor) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What one attack gave.
+    """The result of one attack.
 
     >>> found = Reconstruction(torch.zeros(3, 8), Outcome("stalled", "the loss no longer falls"))
     >>> found.status, found.certificates
@@ -69,17 +69,18 @@ class Reconstruction:
     Attributes:
         candidates: (m, d) reconstructed inputs on the CPU; m may be 0.
         outcome: how the attack ended.
-        certificates: which candidates are right, by evidence without the truth; None: the method
-            has no such evidence here.
+        certificates: which candidates are certainly right, by evidence that does not use the truth;
+            None: there is no such evidence.
         numbers: the method's own numbers by name, each described in its `describes`; NaN or None
-            where one has no meaning for a run.
-        at_truth: ``x (n, d) -> numbers`` that need the true inputs. Only scoring calls it, all
-            ranks together; no method does.
+            if a number has no meaning for a run.
+        at_truth: function of the true inputs x (n, d) that returns the numbers which need them.
+            Only scoring calls it, on all ranks together, after the attack.
         curve: the inner curve, one entry for each step of a solver.
-        sign_blind: candidates are known up to sign only.
+        sign_blind: candidates are known only up to sign.
         warm: the attack began at the candidates of an earlier checkpoint.
-        seconds: what it took.
-        knows: what was given to the attack, in words; set by `Reconstructor.reconstruct`.
+        seconds: duration of the attack.
+        knows: the facts that were given to the attack, in words; set by
+            `Reconstructor.reconstruct`.
     """
 
     candidates: Tensor
@@ -102,17 +103,17 @@ class Reconstruction:
 class Reconstructor(ABC):
     """A method of reconstruction; its constructor arguments are the flags of ``--recon``.
 
-    A subclass says what it is called, what it asks for and what it cannot attack, and writes
-    `attack`. lit_recon/methods/README.md shows one in forty lines.
+    A subclass defines `name`, `asks`, `check` and `attack`. lit_recon/methods/README.md explains
+    them; tests/toy.py is an example in forty lines.
 
     Attributes:
-        citation: whose method it is.
-        cost: where it stands in ``--recon auto``, the cheapest first; any number.
-        describes: its own numbers.
+        citation: authors, year and source of the method.
+        cost: sort key of ``--recon auto``, where methods with a lower cost run first; any number.
+        describes: descriptions of its own numbers.
         max_seconds: time budget of one reconstruction in seconds.
         seed: seed of the attack's own generator, 0 or more.
         warm_start: whether it begins at an earlier checkpoint's candidates.
-        enabled: false trains and saves checkpoints without this attack.
+        enabled: whether `fit` runs this attack; `reconstruct` runs it either way.
     """
 
     citation: ClassVar[str]
@@ -131,19 +132,19 @@ class Reconstructor(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The short name, in folders and in the names of numbers: letters, digits, underscores."""
+        """The short name in folders and in names of numbers: letters, digits and underscores."""
 
     @property
     @abstractmethod
     def asks(self) -> frozenset[str]:
-        """The facts of `Knowledge` that the method takes where they are known; others are blank."""
+        """The facts of `Knowledge` that the method uses if they are known; it gets no others."""
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
-        """Refuse a model that these settings cannot attack, before it is trained.
+        """Refuse a model that the method cannot attack with these settings; called before training.
 
         Raises:
-            InputError: the flag that does not fit the model.
+            InputError: a flag does not fit the model.
         """
 
     @abstractmethod
@@ -154,10 +155,17 @@ class Reconstructor(ABC):
         on_step: OnStep | None,
         earlier: Earlier | None,
     ) -> Reconstruction:
-        """The attack itself; `reconstruct` describes the arguments, and has blanked other facts."""
+        """Attack the model; the arguments are those of `reconstruct`.
+
+        Args:
+            knowledge: only the facts in `asks`; all others are None.
+            generator: the only source of randomness.
+            on_step: to be called with every step of the inner curve and its candidates.
+            earlier: where to begin; None: from scratch.
+        """
 
     def applies(self, model: nn.Module) -> bool:
-        """Whether `check` lets a model pass."""
+        """Whether `check` accepts a model."""
         try:
             self.check(model)
         except InputError:
@@ -173,18 +181,18 @@ class Reconstructor(ABC):
     ) -> Reconstruction:
         """Reconstruct the training inputs from what the attacker knows.
 
-        All ranks of the process group, where there is one, call this together; each gets the same
-        candidates, outcome and numbers.
+        With several ranks, all ranks call this together, and each gets the same candidates, outcome
+        and numbers.
 
         Args:
-            knowledge: the threat model; facts that the method does not ask for are blanked here.
+            knowledge: the threat model; facts that are not in `asks` are set to None here.
             generator: the only source of randomness; None: a new one from the seed.
-            on_step: called with every step of the inner curve and its candidates (m, d), which in a
-                coarse phase are coordinates in its subspace.
-            earlier: where to begin, if anywhere.
+            on_step: called with every step of the inner curve and its candidates (m, d); in a
+                coarse phase these are coordinates in a subspace.
+            earlier: result at an earlier checkpoint, where to begin if `warm_start`.
 
         Raises:
-            InputError: the model is one that the method cannot attack.
+            InputError: the method cannot attack the model.
         """
         self.check(knowledge.model)
         given = knowledge.only(self.asks)

@@ -1,4 +1,4 @@
-"""Plain networks; those that end in a linear readout can be attacked through it."""
+"""Networks as plain ``nn.Module``; the projection attack needs one with a linear readout."""
 
 from lit_recon.models.base import Model, OneHiddenLayer, ReadoutModel
 from lit_recon.models.mlp import MLP

@@ -1,4 +1,4 @@
-"""What a network must offer to be trained and attacked."""
+"""Base classes of networks: what training and attacks need from a network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DEFAULT_P_OVER_DN = 3.0
 
 
 class Model(nn.Module, ABC):
-    """A network that can be trained here: (n, *input shape) to (n, k), all of it in parameters.
+    """A network from (n, *input shape) to (n, k) that `Training` can train.
 
     Attributes:
-        size_flag: the constructor's argument, and the attribute, that says how large it is where
-            p_over_dn does not; None: it has neither.
+        size_flag: name of the constructor argument, and of the attribute, with the network's size,
+            an alternative to p_over_dn; None: the network has neither argument.
     """
 
     size_flag: ClassVar[str | None] = None
@@ -50,7 +50,7 @@ class ReadoutModel(Model):
 
     @property
     def frozen(self) -> bool:
-        """Whether the readout alone is trained, so that the features of an input never change."""
+        """Whether only the readout is trained, so that the features of an input never change."""
         trained = [name for name, value in self.named_parameters() if value.requires_grad]
         return all(name.startswith("readout.") for name in trained)
 
@@ -70,7 +70,7 @@ class OneHiddenLayer(ReadoutModel):
 
     @abstractmethod
     def rows(self, share: range) -> TallMatrix:
-        """These rows of V (p, d), which any rank can read without the help of another."""
+        """The rows `share` of V (p, d); every rank can read any rows without communication."""
 
     def features(self, x: Tensor) -> Tensor:
         """(n, *input shape) to (n, p)."""
@@ -78,13 +78,16 @@ class OneHiddenLayer(ReadoutModel):
 
 
 def feature_count(flag: str, size: int | None, p_over_dn: float | None, per_unit: float) -> int:
-    """A model's size from either of its two flags.
+    """The number of units of a model, from one of two flags: the size itself or p_over_dn.
 
     Args:
-        flag: the name of the first.
-        size: how many units, at least 1.
-        p_over_dn: k p / (n d), above 0.
-        per_unit: the units for which that is 1.
+        flag: the name of the size flag.
+        size: the number of units, at least 1.
+        p_over_dn: k p / (n d), above 0; if both are None, DEFAULT_P_OVER_DN.
+        per_unit: the number of units at which p_over_dn is 1.
+
+    Raises:
+        InputError: both are given, or one is out of its range.
     """
     if size is not None and p_over_dn is not None:
         remedy = f"give either this or --model.{flag}, not both"

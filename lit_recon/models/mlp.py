@@ -30,7 +30,7 @@ class MLP(OneHiddenLayer):
         n: training samples.
         width: hidden units, at least 1; null: p_over_dn decides.
         p_over_dn: width as k width / (n d), above 0; null: 3, unless width is given.
-        activation: s.
+        activation: the activation function s.
         seed: seed of the initial weights, 0 or more; null: --run.seed.
 
     Raises:

@@ -18,8 +18,8 @@ class RandomFeatures(OneHiddenLayer):
     """Random features: V ~ N(0, 1/d) fixed, only the readout is trained, from zero.
 
     The setting of Iurada, Bombari, Tommasi, Mondelli 2025 (arXiv 2509.22214): no bias, no factor
-    1 / sqrt(p). V is not saved in checkpoints: it follows from the seed. Nor is it a buffer: every
-    rank stores rows of its own, which Lightning would overwrite with those of rank 0.
+    1 / sqrt(p). V is not saved in checkpoints, because the seed determines it. V is not a buffer,
+    because every rank stores other rows, and Lightning would overwrite them with those of rank 0.
 
     >>> model = RandomFeatures(d=12, k=1, n=4, p=100)
     >>> model.frozen, float(model.readout.weight.abs().max())
@@ -31,11 +31,11 @@ class RandomFeatures(OneHiddenLayer):
         n: training samples.
         p: number of features, at least 1; null: p_over_dn decides.
         p_over_dn: number of features as k p / (n d), above 0; null: 3, unless p is given.
-        activation: s.
+        activation: the activation function s.
         seed: seed of V, 0 or more; null: --run.seed.
-        stored_rows: rows of V that a process stores, at most, 0 or more; null: its whole share of
-            the attack, p over the number of processes. Other rows are drawn anew whenever they are
-            read, which takes time instead of memory and changes no number of V.
+        stored_rows: the most rows of V that a process stores, 0 or more; null: its whole share,
+            p / (number of processes). Other rows are drawn again from the seed at every read: this
+            saves memory, costs time, and does not change V.
 
     Raises:
         InputError: p below 1, p_over_dn not above 0, or both given; stored_rows below 0.
@@ -68,7 +68,7 @@ class RandomFeatures(OneHiddenLayer):
         nn.init.zeros_(self.readout.weight)
 
     def rows(self, share: range) -> TallMatrix:
-        # Only now is it known for certain how many ranks there are, and on which device.
+        # Not in the constructor: the number of ranks and the device are not known there.
         like = self.readout.weight.detach()
         self.first_layer.store(ranks().share(self.p)[: self.stored_rows], like)
         return TallMatrix(self.first_layer, share, like)

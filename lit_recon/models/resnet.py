@@ -14,7 +14,7 @@ from lit_recon.errors import InputError
 from lit_recon.models.base import ReadoutModel, feature_count
 from lit_recon.randomness import generator
 
-STEM_OUT = 7  # pixels on a side that the paper's stem leaves
+STEM_OUT = 7  # height and width of the output of the paper's stem
 STAGES = 3
 
 
@@ -39,12 +39,12 @@ class ResidualBlock(nn.Module):
 class ResNet(ReadoutModel):
     """A residual network with a linear head, every weight N(0, 1 / fan-in) at the start.
 
-    With ``stem: whole`` it is that of Iurada, Bombari, Tommasi, Mondelli 2025 (arXiv 2509.22214):
-    a convolution with a kernel 4 pixels smaller than the image (28x28 for 32x32) leaves 7x7
-    positions, all blocks have one width, and the head sees all positions. The stem's weights are
-    N(0, 1 / d). With ``stem: 3x3`` it is the usual network for small images (He, Zhang, Ren, Sun
-    2016, arXiv 1512.03385, section 4.2): three stages that halve the resolution and double the
-    width.
+    ``stem: whole`` is the network of Iurada, Bombari, Tommasi, Mondelli 2025 (arXiv 2509.22214):
+    the first convolution has a kernel 4 pixels smaller than the image (28x28 for 32x32) and an
+    output of 7x7 positions, all blocks have the same width, and the head takes all positions. The
+    stem's weights are N(0, 1 / d). ``stem: 3x3`` is the usual network for small images (He, Zhang,
+    Ren, Sun 2016, arXiv 1512.03385, section 4.2): three stages; the second and the third halve the
+    resolution and double the width.
 
     >>> ResNet((3, 8, 8), k=1, n=2, width=4, blocks=1).p  # 7x7 positions of 4 channels
     196
@@ -54,15 +54,15 @@ class ResNet(ReadoutModel):
         k: outputs.
         n: training samples.
         width: channels of the first block, at least 1; null: p_over_dn decides.
-        p_over_dn: the head's inputs p as k p / (n d), above 0; the nearest that a whole width
-            gives. null: 3, unless width is given.
+        p_over_dn: number of the head's inputs p as k p / (n d), above 0, rounded to a whole width;
+            null: 3, unless width is given.
         blocks: residual blocks, at least 1; with ``stem: 3x3`` at least 3.
-        stem: ``whole`` or ``3x3``.
-        pool: ``flatten`` gives the head every position, ``mean`` their average.
+        stem: the first convolution: ``whole`` is the paper's, ``3x3`` the usual one.
+        pool: the head's input: ``flatten`` is all positions, ``mean`` their average.
         seed: seed of the initial weights, 0 or more; null: --run.seed.
 
     Raises:
-        InputError: an argument outside its range, inputs that are no images, or too small ones.
+        InputError: an argument outside its range, or inputs that are not images or are too small.
     """
 
     size_flag: ClassVar[str] = "width"

@@ -1,4 +1,4 @@
-"""Other people's networks as ours: their readout is found, and what goes into it."""
+"""Wraps a user's network as a `ReadoutModel`: finds its readout and the input of its readout."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from lit_recon.models.base import ReadoutModel
 
 
 class Wrapped(ReadoutModel):
-    """Any module whose output is that of its last linear layer.
+    """Any module whose output is the output of its last linear layer.
 
     Args:
         module: the network, in eval mode.
-        readout: dotted name of its last linear layer; None: the one that gives its output.
-        features: name of a method that gives that layer's input (n, p) from an input of the
-            network; None: whatever goes into the layer.
-        example: (1, *input shape) an input, to look for the layer.
+        readout: dotted name of the last linear layer; None: the layer whose output is the network's
+            output on `example`.
+        features: name of a method of the module that computes the layer's input (n, p) from an
+            input of the network; None: a hook reads the layer's input in a forward pass.
+        example: (1, *input shape) an input.
 
     Raises:
-        InputError: there is no such layer or method, or it does not do what it should.
+        InputError: there is no such layer or method, or its output has the wrong shape.
     """
 
     @torch.no_grad()
@@ -40,7 +41,7 @@ class Wrapped(ReadoutModel):
             phi = self.features(example)
         except _NotReached as error:
             raise InputError("--readout", readout, "has no part in the output") from error
-        except Exception as error:  # of any kind: it is somebody else's code that runs here
+        except Exception as error:  # the user's code can raise anything
             remedy = f"does not take an input of shape {tuple(example.shape)} ({_line(error)})"
             raise InputError("--features", given, remedy) from error
         shape = tuple(getattr(phi, "shape", ()))
@@ -73,7 +74,7 @@ def _readout(module: nn.Module, name: str | None, example: Tensor) -> nn.Linear:
             _, given, output = _passing(module, layer, example)
         except _NotReached:
             continue
-        except Exception as error:  # of any kind: it is somebody else's code that runs here
+        except Exception as error:  # the user's code can raise anything
             remedy = f"{type(module).__name__} does not take them ({_line(error)})"
             shape = f"gives inputs of shape {tuple(example.shape)}"
             raise InputError("--data", shape, remedy) from error
@@ -88,7 +89,7 @@ class _NotReached(Exception):
 
 
 def _passing(module: nn.Module, layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor, Any]:
-    """The input and the output of a layer when the network sees x, and the network's output."""
+    """The layer's input, the layer's output and the network's output for an input x."""
     seen: list[tuple[Tensor, Tensor]] = []
 
     def look(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:

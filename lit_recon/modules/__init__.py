@@ -1,4 +1,4 @@
-"""LightningModules: how models are trained, on which task."""
+"""Training with Lightning: losses, optimisers, tasks, and the LightningModule."""
 
 from lit_recon.modules.losses import check_loss
 from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Optim

@@ -1,6 +1,6 @@
-"""What training minimises, and which targets each loss is made for.
+"""The training losses, and which targets each loss accepts.
 
-Shapes: outputs and targets (n, k). Classes are targets of -1 and 1 for k = 1, and one-hot for more.
+Shapes: outputs and targets (n, k). Class targets are -1 and 1 for k = 1, and one-hot for k > 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Loss = Literal["mse", "cross_entropy", "logistic"]
 
 
 def logistic(output: Tensor, y: Tensor) -> Tensor:
-    """Mean of log(1 + exp(-s f)) over samples and outputs, with s = 1 for its class and -1 else."""
+    """Mean of log(1 + exp(-s f)) over samples and outputs; s = 1 for the true class, else -1."""
     sign = y if y.shape[1] == 1 else 2 * y - 1
     return F.softplus(-sign * output).mean()
 
@@ -28,14 +28,14 @@ LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": F.cross_entropy,
     "logistic": logistic,
 }
-"""From outputs and targets to a mean over samples; squared error and logistic also over outputs."""
+"""Functions of outputs and targets: means over samples; mse and logistic also over outputs."""
 
 
 def check_loss(loss: Loss, y: Tensor) -> None:
-    """Refuse a loss that is not made for targets y (n, k).
+    """Refuse a loss that does not accept targets y (n, k).
 
     Raises:
-        InputError: the targets are no classes, or the classes are too few.
+        InputError: the targets are not classes, or there are too few classes.
     """
     if loss == "mse":
         return
@@ -49,14 +49,14 @@ def check_loss(loss: Loss, y: Tensor) -> None:
 
 
 def are_classes(y: Tensor) -> bool:
-    """Whether targets (n, k) are classes."""
+    """Whether targets (n, k) are classes: -1 and 1 for k = 1, one-hot for k > 1."""
     if y.shape[1] == 1:
         return bool((y.abs() == 1).all())
     return torch.equal(y, F.one_hot(y.argmax(1), y.shape[1]).to(y))
 
 
 def accuracy(output: Tensor, y: Tensor) -> Tensor:
-    """Share of samples in their class."""
+    """Fraction of samples in the right class, in [0, 1], from outputs and targets (n, k)."""
     if y.shape[1] == 1:
         return ((output > 0) == (y > 0)).float().mean()
     return (output.argmax(1) == y.argmax(1)).float().mean()

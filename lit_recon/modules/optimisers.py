@@ -1,7 +1,7 @@
-"""How the model is trained; the flags of ``--optim``.
+"""Optimisers and their settings: the flags of ``--optim``.
 
-Every optimiser says whether it keeps the span property: the trained readout less its start lies in
-the span of the training samples' features, which is what the projection attack rests on.
+The projection attack needs the span property: the final minus the initial readout lies in the span
+of the training samples' features. Every optimiser states whether it keeps this property.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ Design = Callable[[], tuple[Tensor, Tensor]]
 
 
 class Optim(ABC):
-    """A choice of optimiser with its settings.
+    """An optimiser with its settings.
 
     Attributes:
-        span_warning: what to say before a run whose optimiser breaks the span; None: it keeps it.
-        closed_form: one step gives the readout, from all samples at once, and trains nothing else.
-        loss: what is minimised.
-        stop_loss: mean loss of an epoch at which training ends; None: none.
+        span_warning: the warning printed before training if the optimiser breaks the span property;
+            None: it keeps the property.
+        closed_form: one step computes the readout from all samples; nothing else is trained.
+        loss: the training loss.
+        stop_loss: training ends when the mean loss of an epoch is not above it; None: never.
     """
 
     span_warning: ClassVar[str | None] = None
@@ -41,11 +42,11 @@ class Optim(ABC):
 
     @abstractmethod
     def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
-        """The torch optimiser.
+        """Make the torch optimiser.
 
         Args:
-            parameters: what is trained.
-            design: gives features (n, p) and targets (n, k) of the current batch.
+            parameters: the trained parameters.
+            design: returns features (n, p) and targets (n, k) of the current batch.
         """
 
     @property
@@ -55,10 +56,10 @@ class Optim(ABC):
 
     @abstractmethod
     def initial_share(self, steps: int) -> float | None:
-        """How much of the initial readout is left in the readout after so many steps.
+        """The factor a by which weight decay has scaled the initial readout after `steps` steps.
 
-        The readout less this share of its start is what the training samples put there. None:
-        what is left is no multiple of the start.
+        The readout minus a times its start is the part that comes from the training samples. None
+        if the remainder of the start is not a multiple of the start.
         """
 
 
@@ -72,8 +73,8 @@ def _check(**values: float | None) -> None:
 class LeastSquares(Optim):
     """The readout of minimum norm that fits the batch, in closed form and one step.
 
-    theta = y^T (Phi Phi^T)^-1 Phi, solved in the dual with a float64 Gram; least squares where
-    there are fewer features than samples. It is where gradient descent from zero converges.
+    theta = y^T (Phi Phi^T)^-1 Phi, from a float64 Gram matrix; the least-squares solution if there
+    are fewer features than samples. Gradient descent from zero converges to the same readout.
 
     >>> LeastSquares().closed_form, LeastSquares().initial_share(1)
     (True, 0.0)
@@ -89,7 +90,7 @@ class LeastSquares(Optim):
 
 
 class _ClosedForm(Optimizer):
-    """An optimiser whose single step is the closed-form readout."""
+    """A torch optimiser whose step sets the readout to the closed-form solution."""
 
     def __init__(self, parameters: Iterable[Parameter], design: Design) -> None:
         super().__init__(parameters, {})
@@ -139,9 +140,9 @@ class SGD(Optim):
         )
 
     def initial_share(self, steps: int) -> float:
-        """Weight decay alone, by the recursion of torch: v = mu v + (g + lambda w), w = w - lr v.
+        """The factor from weight decay, by torch's recursion v = mu v + g + lambda w, w = w - lr v.
 
-        It is linear, so the part of w that comes from its start goes its own way, with g = 0.
+        The recursion is linear, so the part of w that comes from its start follows it with g = 0.
         """
         share, velocity = 1.0, 0.0
         for _ in range(steps):
@@ -167,7 +168,7 @@ class Adam(Optim):
 
     span_warning: ClassVar[str | None] = (
         "Adam scales every weight on its own, so the trained readout leaves the span of the"
-        " training samples' features and the projection attack loses its ground; expect few or no"
+        " training samples' features, which the projection attack needs; expect few or no"
         " images. SGD, LBFGS and LeastSquares keep the span."
     )
 
@@ -183,7 +184,7 @@ class Adam(Optim):
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
     def initial_share(self, steps: int) -> float | None:
-        """With weight decay every weight shrinks at its own rate."""
+        """1 without weight decay; None with it, because every weight shrinks at its own rate."""
         return None if self.weight_decay and steps else 1.0
 
 

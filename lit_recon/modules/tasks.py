@@ -1,4 +1,4 @@
-"""What a network is trained to give: the flags of ``--task``."""
+"""Tasks: the targets that a network is trained on; the flags of ``--task``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lit_recon.errors import InputError
 
 
 class Task(ABC):
-    """A choice of targets."""
+    """A map from the data to training targets."""
 
     @abstractmethod
     def targets(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n, k) targets.
+        """Training targets (n, k).
 
         Args:
             x: (n, *input shape) inputs.
-            y: (n, k') the targets that the data have: their classes, or numbers.
+            y: (n, k') targets of the data module: classes, or numbers.
 
         Raises:
             InputError: the task does not fit the data.
@@ -29,7 +29,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Labels(Task):
-    """The targets that the data have: classes, or numbers.
+    """The targets of the data: classes, or numbers.
 
     >>> Labels().targets(torch.zeros(2, 3), torch.tensor([[-1.0], [1.0]])).tolist()
     [[-1.0], [1.0]]
@@ -41,7 +41,7 @@ class Labels(Task):
 
 @dataclass(frozen=True)
 class Autoencode(Task):
-    """The input itself: k = d.
+    """The target is the input itself: k = d.
 
     >>> Autoencode().targets(torch.ones(2, 1, 2, 2), torch.zeros(2, 1)).shape
     torch.Size([2, 4])
@@ -53,14 +53,14 @@ class Autoencode(Task):
 
 @dataclass(frozen=True)
 class Next(Task):
-    """The next input of a sequence, after its last one the first: k = d.
+    """The target is the next input of a sequence, and the first input after the last: k = d.
 
     >>> Next(period=2).targets(torch.arange(4.0)[:, None], torch.zeros(4, 1)).flatten().tolist()
     [1.0, 0.0, 3.0, 2.0]
 
     Args:
-        period: length of each sequence, at least 2, which divides the number of samples; null: all
-            samples are one sequence, in the order in which they were chosen.
+        period: length of each sequence, at least 2, a divisor of the number of samples; null: all
+            samples are one sequence, in the order of the data.
     """
 
     period: int | None = None

@@ -17,7 +17,7 @@ from lit_recon.models import Model, ReadoutModel
 from lit_recon.modules.losses import LOSSES, accuracy, are_classes
 from lit_recon.modules.optimisers import Optim
 
-KNOWN_SAMPLES = 256  # whose features are kept, p numbers each
+KNOWN_SAMPLES = 256  # up to so many samples, fixed features are kept in memory, p numbers each
 
 Batch = tuple[Tensor, Tensor, slice | Tensor]
 
@@ -25,11 +25,11 @@ Batch = tuple[Tensor, Tensor, slice | Tensor]
 class Training(LightningModule):
     """Trains `model`; `optim` names the loss, the optimiser and the stopping loss.
 
-    Batches are ``(x, y, samples)``: inputs (b, *input shape), targets (b, k), and which of the data
-    module's training samples they are.
+    Batches are ``(x, y, samples)``: inputs (b, *input shape), targets (b, k), and their indices
+    among the data module's training samples.
 
-    Held-out samples are looked at whenever a row is logged, and not in a loop of their own: a row
-    is then written at once, and a run that is killed has it or lacks it and never has half of it.
+    Held-out samples are evaluated whenever a row is logged, without a validation loop: all numbers
+    of a row are then written at once, and a killed run never has half a row.
 
     >>> from lit_recon.models import MLP
     >>> from lit_recon.modules.optimisers import SGD
@@ -53,11 +53,10 @@ class Training(LightningModule):
         self._logged_step = -1
         self._epoch = EpochLoss()
         self.row: dict[str, float] = {}
-        """The numbers that were logged last."""
+        """The last logged numbers, by name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes here which hook it is in, many times a step, and every time torch would
-        # look whether that is a parameter.
+        # Lightning sets this many times a step; skip torch's check whether it is a parameter.
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
@@ -75,7 +74,7 @@ class Training(LightningModule):
         self._training = Split.of(self.model, data.x, data.y)
         if self._classes and len(data.val_y):
             self._held_out = Split.of(self.model, data.val_x, data.val_y)
-        if self._epoch.low:  # in the run that goes on here
+        if self._epoch.low:  # restored from the checkpoint of a run that had ended so
             self.trainer.should_stop = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -89,9 +88,9 @@ class Training(LightningModule):
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """End the run rather than save weights that are no numbers.
+        """End the run instead of saving weights that are not finite.
 
-        The weights are the same on all ranks, which so end together.
+        All ranks have the same weights, so they all end here.
         """
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise RunError(self._broken("the weights are"))
@@ -103,8 +102,8 @@ class Training(LightningModule):
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Log the numbers of the final weights: training_step sees the weights before its step."""
-        weight = next(self.model.parameters())  # on the CPU: Lightning has put everything away
+        """Log the numbers of the final weights; training_step sees those before each step."""
+        weight = next(self.model.parameters())  # Lightning has moved the model to the CPU
         self._training = self._training.to(weight)
         self._held_out = self._held_out and self._held_out.to(weight)
         output, y = self._training.output(self.model), self._training.y
@@ -112,7 +111,7 @@ class Training(LightningModule):
         self._log({"train/loss": loss, **self._accuracy("train", output, y)})
 
     def _output(self, batch: Batch) -> Tensor:
-        """(b, k) outputs, from known features where nothing of these is trained."""
+        """(b, k) outputs, computed from stored features if these are not trained."""
         x, _, samples = batch
         known = self._training.known
         if known is None:
@@ -122,9 +121,10 @@ class Training(LightningModule):
         return self.model.readout(known[samples])
 
     def _log_in_turn(self, loss: Tensor, output: Tensor, y: Tensor) -> None:
-        """Log every few steps, and once where a step takes several batches.
+        """Log every `log_every_n_steps` steps; once per step, also if a step takes several batches.
 
-        Nothing else in a step waits for a GPU or for other ranks, or looks at the loss.
+        Only this waits for the GPU and for other ranks, and only this checks that the loss is
+        finite.
         """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         step = self.global_step
@@ -132,14 +132,15 @@ class Training(LightningModule):
             return
         self._logged_step = step
         values = {"train/loss": loss, **self._accuracy("train", output, y)}
-        # Means over ranks, whose shares are equal. All see the failure of one: none waits for it.
+        # Means over ranks with equal shares. If one rank's loss is not finite, all ranks see it and
+        # none waits for it.
         means = {name: self._gathered(value).mean() for name, value in values.items()}
         if not bool(torch.isfinite(means["train/loss"])):
             raise RunError(self._broken("the training loss is"))
         self._log(means)
 
     def _stop_in_turn(self, loss: Tensor, samples: int) -> None:
-        """End the run after this epoch where its mean loss is low enough, on all ranks alike."""
+        """End training after this epoch, on all ranks, if its mean loss is at most `stop_loss`."""
         if self.optim.stop_loss is None:
             return
         epoch = self._epoch
@@ -153,7 +154,7 @@ class Training(LightningModule):
 
     @torch.no_grad()
     def _log(self, values: dict[str, Tensor]) -> None:
-        """Log at the step of these weights; Lightning's own count is off by one in places."""
+        """Log at the step of these weights; Lightning's own step is off by one in some hooks."""
         numbers = {**values, **self._validated()}
         self.row = {name: float(value) for name, value in numbers.items()}
         epoch = epochs_over(self.trainer)
@@ -161,7 +162,7 @@ class Training(LightningModule):
             logger.log_metrics({"epoch": epoch, **self.row}, step=self.global_step)
 
     def _validated(self) -> dict[str, Tensor]:
-        """Accuracy on held-out samples, where there are any and they have classes."""
+        """Accuracy on held-out samples; empty if there are none or they have no classes."""
         if self._held_out is None:
             return {}
         self.model.eval()
@@ -170,7 +171,7 @@ class Training(LightningModule):
         return self._accuracy("val", output, self._held_out.y)
 
     def _accuracy(self, stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Nothing where the targets are no classes."""
+        """The accuracy under its logged name; empty if the targets are not classes."""
         return {f"{stage}/acc": accuracy(output, y)} if self._classes else {}
 
     def _broken(self, what: str) -> str:
@@ -190,26 +191,26 @@ class Training(LightningModule):
         return phi, y
 
     def _gathered(self, values: Tensor) -> Tensor:
-        """The values of all ranks, (ranks, *shape) where there are several."""
+        """The values of all ranks: (ranks, *shape), or (*shape) with one rank."""
         gathered = self.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered
 
 
 def epochs_over(trainer: Trainer) -> int:
-    """How many epochs are over; Lightning also counts one that the last step has cut short."""
+    """The number of complete epochs; Lightning also counts one that the last step has cut short."""
     steps = ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     return trainer.global_step // steps
 
 
 @dataclass
 class EpochLoss:
-    """The loss of an epoch as its batches come, and what it decided; a part of checkpoints.
+    """The running loss of an epoch, for `stop_loss`; saved in checkpoints.
 
     Attributes:
-        total: sum over samples so far of the loss, before each batch's step.
-        samples: how many, on all ranks.
-        low: whether the mean of an epoch was low enough to end the run.
+        total: sum of the loss over the samples so far, each batch before its step.
+        samples: number of samples so far, on all ranks.
+        low: whether the mean loss of an epoch has ended the run.
     """
 
     total: Tensor | float = 0.0
@@ -221,12 +222,12 @@ class EpochLoss:
 class Split:
     """All training samples, or all held-out ones, on the model's device.
 
-    They are kept here and not in the model, which an attacker gets.
+    They are not kept in the model, because the attacker gets the model.
 
     Attributes:
         x: (n, *input shape).
         y: (n, k).
-        known: (n, p) features, where nothing of them is trained and they are few enough to keep.
+        known: (n, p) features; None if they are trained or n is above KNOWN_SAMPLES.
     """
 
     x: Tensor
@@ -236,10 +237,10 @@ class Split:
     @classmethod
     @torch.no_grad()
     def of(cls, model: Model, x: Tensor, y: Tensor) -> Split:
-        """Move the samples to the model.
+        """Move the samples to the model's device, and compute their features if these are fixed.
 
-        All features are computed here together: in mini-batches they would differ in their last
-        bits with the order, and with the place where a run goes on.
+        All features are computed in one batch. In mini-batches their last bits would depend on the
+        order of the samples and on the step at which a run is resumed.
         """
         split = cls(x, y, None).to(next(model.parameters()))
         if not isinstance(model, ReadoutModel) or not model.frozen or len(x) > KNOWN_SAMPLES:
@@ -247,12 +248,12 @@ class Split:
         return replace(split, known=model.features(split.x))
 
     def to(self, like: Tensor) -> Split:
-        """The same on the device of a tensor, in its precision."""
+        """The samples with the device and dtype of a tensor."""
         known = None if self.known is None else self.known.to(like)
         return Split(self.x.to(like), self.y.to(like), known)
 
     def output(self, model: Model) -> Tensor:
-        """(n, k) of all samples."""
+        """(n, k) outputs of all samples."""
         if self.known is None:
             output: Tensor = model(self.x)
             return output

@@ -1,1 +1,1 @@
-"""Where numbers go: the run directory, the provenance of a run, and W&B."""
+"""What a run writes: its directory, its provenance, its training data, and W&B."""

@@ -1,4 +1,4 @@
-"""Lightning checkpoints as files: where a run keeps them, and how to read them."""
+"""Lightning checkpoint files: their paths in a run directory, and safe loading."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import Tensor
 from lit_recon.errors import RunError
 from lit_recon.records.directory import RunDirectory
 
-PREFIX = "model."  # of the network's weights in our LightningModule
+PREFIX = "model."  # of the names of the network's weights in `Training`
 
 
 def saved_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoints in a run directory, by step."""
+    """The checkpoints in a run directory, sorted by step."""
     return sorted(RunDirectory(directory).checkpoints.glob("step=*.ckpt"), key=step_of)
 
 
 def checkpoint_path(directory: RunDirectory, step: int) -> Path:
-    """Where the checkpoint of a step is, if it has been saved."""
+    """The path of the checkpoint of a step; the file may not exist."""
     return directory.checkpoints / f"step={step:08d}.ckpt"
 
 
 def step_of(checkpoint: str | os.PathLike[str]) -> int:
-    """The step that a checkpoint's name tells."""
+    """The training step in a checkpoint's file name."""
     return int(Path(checkpoint).stem.removeprefix("step="))
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The network's weights in a checkpoint of ours, by name, on the CPU.
+    """The network's weights in a checkpoint of `Training`, by name, on the CPU.
 
     Raises:
         RunError: as in `load_checkpoint`.
@@ -43,20 +43,20 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The network's weights in a checkpoint of ours, by name."""
+    """The network's weights in a loaded checkpoint of `Training`, by name."""
     state = checkpoint["state_dict"]
     return {name.removeprefix(PREFIX): state[name] for name in state if name.startswith(PREFIX)}
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A Lightning checkpoint on the CPU, of which nothing but numbers and containers is believed.
+    """Load a Lightning checkpoint on the CPU; only tensors, numbers and plain containers.
 
     Raises:
-        RunError: the file is missing, damaged, or something else.
+        RunError: the file is missing, damaged, or not a Lightning checkpoint.
     """
     try:
         with Path(path).open("rb") as file:
-            # Anything else than an archive is of torch before 1.6, or no checkpoint at all.
+            # A file that is not a zip archive is from torch before 1.6, or not a checkpoint.
             archive = file.read(2) == b"PK"
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing") from error
@@ -64,9 +64,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read ({error.strerror or error})") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle's protocol
+            warnings.simplefilter("ignore")  # about the pickle protocol of old files
             saved = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except Exception as error:  # of any kind: the bytes may be any
+    except Exception as error:  # torch raises many types for damaged files
         raise RunError(f"{path} {_unreadable(error)}") from error
     if not (isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict)):
         raise RunError(f"{path} is no Lightning checkpoint: it has no state_dict")
@@ -74,7 +74,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _unreadable(error: Exception) -> str:
-    """What torch has to say about a file that it does not load."""
+    """One phrase about why torch does not load a file."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found:
         return f"holds {found[1]}, and nothing but numbers and plain containers is loaded"

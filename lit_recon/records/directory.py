@@ -1,7 +1,7 @@
-"""The directory of one run: every file in it is whole or not there, whenever the run is killed.
+"""The directory of one run; every file is complete or absent, even if the run is killed.
 
-Files are written beside their place and renamed into it. The leftovers of a killed run are known by
-their names, ``.NAME.tmp-XXXXXXXX``, and removed by the next run that starts in the directory.
+Files are written under a temporary name, ``.NAME.tmp-XXXXXXXX``, and then renamed. The next run
+that starts in the directory removes what a killed run has left.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ from typing import Any, Literal, NoReturn
 from lit_recon.errors import InputError, RunError
 from lit_recon.files import LEFTOVER, beside, sync, whole_file
 
-# What a file system, a shell and a W&B run name all take.
+# Names that a file system, a shell and W&B accept.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,127}")
 SWEEP_FILE = "sweep.json"
 RESULTS = "recon"  # the folder of the results of a run's own settings
 _MARKS = {"run": ("config.yaml", "provenance.json"), "sweep": (SWEEP_FILE,)}
-# A disk without room for this has none for a run; a smaller probe would pass on one that is full.
+# A disk without room for this is too full for a run; a smaller probe can pass on a full disk.
 _PROBE_BYTES = 1 << 20
 
 
 class RunDirectory:
     """Reads and writes the directory of one run.
 
-    The constructor only names a directory that is there, for `reconstruct`, `report` and the ranks
-    beside rank 0; a new run starts with `create`. Writing that fails raises `RunError`.
-    Reconstructions are in its folder `results`: of one method, ``recon/METHOD`` or, of other
-    settings than the run's, ``recon-VARIANT/METHOD``.
+    The constructor takes an existing directory and checks nothing; `create` makes the directory of
+    a new run. Every method that writes raises `RunError` if it fails.
+
+    Args:
+        path: the run directory.
+        results: the folder of reconstructions in it: ``recon/METHOD``, or ``recon-VARIANT/METHOD``
+            for settings that differ from the run's.
     """
 
     def __init__(self, path: str | os.PathLike[str], results: str = RESULTS) -> None:
@@ -54,22 +57,21 @@ class RunDirectory:
         overwrite: bool = False,
         kind: Literal["run", "sweep"] = "run",
     ) -> RunDirectory:
-        """Claims ``dir/name`` for a run that starts now.
+        """Make the directory ``dir/name`` for a run that starts now.
 
         Args:
-            dir: where the runs are; made if it is missing.
-            name: the run's name; None for ``STEM-YYYYMMDD-HHMMSS`` in local time, never one that
-                is taken.
+            dir: the folder of the run directories; made if it is missing.
+            name: the run's name; None for an unused ``STEM-YYYYMMDD-HHMMSS`` in local time.
             stem: the start of an automatic name.
-            resume: go on in the directory of an earlier run; without one, start it.
+            resume: continue in the directory of an earlier run; if there is none, make it.
             overwrite: replace an earlier run. Only a directory that looks like a run is deleted,
-                and only once its successor is known to be writable.
-            kind: what the directory is for. A sweep's holds runs, some of them perhaps at work,
-                which look after their own leftovers.
+                and only after its replacement has proved writable.
+            kind: what the directory holds. In a sweep's directory, temporary files below the top
+                level are kept: they may belong to runs that are still at work.
 
         Raises:
-            InputError: a name that is taken or cannot be one, flags that contradict each other, a
-                full or read-only disk.
+            InputError: the name is taken or invalid, flags contradict each other, or the disk is
+                full or read-only.
         """
         if resume and overwrite:
             raise InputError("--run.overwrite", "true", "contradicts --run.resume true")
@@ -90,7 +92,7 @@ class RunDirectory:
 
     @property
     def path(self) -> Path:
-        """The directory itself."""
+        """The path of the directory."""
         return self._path
 
     @property
@@ -100,28 +102,28 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Where ModelCheckpoint writes; not made here."""
+        """The folder of checkpoints; it may not exist."""
         return self._path / "checkpoints"
 
     def step_path(self, step: int) -> Path:
-        """Where the reconstruction at training step `step` is, if it has been done."""
+        """The folder of the reconstruction at training step `step`; it may not exist."""
         return self._path / self._results / f"step={step:08d}"
 
     def steps(self) -> list[int]:
-        """The training steps whose reconstructions are there."""
+        """The training steps with a reconstruction, in ascending order."""
         folders = (self._path / self._results).glob("step=*")
         return sorted(int(folder.name.removeprefix("step=")) for folder in folders)
 
     def has_step(self, step: int) -> bool:
-        """Whether the reconstruction at training step `step` is there; if it is, it is whole."""
+        """Whether there is a reconstruction at training step `step`; if so, it is complete."""
         return self.step_path(step).is_dir()
 
     def write_text(self, relative: str, text: str) -> Path:
-        """Writes the file `relative`, replacing one that is there, and returns its path."""
+        """Write text to the file `relative` of the directory, replacing it; returns its path."""
         return self.write_bytes(relative, text.encode())
 
     def write_bytes(self, relative: str, content: bytes) -> Path:
-        """The same for bytes."""
+        """Write bytes to the file `relative` of the directory, replacing it; returns its path."""
         path = self._path / relative
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,14 +132,14 @@ class RunDirectory:
         return path
 
     def write_json(self, relative: str, obj: object) -> Path:
-        """Writes `obj` as strict JSON with two spaces of indentation; see `plain`."""
+        """Write `obj` as strict JSON with two spaces of indentation; `plain` converts it."""
         return self.write_text(relative, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
 
     def read_json(self, relative: str) -> dict[str, Any]:
-        """The object in the file `relative`.
+        """Read the JSON object in the file `relative`.
 
         Raises:
-            RunError: it cannot be read, or holds no JSON object.
+            RunError: the file cannot be read, or holds no JSON object.
         """
         path = self._path / relative
         try:
@@ -149,10 +151,10 @@ class RunDirectory:
         return found
 
     def append_jsonl(self, relative: str, obj: object) -> Path:
-        """Appends `obj` as one line of strict JSON, in a single write; see `plain`.
+        """Append `obj` as one line of strict JSON, in a single write; `plain` converts it.
 
-        A crash can leave the last line half written. The next append drops such a tail first, so
-        that every line of the file parses.
+        A crash can leave half a line at the end. The next append removes it first, so that every
+        line of the file parses.
         """
         path = self._path / relative
         line = json.dumps(plain(obj), allow_nan=False) + "\n"
@@ -163,12 +165,12 @@ class RunDirectory:
 
     @contextmanager
     def step_directory(self, step: int) -> Iterator[Path]:
-        """A directory to fill with the results at training step `step`.
+        """Yield a temporary directory for the results at training step `step`.
 
-        It takes its place, `step_path`, when the block ends, and is removed if the block raises.
+        It is renamed to `step_path` when the block ends, and removed if the block raises.
 
         Raises:
-            RunError: the step is done already, or the disk is full.
+            RunError: the step has results already, or the disk is full.
         """
         path = self.step_path(step)
         if path.exists():
@@ -186,9 +188,9 @@ class RunDirectory:
 
 
 def older_layout(path: Path) -> str | None:
-    """What is wrong with results that an earlier version has left, and what to do; None: nothing.
+    """Why the results of a run are of an earlier version, and what to do; None if they are not.
 
-    It had one method, and its steps directly in the folder of results.
+    Earlier versions had one method and no folder METHOD between the results and their steps.
     """
     folder = next((step.parent for step in sorted(path.glob(f"{RESULTS}*/step=*"))), None)
     if folder is None:
@@ -201,10 +203,10 @@ def older_layout(path: Path) -> str | None:
 
 
 def refuse_older_layout(flag: str, path: str | os.PathLike[str]) -> None:
-    """Refuse a run whose results an earlier version has left.
+    """Refuse a run whose results are of an earlier version.
 
     Raises:
-        InputError: it is one.
+        InputError: they are.
     """
     reason = older_layout(Path(path))
     if reason is not None:
@@ -212,13 +214,13 @@ def refuse_older_layout(flag: str, path: str | os.PathLike[str]) -> None:
 
 
 def plain(value: object) -> object:
-    """`value` as strict JSON knows it: a number that is NaN or infinite becomes null.
+    """Convert `value` to the types of strict JSON; NaN and infinity become None.
 
-    Tensors, arrays and their scalars become lists and numbers, paths strings, mappings objects with
-    string keys, sequences arrays.
+    Tensors and arrays become lists, their scalars numbers, paths strings, mappings dictionaries
+    with string keys, and sequences lists.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: any other type.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -228,7 +230,7 @@ def plain(value: object) -> object:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):  # numpy and torch, neither of which this file imports
+    if hasattr(value, "tolist"):  # numpy and torch, which this module does not import
         return plain(value.tolist())
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [plain(item) for item in value]
@@ -236,12 +238,12 @@ def plain(value: object) -> object:
 
 
 def _claim_automatic(root: Path, stem: str) -> Path:
-    """Makes ``STEM-TIME`` or, where runs start in the same second, ``STEM-TIME-2`` and so on."""
+    """Make ``STEM-TIME``, or ``STEM-TIME-2`` and so on if other runs start in the same second."""
     base = f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
     attempt = 1
     while True:
         path = root / (base if attempt == 1 else f"{base}-{attempt}")
-        with suppress(FileExistsError):  # mkdir tells and takes in one step, unlike exists()
+        with suppress(FileExistsError):  # mkdir is atomic: a check with exists() first is not
             return _make(path)
         attempt += 1
 
@@ -252,7 +254,7 @@ def _claim_named(path: Path, kind: str, *, resume: bool, overwrite: bool) -> Pat
     except FileExistsError:
         if not (resume or overwrite):
             _refuse_taken(path)
-    replaces_link = overwrite and path.is_symlink()  # whose target is somewhere else for a reason
+    replaces_link = overwrite and path.is_symlink()  # the user has put its target elsewhere
     if not path.is_dir() or not _is_ours(path, _MARKS[kind]) or replaces_link:
         remedy = f"is there and is no {kind} directory; give another name, or move it away"
         raise InputError("--run.name", path.name, remedy)
@@ -276,13 +278,13 @@ def _refuse_taken(path: Path) -> NoReturn:
 
 
 def _is_ours(path: Path, marks: Sequence[str]) -> bool:
-    """An empty directory counts: a run may be killed before its first file, and nothing is lost."""
+    """Whether a directory looks like a run, or is empty: a run can be killed before its files."""
     entries = [entry.name for entry in path.iterdir() if not LEFTOVER.fullmatch(entry.name)]
     return not entries or any(mark in entries for mark in marks)
 
 
 def _make(path: Path) -> Path:
-    """Makes a directory that can be written, or none."""
+    """Make a directory and check that it is writable; remove it again if it is not."""
     path.mkdir()
     try:
         _probe(path)
@@ -293,16 +295,16 @@ def _make(path: Path) -> Path:
 
 
 def _replace_run(path: Path) -> None:
-    """Puts an empty directory in the place of an earlier run, and only then deletes that run."""
+    """Replace an earlier run by an empty directory; the run is deleted last."""
     fresh = _make(beside(path))
     earlier = beside(path)
     path.rename(earlier)
     fresh.rename(path)
-    shutil.rmtree(earlier, ignore_errors=True)  # what resists is a leftover, tried again next time
+    shutil.rmtree(earlier, ignore_errors=True)  # the next start removes what is left
 
 
 def _probe(directory: Path) -> None:
-    """Raises OSError where files cannot be written, now rather than after an hour of training."""
+    """Write and remove a file, so that a full or read-only disk raises OSError before training."""
     path = beside(directory / "probe")
     try:
         with path.open("xb") as file:
@@ -335,7 +337,7 @@ def _remove(path: Path) -> None:
 def _append_line(path: Path, line: bytes) -> None:
     with path.open("a+b", buffering=0) as file:
         _drop_half_line(file.fileno())
-        if file.write(line) != len(line):  # a disk that fills up takes a part
+        if file.write(line) != len(line):  # the disk became full
             _drop_half_line(file.fileno())
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -357,7 +359,7 @@ def _sync_tree(directory: Path) -> None:
 
 @contextmanager
 def _usable(root: Path) -> Iterator[None]:
-    """Turns what the system says about the place of a run into one line about the flag."""
+    """Turn an OSError about the folder of runs into an InputError about ``--run.dir``."""
     try:
         yield
     except OSError as error:

@@ -14,7 +14,7 @@ FILE = "metrics.jsonl"
 
 
 class JsonlLogger(Logger):
-    """One line of metrics.jsonl for every row that is logged: step, epoch, numbers.
+    """Writes one line of metrics.jsonl for every logged row: step, epoch, numbers.
 
     Args:
         directory: the run directory.
@@ -44,13 +44,13 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml holds them."""
+        """Do nothing: config.yaml holds the hyper-parameters."""
 
 
 def rewind(directory: RunDirectory, step: int) -> None:
-    """Drop the rows that a run resumed at `step` writes again.
+    """Remove the rows that a run resumed at `step` writes again.
 
-    Those are the rows of training from that step on, and of reconstructions without results.
+    These are the rows of training from that step on, and of reconstructions without results.
     """
     path = directory.path / FILE
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Pictures, curves and tables for W&B, so that no picture is black and no table lies elsewhere."""
+"""Logs pictures, curves and tables to W&B."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
 CURVE_ROWS = 200
-"""Rows that a table of an inner curve holds at most; a panel has no more pixels for them."""
+"""Maximum number of rows in the table of an inner curve; a W&B panel cannot show more."""
 
 
 def to_uint8_image(image: Any) -> np.ndarray:
-    """The (H, W, C) uint8 array that W&B draws as it is meant; floats it would draw black.
+    """Convert an image to an (H, W, C) uint8 array; W&B would draw floats in [0, 1] black.
 
     Args:
-        image: an array, channels last as in PIL and matplotlib, or a tensor, channels first as in
-            torchvision; or (H, W) of either. Floats are pixels in [0, 1], clipped to it, with NaN
-            as 0; integers are pixels in 0..255, clipped too; C is 1, 3 or 4.
+        image: an array (H, W, C), or a tensor (C, H, W), or (H, W) of either; C is 1, 3 or 4.
+            Floats are pixels in [0, 1], integers are pixels in 0..255; values outside are clipped,
+            and NaN becomes 0.
 
     Raises:
         ValueError: another shape.
@@ -40,7 +40,7 @@ def to_uint8_image(image: Any) -> np.ndarray:
 
 
 def log_image(logger: WandbLogger, name: str, image: Any, step: int) -> None:
-    """Logs one picture; see `to_uint8_image` for what `image` may be."""
+    """Log one picture; `to_uint8_image` describes `image`."""
     import wandb
 
     _log(logger, {name: wandb.Image(to_uint8_image(image))}, step)
@@ -56,18 +56,18 @@ def log_curve(
     y: str,
     stroke: str | None = None,
 ) -> None:
-    """Logs one inner curve as a table of at most `CURVE_ROWS` rows and a line drawn from it.
+    """Log one inner curve as a line chart, with a table of at most `CURVE_ROWS` rows.
 
     The chart is `name`; its table, with all columns, is ``NAME_table``.
 
     Args:
-        logger: where to.
+        logger: the W&B logger.
         name: for example ``recon/METHOD/curve``.
         rows: one mapping per inner step, all with the same keys.
         step: the training step.
         x: the key of the horizontal axis.
         y: the key of the vertical axis.
-        stroke: the key that tells several lines apart.
+        stroke: the key whose values become separate lines; None: one line.
     """
     import wandb
 
@@ -83,10 +83,10 @@ def log_curve(
 def log_image_table(
     logger: WandbLogger, name: str, rows: Sequence[Mapping[str, Any]], step: int
 ) -> None:
-    """Logs a table with one row per image.
+    """Log a table with one row per image.
 
     Args:
-        logger: where to.
+        logger: the W&B logger.
         name: for example ``recon/METHOD/images``.
         rows: one mapping per image, all with the same keys. Arrays and tensors of two dimensions or
             more are pictures (see `to_uint8_image`); NaN becomes an empty cell.
@@ -102,7 +102,7 @@ def log_image_table(
 
 
 def thin(rows: Sequence[Any], limit: int) -> list[Any]:
-    """At most `limit` of `rows`, evenly spread, the first and the last among them."""
+    """At most `limit` evenly spaced rows, with the first and the last; `limit` is 2 or more."""
     if len(rows) <= limit:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
@@ -115,10 +115,10 @@ def _log(logger: WandbLogger, values: Mapping[str, Any], step: int) -> None:
 
 @contextmanager
 def _staging_in(directory: str | None) -> Iterator[None]:
-    """Keeps the files of tables in the run directory.
+    """Keep the files of tables in the run directory.
 
-    W&B copies them to the home directory otherwise, which on a cluster may be full or read-only,
-    and from where an offline run must fetch them when it is uploaded.
+    By default W&B copies them to the home directory. On a cluster that may be full or read-only,
+    and an offline run must find them there when it is uploaded.
     """
     if directory is None or "WANDB_DATA_DIR" in os.environ:
         yield
@@ -154,6 +154,6 @@ def _cell(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """Empty for NaN and infinity, which a table writes as strings."""
+    """None for NaN and infinity, which W&B tables write as strings."""
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Where a number comes from: the code, the machine and the command, and nobody's name."""
+"""The provenance of a run: code, machine and command, without names of users or hosts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "wandb", "nump
 
 
 def provenance(argv: Sequence[str], seed: int, device: object) -> dict[str, object]:
-    """What it takes to get the same numbers again.
+    """The facts that are needed to repeat a run.
 
     Args:
-        argv: the command line, as ``sys.argv``. The home directory in it becomes ``~``: it often
-            holds a person's name.
+        argv: the command line, as ``sys.argv``. The home directory in it becomes ``~``, because
+            its path often holds the user's name.
         seed: the run's seed.
         device: the device that the run trains on, a ``torch.device`` or its name.
 
     Returns:
-        Values that JSON knows. No host name, no user name, no environment variables; what cannot be
-        told is None.
+        Values of JSON types, None where a fact is not known. No host name, no user name, no
+        environment variables.
     """
     return {
         "started_utc": _now(),
@@ -48,12 +48,12 @@ def provenance(argv: Sequence[str], seed: int, device: object) -> dict[str, obje
 
 
 def finish(directory: RunDirectory) -> None:
-    """Notes in the run's provenance.json that it has ended well, and when."""
+    """Write the end time of a complete run to its provenance.json."""
     directory.write_json(FILE, {**directory.read_json(FILE), "finished_utc": _now()})
 
 
 def is_finished(directory: RunDirectory) -> bool:
-    """Whether the run has ended well; false where nothing has started.
+    """Whether the run is complete; false if it has not started.
 
     Raises:
         RunError: its provenance.json is damaged.
@@ -66,7 +66,7 @@ def is_finished(directory: RunDirectory) -> bool:
 def without_home(command: str) -> str:
     """A command line with ``~`` for the home directory."""
     home = str(Path.home())
-    if home == os.sep:  # containers; every path would begin with it
+    if home == os.sep:  # in some containers; every path begins with it
         return command
     return re.sub(rf"{re.escape(home)}(?=[/\s']|$)", "~", command)
 
@@ -76,7 +76,7 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    """Read from the installed metadata, so that nothing is imported for it."""
+    """Package versions from the installed metadata, without importing the packages."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "lit_recon": __version__,
@@ -90,10 +90,10 @@ def _versions() -> dict[str, str | None]:
 
 
 def _git_state(file: Path) -> dict[str, object] | None:
-    """Commit of the checkout that tracks `file`, and whether a tracked file in it differs.
+    """Commit of the git checkout that tracks `file`, and whether a tracked file differs from it.
 
-    A file that is merely below somebody's checkout, as in a virtual environment, is not tracked,
-    and that checkout's commit says nothing about it.
+    None if no checkout tracks the file. A virtual environment can lie in a checkout of other code,
+    whose commit has no meaning here.
     """
     if _git(file, "ls-files", "--error-unmatch", file.name) is None:
         return None
@@ -107,8 +107,8 @@ def _git_state(file: Path) -> dict[str, object] | None:
 
 
 def _git(file: Path, *arguments: str) -> str | None:
-    """What git answers in the directory of `file`, or None where it fails or is not installed."""
-    # Inside a hook GIT_DIR and its like point elsewhere.
+    """The output of git in the directory of `file`; None if it fails or is not installed."""
+    # In a git hook, GIT_DIR and similar variables point to another checkout.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         answer = subprocess.run(
@@ -126,7 +126,7 @@ def _git(file: Path, *arguments: str) -> str | None:
 
 
 def cores() -> int | None:
-    """Cores that this process may use, which under Slurm and in containers are not all."""
+    """The number of cores that this process may use; Slurm and containers can limit it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()

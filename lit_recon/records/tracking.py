@@ -1,7 +1,7 @@
-"""The set-up of W&B, which never stops a training run and never waits for an answer.
+"""Sets up W&B; a failure of W&B never stops a training run, and W&B never asks a question.
 
-`wandb` and Lightning are imported inside the functions: they take a second, and a run with
-``--wandb.mode disabled`` needs neither here.
+`wandb` and Lightning are imported inside the functions: the import takes a second, and a run with
+``--wandb.mode disabled`` does not need it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 Mode = Literal["online", "offline", "disabled"]
 
 STEP = "trainer/global_step"
-"""The x axis of every chart, under the name that Lightning gives it."""
+"""Lightning's name for the training step, the x axis of every chart."""
 
 _PROBE_SECONDS = 2.0
 _INIT_SECONDS = 30.0  # by default W&B retries for 90 s, as long as the demo's whole run
-_FINISH_SECONDS = 120.0  # by default W&B waits for ever; the rest stays for `wandb sync`
+_FINISH_SECONDS = 120.0  # by default W&B waits for ever; `wandb sync` uploads the rest
 _SYNC_HINT = "`wandb sync` uploads the run later"
 
 
 def choose_wandb_mode(mode: str) -> tuple[Mode, str]:
-    """Decides what W&B can do here, in about two seconds and without a question to the user.
+    """Decide the mode of W&B, in about two seconds and without asking the user.
 
     Args:
         mode: ``auto``, ``online``, ``offline`` or ``disabled``. ``auto`` follows the environment
@@ -42,7 +42,7 @@ def choose_wandb_mode(mode: str) -> tuple[Mode, str]:
             answers.
 
     Returns:
-        The mode, and one line that says why.
+        The mode, and one line with the reason.
 
     Raises:
         InputError: another mode, or ``online`` without a key.
@@ -72,7 +72,7 @@ def choose_wandb_mode(mode: str) -> tuple[Mode, str]:
 
 
 def why_not_online() -> str | None:
-    """Why nothing can be sent to W&B from here, in about two seconds; None if it can."""
+    """Why W&B cannot be reached from here, in about two seconds; None if it can be."""
     try:
         configured, base_url = _open_session(None)
         missing = _missing_key()
@@ -97,28 +97,27 @@ def make_wandb_logger(
     config: Mapping[str, Any] | None = None,
     metrics: Iterable[str] = (),
 ) -> WandbLogger | None:
-    """Starts the W&B run now; where that fails, prints why in one line and does with less.
+    """Start the W&B run; if a mode fails, print the reason on one line and use a lesser mode.
 
-    A directory that goes on goes on with its run where it is online. Offline runs count steps from
-    0 again, so that every segment is a run of its own in the same group.
+    A resumed online run continues the same W&B run. A resumed offline run starts a new W&B run in
+    the same group, because offline runs count steps from 0 again.
 
     Args:
         directory: the run directory; W&B's files go to ``directory/wandb``.
-        mode: what `choose_wandb_mode` chose. Online falls back to offline, and that to None.
+        mode: from `choose_wandb_mode`. Online falls back to offline, and offline to disabled.
         project: W&B project.
-        name: the name that the dashboard shows.
-        entity: user or team; None for the key's own.
-        group: what the dashboard groups by; None for `name`, which holds the segments of a resumed
-            run together.
-        tags: labels for the dashboard.
+        name: the name in the dashboard.
+        entity: user or team; None for the default of the API key.
+        group: group in the dashboard; None for `name`, which groups the parts of a resumed run.
+        tags: labels in the dashboard.
         config: the resolved configuration.
-        metrics: the exact names of all numbers that will be logged. W&B draws them over
-            `STEP` only if each is named: its globs stop at slashes, and where two of them match, it
-            picks one at random.
+        metrics: the exact names of all numbers that will be logged. W&B draws a number over `STEP`
+            only if it is named: globs do not match slashes, and if two globs match, W&B picks one
+            at random.
 
     Returns:
-        The logger, with the W&B run as its ``experiment``; None if there is none. On ranks other
-        than 0 a logger without a run, which does nothing.
+        The logger, with the W&B run as its ``experiment``; None if W&B is disabled. On ranks other
+        than 0, a logger without a run, which does nothing.
     """
     if mode == "disabled":
         return None
@@ -130,7 +129,7 @@ def make_wandb_logger(
         return WandbLogger(**place)
     run = _start_run(
         mode,
-        # W&B's own process writes the log, and stays in the folder in which it was started.
+        # W&B's own process writes the files, and it may have another current folder.
         dir=str(directory.absolute()),
         project=project,
         name=name,
@@ -148,10 +147,13 @@ def make_wandb_logger(
 
 
 def view_command(directory: Path) -> str | None:
-    """The command that shows the run in the terminal, without an account; None without W&B files.
+    """The shell command that shows a run in the terminal, without an account.
 
     Args:
-        directory: the run directory. Of several segments the last one is shown.
+        directory: the run directory. Of a resumed run, the last part is shown.
+
+    Returns:
+        The command; None if the directory has no W&B files.
     """
     segments = [file.parent for file in directory.glob("wandb/*run-*/run-*.wandb")]
     if not segments:
@@ -160,7 +162,7 @@ def view_command(directory: Path) -> str | None:
 
 
 def _open_session(mode: str | None) -> tuple[str, str]:
-    """Loads W&B's settings, silenced; returns its mode (of `mode` None: configured) and server."""
+    """Load W&B's settings, silenced; the mode (`mode` None: the configured one) and the server."""
     import wandb
 
     overrides = {"silent": True} if mode is None else {"silent": True, "mode": mode}
@@ -169,7 +171,7 @@ def _open_session(mode: str | None) -> tuple[str, str]:
 
 
 def _missing_key() -> str | None:
-    """Why there is no usable key, or None if there is one. Reads files only."""
+    """Why there is no usable API key; None if there is one. Reads files only."""
     import wandb
 
     try:
@@ -180,7 +182,7 @@ def _missing_key() -> str | None:
 
 
 def _answers(url: str) -> bool:
-    """Whether a server listens there: two seconds at most, with the look-up of the name."""
+    """Whether a server accepts connections; two seconds at most, name look-up included."""
     address = _address(url)
     reached = threading.Event()
 
@@ -191,7 +193,7 @@ def _answers(url: str) -> bool:
             return
         reached.set()
 
-    # A thread, because no timeout applies to the look-up of a name.
+    # A thread, because the name look-up has no timeout.
     knocker = threading.Thread(target=knock, daemon=True)
     knocker.start()
     knocker.join(_PROBE_SECONDS)
@@ -199,7 +201,7 @@ def _answers(url: str) -> bool:
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Host and port to knock at: the proxy's where there is one, since only it can be reached."""
+    """Host and port to connect to: those of the proxy, if there is one, else those of the URL."""
     target = urlsplit(url)
     proxy = getproxies().get(target.scheme)
     if proxy and not proxy_bypass(target.hostname or ""):
@@ -208,7 +210,7 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def _start_run(mode: Mode, **arguments: Any) -> Any:
-    """The W&B run in the best mode that works, or None; prints a line for each mode that fails."""
+    """The W&B run in the best mode that works, or None; prints one line for each failed mode."""
     if mode == "online":
         try:
             return _init("online", arguments)
@@ -230,10 +232,10 @@ def _init(mode: Mode, arguments: Mapping[str, Any]) -> Any:
         mode=mode,
         id=max(earlier).split("-", 2)[2] if earlier and mode == "online" else None,
         resume="allow",
-        reinit="create_new",  # leave alone a run that is already open in this process
+        reinit="create_new",  # keep a run that is already open in this process
         settings=wandb.Settings(
             silent=True,
-            console="off",  # a progress bar is no log
+            console="off",  # do not record the progress bar
             init_timeout=_INIT_SECONDS,
             finish_timeout=_FINISH_SECONDS,
         ),
@@ -242,13 +244,13 @@ def _init(mode: Mode, arguments: Mapping[str, Any]) -> Any:
 
 
 def _started(segment: Path) -> tuple[str, bool]:
-    """Sort key: start time; at the same time a failed online attempt comes before offline."""
+    """Sort key: start time; at equal times, a failed online attempt comes before offline."""
     offline = segment.name.startswith("offline-")
     return segment.name.removeprefix("offline-")[: len("run-YYYYMMDD_HHMMSS")], offline
 
 
 def _wandb_program() -> str:
-    """`wandb`, or where it lies if the virtual environment has not been activated."""
+    """`wandb`, or its path if the virtual environment is not active."""
     beside = Path(sys.executable).with_name("wandb")
     if shutil.which("wandb") or not beside.exists():
         return "wandb"
@@ -256,12 +258,12 @@ def _wandb_program() -> str:
 
 
 def _short(path: Path) -> str:
-    """Relative to the current directory where it lies below, for a line that fits the terminal."""
+    """The path relative to the current directory if it lies below it, else the absolute path."""
     absolute = path.absolute()
     below = absolute.is_relative_to(Path.cwd())
     return str(absolute.relative_to(Path.cwd()) if below else absolute)
 
 
 def _line(error: Exception) -> str:
-    """The first line of what an exception says, or its name if it says nothing."""
+    """The first line of an exception's message, or the name of its type."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

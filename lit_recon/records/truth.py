@@ -1,4 +1,4 @@
-"""The training data for scoring, in memory and in the run directory."""
+"""The true training data, for scoring: in memory and as a file of the run directory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lit_recon.records.directory import RunDirectory
 
 FILE = "data.safetensors"
 MEAN_IMAGE = "mean_image"
-"""The tensor (c, h, w) in that file where the scale has one mean for each pixel."""
+"""Name of a tensor (c, h, w) in that file; only for a scale with one mean per pixel."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The training data; no method ever sees it.
+    """The true training data; methods never see it.
 
-    It holds copies, so that later changes of the data module change neither attack nor score.
+    It holds copies, so that later changes of the data module do not change a score.
 
     >>> import torch
     >>> x = torch.zeros(2, 4)
@@ -35,14 +35,14 @@ class Truth:
     Attributes:
         x: (n, d) training inputs.
         held_out: (v, d) inputs of the same source that were not trained on.
-        images: (n, c, h, w) uint8 training pixels, None for data that are no images.
-        pixels: how pixels became inputs, None for data that are no images.
-        radius: the norm of every input, None where norms differ.
+        images: (n, c, h, w) uint8 training pixels; None for other data.
+        pixels: the map from pixels to inputs; None for other data.
+        radius: the norm of every input; None if norms differ.
         labels: position of each sample's class in ``class_names``; empty without classes.
         class_names: names of the classes.
-        indices: where the source keeps each sample.
-        input_shape: of an input before it was flattened, None where it was a vector or an image.
-        k: outputs of the network that was trained on them; None: not recorded.
+        indices: the index of each sample in its source.
+        input_shape: shape of one input before it was flattened; None: that of `images`, or (d,).
+        k: number of outputs of the trained network; None: not recorded.
     """
 
     x: Tensor
@@ -58,7 +58,7 @@ class Truth:
 
     @classmethod
     def of(cls, data: Any) -> Truth:
-        """What a data module holds."""
+        """Copy the data of a data module that is set up."""
         return cls(
             x=data.x.flatten(1).clone(),
             held_out=data.val_x.flatten(1).clone(),
@@ -78,7 +78,7 @@ class Truth:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an input, before it was flattened."""
+        """The shape of one input before it was flattened."""
         known = self.x if self.images is None else self.images
         return self.input_shape or tuple(known.shape[1:])
 
@@ -88,7 +88,7 @@ class Truth:
         return [self.class_names[label] for label in self.labels]
 
     def write(self, directory: RunDirectory) -> None:
-        """Write data.safetensors, from which later commands score without the data's source."""
+        """Write data.safetensors; later commands score from it without the data's source."""
         tensors = {"x": self.x, "held_out": self.held_out}
         if self.images is not None:
             tensors["images"] = self.images
@@ -112,10 +112,10 @@ class Truth:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Truth:
-        """What a run directory holds.
+        """Read data.safetensors of a run directory.
 
         Raises:
-            InputError: the file is missing, or is no such file.
+            InputError: the file is missing or damaged.
         """
         path = Path(path)
         try:
@@ -141,7 +141,7 @@ class Truth:
 
 
 def _pixels(facts: dict[str, Any] | None, mean_image: Tensor | None) -> PixelScale | None:
-    """The pixel scale of a file, None for data that are no images."""
+    """The pixel scale in a file; None for data that are not images."""
     if facts is None:
         return None
     c, h, w = facts["shape"]

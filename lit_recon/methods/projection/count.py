@@ -1,4 +1,4 @@
-"""The number of training samples from the weights alone, before the attack itself begins."""
+"""Finds the number of training samples from the weights alone, before the attack."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ IDENTIFIABLE = 1.2
 
 
 def run_counted(strategy: LayerStrategy, earlier: Earlier | None) -> tuple[LayerStrategy, Ending]:
-    """The attack with as many candidates as it needs, which is counted first.
+    """Find the number of candidates, then attack with it.
 
     Returns:
-        The strategy with the number of candidates, and where it ended.
+        The strategy with this number of candidates, and its ending.
     """
     if earlier is not None and earlier.sure:
         strategy = strategy.with_candidates(len(earlier.candidates))
@@ -30,7 +30,8 @@ def run_counted(strategy: LayerStrategy, earlier: Earlier | None) -> tuple[Layer
     if counted.status not in (Status.STALLED, Status.CONVERGED):
         return strategy, Ending(counted)
     ending = strategy.run(None)
-    if counted.status is Status.STALLED:  # so m is the most that can be told: drop what is too much
+    # Stalled: m is the largest number that can be identified, so remove needless candidates.
+    if counted.status is Status.STALLED:
         objective = strategy.problem.objective()
         best = _fewest(strategy, ending.solution, objective, strategy.settings.stop)
         strategy = strategy.with_candidates(len(best.at.candidates))
@@ -39,10 +40,10 @@ def run_counted(strategy: LayerStrategy, earlier: Earlier | None) -> tuple[Layer
 
 
 def count_samples(strategy: LayerStrategy) -> Solution:
-    """A solution of the first stage with as few candidates as it needs.
+    """Solve the first stage with as few candidates as possible.
 
-    More candidates than samples are the easier fit, so one descent for every power of two mostly
-    finds one; where none does, each number gets a search.
+    A fit with more candidates than samples is easier, so one descent for each power of two usually
+    succeeds. If all fail, each number is tried again with the search's moves.
     """
     problem, settings = strategy.problem, strategy.settings
     most = max(int(problem.equations / (IDENTIFIABLE * problem.unknowns)), FIRST)

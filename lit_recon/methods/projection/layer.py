@@ -1,4 +1,4 @@
-"""The problem of a network with one hidden layer, and what only such a network allows."""
+"""The problem of a network with one hidden layer, and the steps that only such a network allows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.solvers.contracts import SpanPoint
 from lit_recon.tall_matrix import TallMatrix
 
-# The coarse subspace is the finest one that still has so many equations per unknown.
+# The coarse subspace is the finest one with at least so many equations per unknown.
 COARSE_RATIO = 10.0
-COARSEST = 4  # pixels on a side
-# The candidates with which to begin where their number is to be found.
+COARSEST = 4  # smallest image side in pixels
+# The first number of candidates to try when their number is not given.
 FIRST = 2
-MOST_DIRECTIONS = 256  # that are looked at where the number of inputs is to be found
-# When the first layer's change has a low rank. Measured on photographs of 8x8 and 16x16, n = 4 and
-# 10, steps 1 to 100, after SGD and after Adam. Share of its energy outside of n directions: at most
-# 1.4e-5, and at least 0.11. Largest ratio of neighbouring singular values: at least 60 (rates whose
-# change is lost in rounding: 2 to 11), and 1.4 to 2.4 (46 after one step of four images).
+MOST_DIRECTIONS = 256  # largest number of inputs that the first layer's change can show
+# Limits for a low rank of the first layer's change. Measured on photographs of 8x8 and 16x16, n = 4
+# and 10, steps 1 to 100. Share of its energy outside of n directions: at most 1.4e-5 after SGD, at
+# least 0.11 after Adam. Largest ratio of neighbouring singular values: at least 60 after SGD (2 to
+# 11 if the rate is so small that rounding hides the change), 1.4 to 2.4 after Adam (46 after one
+# step on four images).
 OUTSIDE = 0.05
 JUMP = 5.0
 
@@ -38,14 +39,14 @@ JUMP = 5.0
 class LayerProblem(Problem):
     """The problem of a network with one hidden layer.
 
-    Of V and the target every rank holds its share; all that the attack makes is the same on all.
+    Every rank holds its share of V and of the target; candidates are the same on all ranks.
 
     Attributes:
         map: V, or V B^T.
-        activation: s.
-        basis: B (r, d), orthonormal rows that are known to span the training inputs; candidates
-            are then coordinates (m, r). None: nothing is known.
-        low_rank: the first layer's change has so low a rank that B can be trusted.
+        activation: the activation function s.
+        basis: B (r, d), orthonormal rows that span the training inputs; candidates are then
+            coordinates (m, r). None: the span is not known.
+        low_rank: whether the first layer's change has a low rank, so that B can be trusted.
     """
 
     map: LinearMap
@@ -72,7 +73,7 @@ class LayerProblem(Problem):
 
     @property
     def finite(self) -> bool:
-        # The norm of V is finite if V is; isfinite(V) would make a copy of it.
+        # The norm of V is finite if V is; isfinite(V) would allocate a second V.
         return isfinite(self.map.mean_square)
 
     @property
@@ -81,19 +82,19 @@ class LayerProblem(Problem):
 
     @property
     def even_part(self) -> Activation:
-        """The even part of an activation that has one."""
+        """The even part of the activation; only if it has one."""
         assert self.activation.even_part is not None
         return self.activation.even_part
 
     def even_objective(self) -> ProjectionObjective:
-        """The loss of the even part, with linear rows for the rest."""
+        """The loss of the even part, with linear rows that fit the activation's other part."""
         even = self.even_part
         radius = self.norm if even.homogeneous else self.radius
         return ProjectionObjective(self.map, even, self.target, linear=True, radius=radius)
 
     @property
     def per_unknown(self) -> float:
-        """Equations per unknown of a fit with linear rows."""
+        """Equations per unknown of a fit with candidates and linear rows."""
         return self.equations / ((self.m + len(self.target)) * self.unknowns)
 
     def inputs(self, candidates: Tensor) -> Tensor:
@@ -105,13 +106,13 @@ class LayerProblem(Problem):
 
 
 def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generator) -> LayerProblem:
-    """What the attacker knows, in the shape of a problem.
+    """Make the problem from what the attacker knows.
 
     Args:
         knowledge: of a network with one hidden layer.
-        m: the number of candidates; None: as many as the change of the first layer has dimensions,
-            or FIRST where nothing is known of it.
-        generator: for the search of its row space.
+        m: the number of candidates; None: the rank of the first layer's change, or FIRST if the
+            initial first layer is not known.
+        generator: for the subspace iteration on the first layer's change.
     """
     model = knowledge.model
     assert isinstance(model, OneHiddenLayer)
@@ -120,7 +121,7 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
     rows = model.rows(share)
     radius = knowledge.radius
     if model.activation.homogeneous and radius is None:
-        radius = rows.d**0.5  # the norm cannot be seen, so any fixed one will do
+        radius = rows.d**0.5  # features do not determine the norm: any fixed one will do
     map, basis, low_rank = LinearMap(rows, us), None, True
     if knowledge.initial_first_layer is not None:
         start = knowledge.initial_first_layer[share.start : share.stop].to(rows.like)
@@ -147,11 +148,11 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
 
 @dataclass(frozen=True)
 class RowSpace:
-    """The directions in which a first layer has changed.
+    """The row space of a first layer's change.
 
     Attributes:
-        basis: (r, d) orthonormal rows that span the training inputs.
-        low_rank: whether the change has so low a rank that they can be believed.
+        basis: (r, d) orthonormal rows that span it.
+        low_rank: whether the change has a low rank, so that `basis` spans the training inputs.
     """
 
     basis: Tensor
@@ -159,22 +160,23 @@ class RowSpace:
 
 
 def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> RowSpace:
-    """The span of the training inputs from the first layer's change.
+    """Find the span of the training inputs from the first layer's change.
 
     Gradient descent changes the first layer by ``sum_i c_i x_i^T`` (Tansley, Makhlouf, Massart et
-    al. 2026, arXiv 2605.06519), so its leading right singular vectors span the training inputs; the
-    others are rounding.
+    al. 2026, arXiv 2605.06519), so the leading right singular vectors of the change span the
+    training inputs; the others are rounding errors.
 
     Args:
-        change: the first layer less its start.
-        m: how many inputs; None: as many as stand out.
+        change: (p, d) the final minus the initial first layer.
+        m: the number of inputs; None: the position of the largest jump of the singular values.
         generator: for the subspace iteration.
     """
     most = min(m or MOST_DIRECTIONS, change.d)
     directions, values = widest_directions(change, most, generator)
     if m is not None:
         return RowSpace(directions, _outside(directions, change) <= OUTSIDE)
-    # What rounding leaves of a zero is no jump; in the Gram it is that of float64.
+    # Raise singular values below the rounding error of a float64 Gram matrix, or the drop to a
+    # rounded zero would count as a jump.
     floor = float(values[0]) * (change.d * torch.finfo(values.dtype).eps) ** 0.5
     values = values.clamp_min(max(floor, torch.finfo(values.dtype).tiny))
     jumps = values[:-1] / values[1:]
@@ -183,7 +185,7 @@ def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> R
 
 
 def _outside(basis: Tensor, change: LinearMap) -> float:
-    """Share of the squared norm of a matrix that is not in the span of orthonormal rows (r, d)."""
+    """Share of the squared norm of a matrix (p, d) outside the span of orthonormal rows (r, d)."""
     total = change.mean_square * change.p * change.d
     inside = change.ranks.total(change.apply(basis).double().square().sum())
     return max(0.0, 1 - float(inside) / total) if total > 0 else 0.0
@@ -192,7 +194,10 @@ def _outside(basis: Tensor, change: LinearMap) -> float:
 def proposals(
     problem: LayerProblem, generator: torch.Generator, *, both_signs: bool
 ) -> Callable[[SpanPoint, int], Tensor]:
-    """New candidates (count, d) for a fit: what its residual is most likely the feature of."""
+    """A function that proposes new candidates (count, unknowns) for the residual of a fit.
+
+    It takes spectral directions of the residual and keeps those with the largest gain.
+    """
 
     def propose(at: SpanPoint, count: int) -> Tensor:
         directions = min(count + 3, problem.unknowns)
@@ -205,7 +210,10 @@ def proposals(
 
 
 def coarse_blocks(problem: LayerProblem) -> BlockAverages:
-    """The finest block averages with COARSE_RATIO equations per unknown; single pixels at best."""
+    """The smallest blocks of pixels that leave at least COARSE_RATIO equations per unknown.
+
+    The blocks are single pixels without image data, in a known subspace, or with enough equations.
+    """
     if problem.pixels is None or problem.basis is not None:
         return BlockAverages((1, 1, problem.unknowns), 1)
     c, h, w = problem.pixels.shape
@@ -218,9 +226,9 @@ def coarse_blocks(problem: LayerProblem) -> BlockAverages:
 
 
 def with_signs(problem: LayerProblem, candidates: Tensor) -> Tensor:
-    """Candidates (m, d) with the sign whose features carry the target.
+    """Candidates (m, unknowns), each with the sign whose features explain more of the target.
 
-    One least-squares fit of the target on the features of both signs (2m, p).
+    One least-squares fit of the target on the features of both signs (2m, p) decides.
     """
     both = torch.cat([candidates, -candidates])
     at = problem.objective().linearise(both)

@@ -1,4 +1,4 @@
-"""The projection attack on a network with one hidden layer: what its linear first layer allows."""
+"""The projection attack on a network with one hidden layer, whose first layer is linear."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from lit_recon.tall_matrix import TallMatrix
 # unknown the plain loss goes first (measured: synthetic data at p = 1.5 d n are complete in half
 # the applications then, images at p = 2 d n in twice as many).
 EVEN_FIRST = 1.7
-# Below this many equations per unknown a stuck fit is mostly wrong, so that all candidates are
-# perturbed before single ones are replaced.
+# Below this many equations per unknown most candidates of a stuck fit are wrong, so all candidates
+# are perturbed before single ones are replaced.
 HOP_BELOW = 2.2
 HOP_SCALE = 1.2
 COARSE_STARTS = 3
-# A subspace with more than this share of the dimensions is not searched: to search it would save
-# nothing against a search in all of them.
+# A subspace with more than this share of the dimensions is not searched: it would save nothing
+# against a search in all dimensions.
 SEARCHED = 0.2
 # Rows of V that the subspace search reads, per unknown; more change its result little.
 COARSE_ROWS = 150
 COARSE_TRIES = Stop(min_decrease=1e-3, max_steps=80)
-# Directions of the spectral subspace per candidate; a few more than needed cost nothing.
+# Directions of the spectral subspace per candidate; a few more than needed cost little.
 SUBSPACE = 1.4
-# Even-part loss at which signs are told and the plain loss takes over.
+# Loss of the even part at which the signs are determined and the plain loss takes over.
 HANDOVER = 1e-7
 # The last steps, with residuals in float64.
 POLISH = Stop(min_decrease=0.3, max_steps=6)
@@ -46,24 +46,24 @@ DRIFT_ROUNDS = 2
 
 @dataclass(frozen=True)
 class LayerStrategy(Strategy[LayerProblem]):
-    """The composed strategy: linear part out, coarse to fine, search, polish.
+    """The strategy in stages: remove the linear part, coarse to fine, search, polish.
 
     Attributes:
-        counted: where the first attempt begins, a solution of the first stage; None: from noise.
+        counted: a solution of the first stage where the first attempt begins; None: from noise.
     """
 
     counted: Solution | None = None
 
     def with_candidates(self, m: int) -> LayerStrategy:
-        """The same attack for so many candidates."""
+        """The same attack with m candidates."""
         return replace(self, problem=replace(self.problem, m=m))
 
     def finish(self, ending: Ending) -> Ending:
-        """A solution at the floor of single precision, taken to that of the stored target."""
+        """Polish a solution at the floor of float32 with residuals in float64."""
         return replace(ending, solution=self._polished(ending.solution))
 
     def attempt(self, number: int) -> Solution:
-        """The even part first where there are equations for it, and the other way round in turn."""
+        """One attempt; even and odd numbers alternate whether the even stage comes first."""
         if number == 0 and self.counted is not None:
             even, start = self.has_even_stage, self.counted.at.z
         else:
@@ -77,8 +77,8 @@ class LayerStrategy(Strategy[LayerProblem]):
             moves.append(Perturbation(HOP_SCALE, self.generator, self.settings.hops))
         if self.settings.spare and self.settings.rounds:
             propose = proposals(self.problem, self.generator, both_signs=both_signs)
-            # Where the floor is not known a search ends by failing, also when all are found; that
-            # all are found is then for the next attempt to say.
+            # If features drift, the loss has no known floor, so a search ends only when it fails,
+            # even with all samples found. Few rounds are enough: the next attempt confirms them.
             most = DRIFT_ROUNDS if self.problem.drifts else self.settings.rounds
             rounds = min(self.settings.rounds, most)
             moves.append(SpareCandidates(self.settings.spare, propose, rounds))
@@ -86,7 +86,7 @@ class LayerStrategy(Strategy[LayerProblem]):
 
     @property
     def has_even_stage(self) -> bool:
-        """Whether the linear part is taken out first."""
+        """Whether the attack removes the activation's linear part."""
         return self.settings.even_stage == "auto" and self.problem.activation.even_part is not None
 
     @property
@@ -99,7 +99,7 @@ class LayerStrategy(Strategy[LayerProblem]):
 
     @property
     def _width(self) -> int:
-        """Candidates to start with."""
+        """Number of candidates at the start."""
         return self.problem.m if self._hops_first else self.problem.m + self.settings.spare
 
     def _polished(self, found: Solution) -> Solution:
@@ -121,14 +121,14 @@ class LayerStrategy(Strategy[LayerProblem]):
         return polished if satisfied else replace(polished, status=found.status)
 
     def _even_stage(self, start: Tensor) -> Tensor:
-        """(m, unknowns) candidates from the activation's even part, with their signs told."""
+        """(m, unknowns) candidates with signs, from the loss of the activation's even part."""
         objective = self.problem.even_objective()
         stop = replace(self.settings.stop, loss=max(self.settings.stop.loss, HANDOVER))
         found = self.search(objective, start, stop, self.moves(both_signs=False), "even")
         return with_signs(self.problem, found.at.candidates)
 
     def start(self, *, even: bool) -> Tensor:
-        """(m' + l, unknowns), m' >= m, the first point of the even or of the plain loss."""
+        """The first point (m' + l, unknowns) m' >= m; l = k linear rows if even, else 0."""
         if not even:
             return self.problem.noise(self._width, self.generator)
         linear = least_squares_rows(self.problem.map, self.problem.target)
@@ -137,10 +137,10 @@ class LayerStrategy(Strategy[LayerProblem]):
         return self._coarse_start(linear)
 
     def _coarse_start(self, linear: Tensor) -> Tensor:
-        """(m' + k, unknowns) candidates, m' >= m, and linear rows from a spectral subspace.
+        """(m' + k, unknowns): m' >= m candidates from a spectral subspace, and the linear rows.
 
-        In the subspace, of a few dimensions more than candidates, a Gauss-Newton step costs
-        milliseconds, so several starts are tried and the best is taken.
+        The subspace has few dimensions, so a Gauss-Newton step in it takes milliseconds; several
+        starts are tried and the best is taken.
         """
         problem, generator = self.problem, self.generator
         map, count = problem.map, self._width
@@ -153,7 +153,7 @@ class LayerStrategy(Strategy[LayerProblem]):
         if dimensions > SEARCHED * problem.unknowns:
             z = torch.randn(count, dimensions, generator=generator, dtype=basis.dtype).to(basis)
             return torch.cat([z @ basis, linear])
-        # Every rank's first rows, so that all have the same to do.
+        # The first rows of every rank, so that all ranks have the same work.
         head = map.head(-(-COARSE_ROWS * count * dimensions // map.ranks.size))
         weight = head.apply(basis).T.contiguous()  # (rows, r)
         objective = ProjectionObjective(

@@ -1,4 +1,4 @@
-"""The numbers that only the projection attack has."""
+"""Descriptions of the projection attack's own numbers."""
 
 from __future__ import annotations
 

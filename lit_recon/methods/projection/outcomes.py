@@ -1,4 +1,4 @@
-"""How the projection attack can end."""
+"""The outcomes of the projection attack."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ CERTIFIED = Outcome("certified", "every candidate is an image of integer pixels"
 CONVERGED = Outcome("converged", "the loss reached its numerical floor", sure=True)
 AGREED = Outcome("agreed", "independent attempts end in the same candidates", sure=True)
 UNDERDETERMINED = Outcome(
-    "underdetermined", "the loss reached its floor, but wrong inputs do so too below d n"
+    "underdetermined", "the loss reached its floor, but below p = d n wrong inputs reach it too"
 )
 NO_SIGNAL = Outcome(
-    "no_signal", "the readout has not moved from its start, so the weights tell nothing", empty=True
+    "no_signal",
+    "the readout still has its initial value, so the weights hold no information",
+    empty=True,
 )
 NOT_IDENTIFIABLE = Outcome(
     "not_identifiable",
@@ -23,13 +25,13 @@ NONFINITE = Outcome("nonfinite", "the weights or the loss are not finite", empty
 SPAN_BROKEN = Outcome(
     "span_broken",
     "the optimiser scales every weight on its own, so the readout is not in the span of the"
-    " training samples' features; --recon.evidence_against ignore tries all the same",
+    " training samples' features; give --recon.evidence_against ignore to attack nevertheless",
     empty=True,
 )
 NO_LOW_RANK = Outcome(
     "no_low_rank",
     "the first layer's change has no low rank, so its row space is not that of the training inputs;"
-    " --recon.evidence_against ignore tries all the same",
+    " give --recon.evidence_against ignore to attack nevertheless",
     empty=True,
 )
 
@@ -43,4 +45,4 @@ OF_STATUS = {
     ),
     Status.NONFINITE: NONFINITE,
 }
-"""What the end of the iteration means for the attack, where nothing else is known."""
+"""The outcome for each status of the solver, if there is no other evidence."""

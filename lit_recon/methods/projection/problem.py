@@ -1,4 +1,4 @@
-"""What the projection attack works on, whatever the network."""
+"""The problem of the projection attack, for any network."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from lit_recon.methods.projection import outcomes
 from lit_recon.metrics.certificate import Certificates, certify, inputs_from_images
 from lit_recon.solvers.contracts import LeastSquaresObjective, Point, SpanPoint
 
-# Loss below which candidates are near enough to integer pixels to be worth a look.
+# Loss below which candidates are checked for integer pixels.
 CERTIFY_BELOW = 1e-4
 
 
 @dataclass(frozen=True)
 class Problem(ABC):
-    """The attack's inputs in the shape that its stages need; no stage changes it.
+    """The facts that all stages of the attack use; it is immutable.
 
     Attributes:
-        target: (k, p) this rank's columns.
+        target: (k, p) final minus initial readout; this rank's columns.
         m: the number of candidates.
         d: the dimension of an input.
-        pixels: the pixel scale for images, None for other data.
-        radius: the norm at which candidates are kept, None leaves it free.
-        drifts: the features changed in training, so that the readout is in their span only nearly,
-            and how far the loss can fall is not known.
-        sign_blind: the features of an input and of its negative span the same.
+        pixels: the pixel scale of images; None for other data.
+        radius: the norm that candidates are kept at; None: it is free.
+        drifts: the features changed in training, so the readout lies only approximately in their
+            span, and the smallest possible loss is not known.
+        sign_blind: an input and its negative have the same features up to sign.
     """
 
     target: Tensor
@@ -52,7 +52,7 @@ class Problem(ABC):
     @property
     @abstractmethod
     def ranks(self) -> Ranks:
-        """Who shares the work."""
+        """The ranks that share the work."""
 
     @property
     @abstractmethod
@@ -62,7 +62,7 @@ class Problem(ABC):
     @property
     @abstractmethod
     def finite(self) -> bool:
-        """Whether the weights below the readout are."""
+        """Whether all weights before the readout are finite."""
 
     @property
     def unknowns(self) -> int:
@@ -71,17 +71,17 @@ class Problem(ABC):
 
     @property
     def norm(self) -> float:
-        """The norm of an input: the known one, else that of standardised data."""
+        """The norm of an input: `radius`, else sqrt(d) as for standardised data."""
         return self.radius or self.d**0.5
 
     @property
     def equations(self) -> int:
-        """k p"""
+        """The number of equations, k p."""
         return len(self.target) * self.p
 
     @cached_property
     def energy(self) -> float:
-        """The target's squared norm: 1, 0 for a readout that has not moved, or not finite."""
+        """The target's squared norm: 1, or 0 if the readout has not moved, or not finite."""
         return self.objective().energy
 
     def inputs(self, candidates: Tensor) -> Tensor:
@@ -93,17 +93,17 @@ class Problem(ABC):
         return inputs.to(self.target)
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, unknowns) normal candidates of about the norm of an input."""
+        """(count, unknowns) normally distributed candidates with about the norm of an input."""
         dtype = self.target.dtype
         candidates = torch.randn(count, self.unknowns, generator=generator, dtype=dtype)
         return candidates.to(self.target.device) * (self.norm / self.unknowns**0.5)
 
 
 def target_of(knowledge: Knowledge) -> Tensor:
-    """(k, p) what training put into the readout, at norm 1 and in float64.
+    """The target (k, p): final minus initial readout, scaled to norm 1, in float64.
 
-    The loss does not see the norm, and no square overflows at this one. An unknown start is 0, as
-    it is in a random-features model.
+    The loss does not depend on the norm, and at norm 1 no square overflows. An unknown initial
+    readout counts as 0, its value in a random-features model.
     """
     final = knowledge.model.readout.weight.detach()  # type: ignore[union-attr, operator]
     start = knowledge.initial_readout
@@ -113,12 +113,12 @@ def target_of(knowledge: Knowledge) -> Tensor:
 
 
 def left_of_start(knowledge: Knowledge) -> float:
-    """The factor by which training has shrunk the initial weights; 1 where it is not known."""
+    """The factor by which weight decay has scaled the initial weights; 1 if it is not known."""
     return 1.0 if knowledge.initial_share is None else knowledge.initial_share
 
 
 def refused(problem: Problem) -> Outcome | None:
-    """Why there is nothing to attack, None where there is."""
+    """The outcome if there is nothing to attack; None otherwise."""
     if not (isfinite(problem.energy) and problem.finite):
         return outcomes.NONFINITE
     if problem.energy == 0:
@@ -129,7 +129,7 @@ def refused(problem: Problem) -> Outcome | None:
 
 
 def all_certified(problem: Problem) -> Callable[[Point], bool] | None:
-    """A stop test for images with a known pixel scale: every candidate has integer pixels."""
+    """A stop test: every candidate has a certificate for integer pixels; None without images."""
     pixels = problem.pixels
     if pixels is None:
         return None
@@ -145,7 +145,7 @@ def all_certified(problem: Problem) -> Callable[[Point], bool] | None:
 def on_pixels(
     candidates: Tensor, certificates: Certificates, pixels: PixelScale, radius: float | None
 ) -> Tensor:
-    """Candidates with the certified ones put onto the integer pixels that they certify."""
+    """Candidates (m, d), of which certified ones are replaced by their exact integer pixels."""
     exact = inputs_from_images(certificates.images, pixels).to(candidates)
     if radius is not None:
         exact = exact * (radius / torch.linalg.vector_norm(exact, dim=1, keepdim=True))
@@ -155,7 +155,7 @@ def on_pixels(
 
 @torch.no_grad()
 def loss_at(problem: Problem, x: Tensor) -> float:
-    """The projection loss at other inputs (n, d)."""
+    """The projection loss at inputs x (n, d); NaN if the readout has not moved."""
     if problem.energy == 0:
         return nan
     return float(problem.objective().linearise(problem.coordinates(x)).loss)

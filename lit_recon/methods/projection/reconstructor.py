@@ -31,12 +31,12 @@ from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solver, Status, Stop
 class ProjectionReconstructor(Reconstructor):
     """Inputs whose features span the trained readout.
 
-    With the defaults: the linear part of the activation is taken out, candidates start in a
-    spectral subspace at low image resolution, Gauss-Newton with spare candidates finds all of them
-    up to sign, one least-squares fit tells the signs, and the plain loss is minimised until every
-    candidate is an image of integer pixels or the loss is at its floor, where residuals in float64
-    take it on. Close to the threshold the plain loss goes first, by basin hopping. Nothing of it
-    looks at the training data.
+    With the defaults, the attack first removes the linear part of the activation. Candidates start
+    in a spectral subspace at low image resolution. Gauss-Newton with spare candidates finds them up
+    to sign, and one least-squares fit finds the signs. Then the plain loss is minimised until every
+    candidate is an image of integer pixels, or the loss reaches its floor in float32; last steps
+    use residuals in float64. Close to the threshold, basin hopping on the plain loss comes first.
+    The attack never uses the training data.
 
     >>> from lit_recon.models import RandomFeatures
     >>> model = RandomFeatures(d=8, k=1, n=2, p=64)  # its readout is 0 as long as it is not trained
@@ -45,32 +45,32 @@ class ProjectionReconstructor(Reconstructor):
 
     Args:
         solver: GaussNewton, or MomentumDescent as in the paper.
-        max_seconds: time budget of one reconstruction in seconds, above 0; the best candidates so
-            far are returned when it ends.
-        restarts: fresh starts from noise after the first one, 0 or more.
-        rounds: rounds of single-candidate restarts in a row without progress before something else
-            is tried; 0 turns them off.
-        hops: perturbations of all candidates in a row without progress before something else is
-            tried, near the threshold; 0 turns them off.
-        candidates: number of candidates m; null takes the number of training samples, ``auto``
-            estimates it from the weights alone.
-        spare: candidates beyond m during the search, 0 or more; 0 also turns single-candidate
+        max_seconds: time budget of one reconstruction in seconds, above 0; when it is over, the
+            best candidates so far are returned.
+        restarts: new starts from noise after the first one, 0 or more.
+        rounds: number of rounds of single-candidate restarts without progress after which the
+            search stops them, 0 or more; 0 turns them off.
+        hops: number of perturbations of all candidates without progress after which the search
+            stops them, 0 or more; used near the threshold; 0 turns them off.
+        candidates: number of candidates m; null: the number of training samples; ``auto`` estimates
+            it from the weights.
+        spare: additional candidates during the search, 0 or more; 0 also turns single-candidate
             restarts off.
-        even_stage: ``auto`` takes the linear part out where there are equations to spare, ``never``
-            minimises the plain loss only.
-        spectral_start: start in the spectral subspace; false starts from noise.
-        polish: last Gauss-Newton steps with residuals in float64, where the loss is at the floor of
-            float32.
-        max_steps: solver steps of one phase, at least 1.
-        loss: loss at which a phase ends, 0 for the numerical floor; the paper uses 1e-7.
+        even_stage: ``auto`` first removes the activation's linear part if there are enough
+            equations, ``never`` only minimises the plain loss.
+        spectral_start: true starts in the spectral subspace, false starts from noise.
+        polish: true adds last Gauss-Newton steps with residuals in float64, once the loss is at the
+            floor of float32.
+        max_steps: largest number of solver steps in one phase, at least 1.
+        loss: loss at which a phase ends, 0 or more; 0: the numerical floor; the paper uses 1e-7.
         seed: seed of the attack's own generator, 0 or more; null: --run.seed.
-        evidence: what the attacker holds. ``readout``: the final weights, and of the initial ones
-            the readout; ``first_layer``: the initial first layer too, which must be a trained one:
-            its change confines the candidates to the span of the training inputs.
-        warm_start: begin at the candidates of the checkpoint before, where there is one.
-        evidence_against: ``stop`` ends an attack at once where it cannot succeed: after an
-            optimiser that breaks the span, or with a first layer whose change has no low rank;
-            ``ignore`` tries all the same.
+        evidence: what the attacker has. ``readout``: the final weights and the initial readout;
+            ``first_layer``: also the initial first layer, whose change during training restricts
+            the candidates to the span of the training inputs; the first layer must be trained.
+        warm_start: begin at the candidates of the previous checkpoint, if there is one.
+        evidence_against: ``stop`` ends an attack at once if it cannot succeed: after an optimiser
+            that breaks the span property, or if the first layer's change has no low rank;
+            ``ignore`` attacks nevertheless.
         enabled: false trains and saves checkpoints without reconstructing.
     """
 
@@ -223,7 +223,7 @@ class ProjectionReconstructor(Reconstructor):
         return NetworkStrategy(settings, network, monitor, generator)
 
     def _evidence_against(self, knowledge: Knowledge, problem: Problem) -> Outcome | None:
-        """What makes success impossible, None where nothing is known to."""
+        """The outcome if success is known to be impossible; None otherwise."""
         if self.settings.ignore_evidence:
             return None
         if knowledge.optimiser_keeps_span is False:
@@ -233,7 +233,7 @@ class ProjectionReconstructor(Reconstructor):
         return None
 
     def _run(self, strategy: Strategy, earlier: Earlier | None) -> tuple[Strategy, Ending]:
-        """The strategy, with the number of candidates if that was to be found, and its ending."""
+        """Run the attack; returns the strategy with its final number of candidates, and its end."""
         auto = self.settings.candidates == "auto"
         if auto and isinstance(strategy, LayerStrategy) and strategy.problem.basis is None:
             return run_counted(strategy, earlier)
@@ -241,7 +241,7 @@ class ProjectionReconstructor(Reconstructor):
 
 
 def outcome_of(ending: Ending, problem: Problem) -> Outcome:
-    """What the end of the iteration means for the attack."""
+    """The outcome of an attack from the end of its iteration."""
     status = ending.solution.status
     outcome = outcomes.AGREED if ending.agreed else outcomes.OF_STATUS[status]
     at_floor = ending.agreed or status is Status.CONVERGED

@@ -1,4 +1,4 @@
-"""The settings of the projection attack, as its stages read them."""
+"""The settings of the projection attack, for its stages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ EvenStage = Literal["auto", "never"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What `ProjectionReconstructor` was told; its docstring describes each.
+    """Arguments of `ProjectionReconstructor`, whose docstring describes them.
 
     Attributes:
         stop: when a phase ends, from ``loss`` and ``max_steps``.
         candidates: a number, ``auto``, or None for the number of training samples.
+        ignore_evidence: whether ``evidence_against`` is ``ignore``.
     """
 
     solver: Solver

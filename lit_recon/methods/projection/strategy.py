@@ -1,4 +1,4 @@
-"""How the projection attack goes about a problem: attempts until there is evidence of success."""
+"""The loop of the projection attack: attempts until there is evidence of success."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from lit_recon.solvers import Monitor, Solution, Status, Stop, minimise
 from lit_recon.solvers.contracts import Objective, SpanPoint
 from lit_recon.solvers.search import Move, Search
 
-SAME = 0.1  # direction error below which two candidates are the same one
+SAME = 0.1  # direction error below which two candidates count as equal
 P = TypeVar("P", bound=Problem)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Where the attempts ended.
+    """The result of all attempts.
 
     Attributes:
-        solution: the best of them.
-        agreed: two of them, or one and a sure earlier checkpoint, ended in the same candidates.
-        warm: the first one began at the candidates of an earlier checkpoint.
+        solution: the best solution.
+        agreed: two attempts, or one attempt and a sure earlier checkpoint, have the same
+            candidates.
+        warm: the first attempt began at the candidates of an earlier checkpoint.
     """
 
     solution: Solution
@@ -43,8 +44,8 @@ class Strategy(ABC, Generic[P]):
     """One attack on one problem.
 
     Attributes:
-        settings: the flags.
-        problem: what is attacked.
+        settings: the settings of the attack.
+        problem: the problem.
         monitor: the clock, the counters and the inner curve.
         generator: the only source of randomness.
     """
@@ -56,18 +57,18 @@ class Strategy(ABC, Generic[P]):
 
     @abstractmethod
     def attempt(self, number: int) -> Solution:
-        """From noise to a solution of the plain loss; attempts are numbered from 0."""
+        """Minimise the plain loss from a new start; attempts are numbered from 0."""
 
     @abstractmethod
     def moves(self) -> Sequence[Move]:
-        """What to try where the descent on the plain loss is stuck."""
+        """The moves that the search tries when the descent on the plain loss is stuck."""
 
     def run(self, earlier: Earlier | None) -> Ending:
-        """Attempts until one converges; the best of them otherwise.
+        """Make attempts until one converges; if none does, the best one is the result.
 
-        Where the features drifted, how far the loss can fall is not known. What stands for it then:
-        two attempts end in the same candidates, or an attempt that starts at the candidates of an
-        earlier checkpoint, itself a success, ends there.
+        If the features have drifted, the smallest possible loss is not known, so convergence cannot
+        be seen. Attempts then end when two have the same candidates, or when an attempt that starts
+        at the candidates of a successful earlier checkpoint stays there.
         """
         numbers = count()
         if earlier is not None and earlier.candidates.shape == (self.problem.m, self.problem.d):
@@ -87,11 +88,11 @@ class Strategy(ABC, Generic[P]):
         return ending
 
     def finish(self, ending: Ending) -> Ending:
-        """What is done once, after the last attempt; nothing here."""
+        """A last step after all attempts; here it does nothing."""
         return ending
 
     def plain(self, z: Tensor) -> Solution:
-        """Minimise the plain loss from z (m' + l, unknowns), m' >= m."""
+        """Minimise the plain loss from z (m' + l, unknowns): m' >= m candidates, l linear rows."""
         objective = self.problem.objective(self.settings.solver.surrogate_slope)
         stop = replace(self.settings.stop, satisfied=all_certified(self.problem))
         return self.search(objective, z, stop, self.moves(), "plain")
@@ -104,7 +105,7 @@ class Strategy(ABC, Generic[P]):
         moves: Sequence[Move],
         phase: str,
     ) -> Solution:
-        """Minimise from z, with the moves that are switched on."""
+        """Minimise an objective from z (m' + l, unknowns), with the given moves."""
         if not (moves or self.settings.spare):
             return minimise(objective, z, self.settings.solver, stop, self.monitor, phase)
         search = Search(self.problem.m, moves, self.generator)
@@ -118,7 +119,7 @@ class Strategy(ABC, Generic[P]):
         return Ending(found, agreed, warm=True)
 
     def _confirms(self, some: Tensor, others: Tensor) -> bool:
-        """Whether two sets of candidates are the same, of a target whose floor is not known."""
+        """Whether two sets of candidates are equal; always false if the loss has a known floor."""
         problem = self.problem
         if not problem.drifts or len(some) != len(others):
             return False
