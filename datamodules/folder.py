@@ -32,8 +32,8 @@ class ImageFolderSubset(ImageDataModule):
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
         classes: names of class folders, in the order of the targets; null: all of them.
-        image_size: height of the training images in pixels; the files' height and width must be
-            divisible by the same factor; null: as in the files.
+        image_size: height of the training images in pixels: the files' height divided by a whole
+            number that also divides their width; null: as in the files.
         root: the folder; required.
         selection: `first`: the first images of every class; `random`: random images.
         seed: seed of the random selection and of the order of mini-batches, at least 0;

@@ -52,8 +52,8 @@ class ImageDataModule(ReconDataModule):
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
         classes: names of the classes, in the order of the targets; null: all classes.
-        image_size: height of the training images in pixels; the source's height and width must be
-            divisible by the same factor; null: the source's size.
+        image_size: height of the training images in pixels: the source's height divided by a whole
+            number that also divides its width; null: the source's size.
         selection: `first`: the first images of every class; `random`: random images.
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
