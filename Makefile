@@ -1,7 +1,7 @@
-# make demo   the main job on two photographs, about two minutes from a fresh clone
-# make test   lint, types and tests; those that look at a report need chromium, and are skipped without
-# make test-fast   the quick ones of them, for daily work: about a minute on two cores
-# make test-processors   what must hold on every processor, in the arithmetic of three others
+# make demo   train and reconstruct on two photographs, about two minutes from a fresh clone
+# make test   lint, types and all tests; without chromium, the tests of the report are skipped
+# make test-fast   the quick tests, for daily work: about a minute on two cores
+# make test-processors   the rounding tests, three times, with the arithmetic of other processors
 # make lint   lint and types
 # make clean  remove the environment and the tools' caches; runs/ stays
 
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-fast test-processors lint clean
-.DELETE_ON_ERROR: # half an environment must not pass for a whole one
+.DELETE_ON_ERROR: # an incomplete environment must not count as installed
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
@@ -25,8 +25,8 @@ test: lint
 test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile
 
-# Other kernels of MKL, torch's own without vector instructions, and sums that threads divide. A
-# torch without MKL ignores the first. Only files with such tests are read: that saves ten seconds.
+# Three settings: other MKL kernels (no effect without MKL), torch's own kernels without vector
+# instructions, and three threads. Only files with such tests are collected: this saves ten seconds.
 test-processors: ROUNDING = -m rounding $(shell grep -l mark.rounding tests/test_*.py)
 test-processors: $(VENV)/.installed-test
 	MKL_CBWR=COMPATIBLE $(BIN)/python -m pytest $(ROUNDING)
@@ -39,13 +39,13 @@ lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
-# A stamp is as old as the installation that it stands for, so a changed requirement redoes it.
+# The stamp has the time of the installation, so a changed requirement starts a new one.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV): some minutes and, with CUDA, 6 GB, the first time."
 	$(INSTALL) -e .
 	@touch $@
 
-# The test installation contains the other one; both stamps spare `make demo` a second look.
+# This installation contains the other one, so it writes both stamps.
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV): some minutes and, with CUDA, 6 GB, the first time."
 	$(INSTALL) -e '.[test]'
@@ -57,7 +57,7 @@ $(BIN)/python:
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Only what looks like a virtual environment is removed, whatever VENV was set to.
+# Remove $(VENV) only if it is a virtual environment, because a user can set VENV to any folder.
 clean:
 	@if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache dist

@@ -1,4 +1,4 @@
-"""Measurements of the attack; from a clone's root, ``python -m benchmarks.NAME --help``."""
+"""Benchmarks; run ``python -m benchmarks.NAME --help`` in the root of a clone."""
 
 from lit_recon.processor import prefer_fast_kernels
 

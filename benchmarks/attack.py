@@ -1,8 +1,8 @@
-"""Whole commands: ``python train.py`` from its start to its end, with what came back and the cost.
+"""Measures whole commands: scores, seconds and memory of ``python train.py``.
 
-Every row is one run of train.py in a process of its own, as a person would start it: imports, data,
-training, attack and files are all in its seconds and in its memory. The first row is always a tiny
-problem: what any command takes. Its peak memory is left out of what the others add to V.
+Every row is one run of train.py in a process of its own, as a user starts it: seconds and memory
+include imports, data, training, attack and files. The first row is always a tiny problem, which
+shows the cost of any command. Its peak memory is subtracted in the column "added / V".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROBLEMS = {
 }
 TINY = photos(4, 8, 4 * 4 * 192)
 METHOD = "projection"
-STEP = 1  # the only one of a closed-form training
+STEP = 1  # a closed-form training has one step
 SHARES = ("recovered_fraction", "exact_fraction", "certified_fraction")
 COPIED = (*SHARES, "direction_error", "projection_loss", "status", "applications", "restarts")
 
@@ -45,10 +45,11 @@ COPIED = (*SHARES, "direction_error", "projection_loss", "status", "applications
 def run(
     name: str, problem: Problem, root: str | None, random_seed: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Run one command, read what it left, and say so in one line.
+    """Run one command, read its results, and print one line.
 
     Raises:
-        InputError, RunError: train.py refused, or failed; with its last line.
+        InputError: train.py refused a flag; the message is its last line.
+        RunError: train.py failed; the message is its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder) / "run")
@@ -83,7 +84,7 @@ def run(
 
 
 def model_flags(problem: Problem, root: str | None) -> list[str]:
-    """The flags of train.py that make a problem."""
+    """The flags of train.py for the data and the model of a problem."""
     data = [f"--data.{name}={value}" for name, value in problem.settings(root).items()]
     return [f"--data={problem.data}", *data, f"--model.p={problem.p}"]
 
@@ -96,12 +97,12 @@ def timed(command: list[str], threads: int) -> tuple[float, int]:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors
         )
-        # Popen.wait does not tell about memory, and getrusage only about the largest child so far.
+        # Popen.wait does not return memory, and getrusage only that of the largest child so far.
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
-        lines = errors.read().splitlines() or ["no word of why"]
+        lines = errors.read().splitlines() or ["no message"]
     if process.returncode == 2:
         raise InputError("train.py", "refuses", lines[-1])
     if process.returncode:
@@ -110,7 +111,7 @@ def timed(command: list[str], threads: int) -> tuple[float, int]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print one line for every run, shares as numbers of samples."""
+    """Print one line for every run; shares are shown as numbers of samples."""
     header = ["problem", "seed", "n", "p/(dn)", "recovered", "exact", "certified", "status"]
     header += ["applications", "attack: s", "command: s", "peak: GB", "peak / V", "added / V"]
     lines = []
@@ -128,15 +129,15 @@ def show(rows: list[dict[str, Any]]) -> None:
 @one_line_errors("attack")
 def main(argv: list[str] | None = None) -> int:
     quick: dict[str, Any] = {"problems": []}
-    flags = Flags("attack", "Whole commands: what comes back, and what it costs.", quick)
+    flags = Flags("attack", "Scores, seconds and memory of whole commands.", quick)
     add = flags.add_argument
-    add("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), help="which")
+    add("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), help="problems")
     add("--root", metavar="FOLDER", help="CIFAR-10 as FOLDER/CLASS/IMAGE.png")
-    add("--seeds", nargs="+", type=seed, default=[0], help="of the attack; data and model have 0")
-    add("--seconds", type=positive, default=600.0, help="budget of one attack")
+    add("--seeds", nargs="+", type=seed, default=[0], help="seeds of the attack; data and model: 0")
+    add("--seconds", type=positive, default=600.0, help="time budget of one attack")
     args = flags.read(argv)
     names = runnable({name: PROBLEMS[name] for name in args.problems}, args.root)
-    root = args.root and str(Path(args.root).expanduser().resolve())  # train.py runs elsewhere
+    root = args.root and str(Path(args.root).expanduser().resolve())  # train.py has another cwd
     record = Record(flags, argv, args, seeds=args.seeds)
     rows = [run("tiny", TINY, None, args.seeds[0], args)]
     rows += [

@@ -1,4 +1,4 @@
-"""Trained models to attack, and the two attacks that are compared: ours and the paper's."""
+"""Trained models to attack, and the paper's attack."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ FROG_AND_TRUCK = ("frog", "truck")
 
 @dataclass(frozen=True)
 class Problem:
-    """Data and a number of random features; the readout is fitted in closed form.
+    """Data and a random-features model, whose readout is fitted in closed form.
 
     Attributes:
-        data: name of a data module. arguments: its constructor's, but for root and seed.
-        n: training samples. d: input dimension. p: features.
+        data: name of a data module.
+        n: number of training samples.
+        d: input dimension.
+        p: number of features.
+        arguments: constructor arguments of the data module, without n, root and seed.
     """
 
     data: str
@@ -44,41 +47,41 @@ class Problem:
 
     @property
     def first_layer_bytes(self) -> int:
-        """Size of V in float32."""
+        """Size of V in bytes, in float32."""
         return 4 * self.p * self.d
 
     @property
     def size(self) -> dict[str, float]:
-        """What a row of results says about its problem."""
+        """The columns of a row of results that describe the problem."""
         return {"n": self.n, "d": self.d, "p": self.p, "p_over_dn": self.p / (self.d * self.n)}
 
     def settings(self, root: str | None) -> dict[str, Any]:
-        """Arguments of the data module, the folder included where it takes one."""
+        """Arguments of the data module, with the folder if it needs one."""
         place = {"root": root} if self.needs_root else {}
         return {"n": self.n, **self.arguments, **place}
 
 
 def sphere(n: int, d: int, p: int) -> Problem:
-    """The paper's synthetic regression."""
+    """The paper's synthetic regression: n points in d dimensions, p features."""
     return Problem("Sphere", n, d, p, {"d": d})
 
 
 def pictures(n: int, size: int, p: int, classes: tuple[str, str] = FROG_AND_TRUCK) -> Problem:
-    """The first images of two classes of a folder such as CIFAR-10, in three colours."""
+    """The first colour images of two classes of a folder such as CIFAR-10; `size` in pixels."""
     arguments = {"classes": list(classes), "image_size": size}
     return Problem("ImageFolderSubset", n, 3 * size**2, p, arguments)
 
 
 def photos(n: int, size: int, p: int) -> Problem:
-    """Patches of the photographs that scikit-learn ships; needs no folder."""
+    """Patches of scikit-learn's two photographs, `size` pixels on a side; needs no folder."""
     return Problem("Photos", n, 3 * size**2, p, {"image_size": size})
 
 
 def runnable(chosen: dict[str, Problem], root: str | None) -> list[str]:
-    """Names of the problems whose data are at hand; one printed line for each of the others.
+    """Names of the problems whose data are available; prints one line for each of the others.
 
     Raises:
-        InputError: the folder is not there.
+        InputError: the folder does not exist.
     """
     if root is not None and not Path(root).expanduser().is_dir():
         raise InputError("--root", root, "there is no such folder; give one of class folders")
@@ -93,7 +96,7 @@ def runnable(chosen: dict[str, Problem], root: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model as the attacker knows it, and apart from it the truth for scoring."""
+    """The attacker's knowledge of a trained model, and the training inputs for scoring."""
 
     knowledge: Knowledge
     x: Tensor  # (n, d)
@@ -111,7 +114,7 @@ def train(problem: Problem, root: str | None, seed: int) -> Trained:
 
 
 def published(lr: float, max_seconds: float) -> ProjectionReconstructor:
-    """The attack as its authors published it, from the preset that train.py takes."""
+    """The attack with its authors' settings, from the preset iurada2025.yaml."""
     settings = yaml.safe_load(PRESET.read_text(encoding="utf-8"))["recon"]["init_args"]
     solver: MomentumDescent = MomentumDescent(**{**settings.pop("solver")["init_args"], "lr": lr})
     return ProjectionReconstructor(solver, max_seconds, **settings)

@@ -1,4 +1,4 @@
-"""What the scripts share around their measurements: flags, one-line errors, tables, results."""
+"""Code that all benchmarks share: flags, one-line errors, tables and result files."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from lit_recon.records.provenance import provenance
 from lit_recon.report.grid import figure_to_uint8, save_png
 
 RESULTS = Path("benchmarks") / "results"
-PLACES = ("root", "out")  # folders of one machine, which say nothing about a number
+PLACES = ("root", "out")  # flags with folders, which are not recorded
 Main = Callable[..., int]  # of argv, which may be left out
 
 
 class Flags(argparse.ArgumentParser):
-    """The flags of one script, with those that all have.
+    """The flags of one script, with the flags that all scripts have.
 
     Args:
-        name: of the script and of its results.
+        name: name of the script and of its results.
         description: what it measures.
-        quick: values that ``--quick`` puts in the place of the defaults.
+        quick: defaults with ``--quick``.
     """
 
     def __init__(self, name: str, description: str | None, quick: dict[str, Any]) -> None:
@@ -44,18 +44,18 @@ class Flags(argparse.ArgumentParser):
         self.name = name
         self.quick = quick
         add = self.add_argument
-        add("--quick", action="store_true", help="a tiny size, to see that the script works")
+        add("--quick", action="store_true", help="a tiny size, to check that the script works")
         add("--threads", type=count, default=torch.get_num_threads(), help="CPU threads")
         add(
             "--out",
             type=Path,
             default=RESULTS,
             metavar="FOLDER",
-            help="where results go; with --quick into quick/ there",
+            help="folder of results; with --quick its subfolder quick/",
         )
 
     def read(self, argv: list[str] | None) -> argparse.Namespace:
-        """The flags, given or default; torch takes its threads from them."""
+        """Parse the flags, and set torch's number of threads."""
         if self.parse_args(argv).quick:
             self.set_defaults(**self.quick, out=RESULTS / "quick")
         args = self.parse_args(argv)
@@ -63,19 +63,19 @@ class Flags(argparse.ArgumentParser):
         return args
 
     def error(self, message: str) -> NoReturn:
-        """One line; argparse itself puts the usage before it."""
+        """Exit with one line; argparse would print the usage first."""
         self.exit(2, f"{self.prog}: {message}; --help lists the flags\n")
 
 
 class Record:
-    """The results of one script as NAME.json; made before the work starts.
+    """Writes the results of one script as NAME.json; made before the work starts.
 
     Args:
-        flags: of the script.
-        argv: what was given to it, None for the process's own.
-        args: the same, read.
-        seeds: all that are used.
-        device: that is measured.
+        flags: the parser of the script.
+        argv: its arguments; None: those of the process.
+        args: the parsed arguments.
+        seeds: all seeds of the measurements.
+        device: the measured device.
     """
 
     def __init__(
@@ -99,19 +99,19 @@ class Record:
         self.name = flags.name
 
     def write(self, results: Sequence[object], **more: object) -> None:
-        """Write the file, whole or not at all, and say where it is."""
+        """Write NAME.json atomically, and print its path."""
         content = {"provenance": self.facts, "settings": self.settings, "results": results, **more}
         print(RunDirectory(self.folder).write_json(f"{self.name}.json", content))
 
     def draw(self, figure: Figure) -> None:
-        """Write NAME.png beside the file."""
+        """Write NAME.png next to NAME.json, and print its path."""
         path = self.folder / f"{self.name}.png"
         save_png(figure_to_uint8(figure), path)
         print(path)
 
 
 def code_differs() -> bool:
-    """Whether a tracked file differs from the commit, results of earlier scripts left out."""
+    """Whether a tracked file differs from the commit, except benchmark results."""
     pathspec = [".", f":(exclude){RESULTS.as_posix()}"]
     command = ["git", "status", "--porcelain", "--untracked-files=no", "--", *pathspec]
     root = Path(__file__).parents[1]
@@ -119,7 +119,7 @@ def code_differs() -> bool:
 
 
 def without_places(argv: Sequence[str]) -> list[str]:
-    """A command line with FOLDER for every folder in it."""
+    """A command line in which the values of PLACES are replaced by FOLDER."""
     flags = {f"--{place}" for place in PLACES}
     hidden, value_follows = [], False
     for word in argv:
@@ -132,7 +132,7 @@ def without_places(argv: Sequence[str]) -> list[str]:
 
 
 def one_line_errors(name: str) -> Callable[[Main], Main]:
-    """Bad input and failed runs of a script as one line on stderr, exit status 2 and 1."""
+    """Decorator: print InputError (exit status 2) and RunError (1) as one line on stderr."""
 
     def wrap(main: Main) -> Main:
         @functools.wraps(main)
@@ -150,7 +150,7 @@ def one_line_errors(name: str) -> Callable[[Main], Main]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns, the first to the left and numbers to the right."""
+    """A text table; the first column is aligned left, the others right."""
     cells = [list(header), *([text(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []
@@ -161,7 +161,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def text(value: object) -> str:
-    """A cell: three digits of a fraction, a dash for what there is not."""
+    """The text of a cell: three significant digits of a float, a dash for None and non-finite."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if not isinstance(value, float):
@@ -170,12 +170,12 @@ def text(value: object) -> str:
 
 
 def peak_bytes(usage: resource.struct_rusage) -> int:
-    """The largest resident memory of a process; Linux counts KiB and macOS bytes."""
+    """The largest resident memory of a process in bytes; Linux counts KiB and macOS bytes."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def count(word: str) -> int:
-    """A flag's whole number of at least 1."""
+    """Parse a whole number of at least 1."""
     value = int(word)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{word} is below 1")
@@ -183,7 +183,7 @@ def count(word: str) -> int:
 
 
 def seed(word: str) -> int:
-    """A flag's seed, at least 0."""
+    """Parse a seed of at least 0."""
     value = int(word)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{word} is below 0")
@@ -191,7 +191,7 @@ def seed(word: str) -> int:
 
 
 def positive(word: str) -> float:
-    """A flag's finite number above 0."""
+    """Parse a finite number above 0."""
     value = float(word)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{word} is no finite number above 0")

@@ -1,10 +1,10 @@
-"""Runs that are killed at random moments and resumed, against one that nobody disturbs.
+"""Compares runs that are killed at random moments and resumed with an uninterrupted run.
 
 Every run is ``python train.py`` in a process of its own: mini-batches with momentum, checkpoints
-within epochs, and an attack on each. SIGKILL ends it at a moment that is drawn between the first
-checkpoint and the end, and the same command with ``--run.resume true`` follows. It must leave the
-same files: weights and optimiser states to the bit, the same rows and numbers but for times, and
-the same candidates.
+within epochs, and an attack on each checkpoint. SIGKILL ends it at a random moment between the
+first checkpoint and the end; then the same command runs with ``--run.resume true``. It must leave
+the same files: bit-identical weights, optimiser states and candidates, and the same rows and
+numbers, except times.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMIT = 600  # seconds for one command
 
 
 def command_line(steps: int, every: int) -> list[str]:
-    """The flags of train.py; a budget of steps, as one of seconds depends on the machine."""
+    """The flags of train.py; attacks end by steps, because seconds depend on the machine."""
     flags = {
         "data": "Sphere",
         "data.n": 10,
@@ -56,7 +56,7 @@ def command_line(steps: int, every: int) -> list[str]:
 
 
 def left_by(directory: Path) -> dict[str, Any]:
-    """What two runs of one configuration share, by file: everything but times and W&B."""
+    """The content of a run directory by file name, without times and W&B."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         name = path.relative_to(directory).as_posix()
@@ -74,12 +74,12 @@ def left_by(directory: Path) -> dict[str, Any]:
 
 
 def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """The files that two runs do not share, or that have other content."""
+    """Names of the files that only one run has, or that differ."""
     return sorted(n for n in {*found, *expected} if found.get(n, 0) != expected.get(n, 0))
 
 
 def exact(state: Any) -> Any:
-    """A state with the bytes of its tensors."""
+    """A state in which tensors are replaced by their bytes."""
     if isinstance(state, dict):
         return {name: exact(value) for name, value in state.items()}
     if isinstance(state, list):
@@ -88,7 +88,7 @@ def exact(state: Any) -> Any:
 
 
 def started(argv: list[str], directory: Path, threads: int) -> subprocess.Popen[str]:
-    """The run, as a person would start it."""
+    """Start a run as a user does."""
     place = [f"--run.dir={directory.parent}", f"--run.name={directory.name}"]
     return subprocess.Popen(
         [sys.executable, "train.py", *argv, *place],
@@ -104,16 +104,16 @@ def finished(process: subprocess.Popen[str]) -> None:
     """Wait for the end of a run.
 
     Raises:
-        RunError: it failed; with its last line.
+        RunError: the run failed; the message is its last line.
     """
     _, said = process.communicate(timeout=LIMIT)
     if process.returncode:
-        line = (said.splitlines() or ["no word of why"])[-1]
+        line = (said.splitlines() or ["no message"])[-1]
         raise RunError(f"train.py ended with status {process.returncode}: {line}")
 
 
 def undisturbed(argv: list[str], directory: Path, threads: int) -> tuple[float, float]:
-    """Run to the end; seconds until the first checkpoint was there, and until the end."""
+    """Run to the end; returns the seconds until the first checkpoint and until the end."""
     begin = time.perf_counter()
     with started(argv, directory, threads) as process:
         while process.poll() is None and not saved_checkpoints(directory):
@@ -124,7 +124,7 @@ def undisturbed(argv: list[str], directory: Path, threads: int) -> tuple[float, 
 
 
 def killed(argv: list[str], directory: Path, share: float, threads: int, whole: float) -> None:
-    """Run until a share of the time between the first checkpoint and the end is over."""
+    """Kill a run after a share of the time `whole` between the first checkpoint and the end."""
     with started(argv, directory, threads) as process:
         while process.poll() is None and not saved_checkpoints(directory):
             time.sleep(0.01)
@@ -141,7 +141,7 @@ def trial(
     expected: dict[str, Any],
     threads: int,
 ) -> dict[str, Any]:
-    """Kill a run and resume it; where it was, and what differs in the end."""
+    """Kill a run and resume it; returns where it was killed, and which files differ."""
     killed(argv, directory, share, threads, whole)
     saved = [step_of(path) for path in saved_checkpoints(directory)]
     attacked = of_method(RunDirectory(directory), METHOD).steps()
@@ -177,7 +177,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The undisturbed run and all kills."""
+    """Make the uninterrupted run and all killed runs; returns one row for each kill."""
     argv = command_line(args.steps, args.every)
     shares = np.random.default_rng(args.seed).uniform(size=args.kills)
     rows = []
@@ -194,11 +194,11 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 @one_line_errors("resume")
 def main(argv: list[str] | None = None) -> int:
     quick: dict[str, Any] = {"kills": 1, "steps": 40, "every": 15}
-    flags = Flags("resume", "Runs that are killed and resumed, against an undisturbed one.", quick)
+    flags = Flags("resume", "Compares killed and resumed runs with an uninterrupted run.", quick)
     add = flags.add_argument
-    add("--kills", type=count, default=20, help="how many")
-    add("--seed", type=seed, default=0, help="of their moments")
-    add("--steps", type=count, default=4000, help="of training")
+    add("--kills", type=count, default=20, help="number of killed runs")
+    add("--seed", type=seed, default=0, help="seed of the moments of the kills")
+    add("--steps", type=count, default=4000, help="training steps")
     add("--every", type=count, default=500, help="steps from one checkpoint to the next")
     args = flags.read(argv)
     record = Record(flags, argv, args, seeds=[args.seed])
@@ -210,10 +210,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def refuse_differences(rows: list[dict[str, Any]]) -> None:
-    """Raise RunError where a resumed run differs from the undisturbed one."""
+    """Raise RunError if a resumed run differs from the uninterrupted run."""
     different = sum(not row["equal"] for row in rows)
     if different:
-        raise RunError(f"{different} of {len(rows)} resumed runs differ from the undisturbed one")
+        raise RunError(f"{different} of {len(rows)} resumed runs differ from the uninterrupted run")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""What one application of J^T J costs, against the floor of the machine that it ran on.
+"""Measures one application of J^T J against the lower bounds (floors) of the machine.
 
-An application reads V twice and does 4 p d m floating-point operations. Both floors are measured in
-the same process and in turn with it, since machines are noisy: the time to read V from the faster
-one of a matrix-vector product and a sum over the same V, the arithmetic from a product of square
-matrices. The share is the larger floor over the measured time, 1 being perfect. Where V is drawn
-again whenever it is read, reading is drawing. Every size has processes of its own, so that its peak
-memory is its own too.
+An application reads V twice and does 4 p d m floating-point operations. Machines are noisy, so both
+floors are measured in the same process, and measurements alternate. The time to read V is that of
+the faster of a matrix-vector product with V and a sum over V. The arithmetic speed is that of a
+product of square matrices. The share is the larger floor divided by the measured time; 1 is
+perfect. If V is not stored, reading V means drawing it again. Every size runs in processes of its
+own, so that its peak memory can be measured.
 
 Several ranks are processes on the CPU with one thread each, which share the rows of V. The floors
-are those of one rank while the others are as busy. The same problem unshared, on one of these ranks
-with the others asleep, is measured in turn as well: the speedup is the ratio of both medians.
-Ranks whose arithmetic is slower than that of one rank did not have a core each.
+are those of one rank while the others do the same work. The same problem on one of these ranks,
+unshared and with the other ranks asleep, is measured too; the speedup is the ratio of the medians.
+If the arithmetic of several ranks is slower than that of one rank, they did not have a core each.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from lit_recon.linear_map import LinearMap
 from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.tall_matrix import SeededMatrix, TallMatrix
 
-# Sides of square matrices whose product runs at full rate.
+# Sides of square matrices that are large enough for full arithmetic speed.
 SQUARE = {"cpu": 1024, "cuda": 8192}
-# Calls that end sooner are repeated, so that no clock and no launch shows.
+# Shorter calls are repeated, so that the clock and kernel launches do not matter.
 LEAST_SECONDS = 0.02
 
 
@@ -57,7 +57,7 @@ class Cell:
     ranks: int
     stored: bool
     device: str
-    threads: int  # of every rank
+    threads: int  # per rank
     repeats: int
 
 
@@ -82,20 +82,20 @@ class Problem:
         self.step = self.at.vjp(self.at.residual)
 
     def application(self) -> torch.Tensor:
-        """J^T J of one step."""
+        """J^T J applied to one step."""
         return self.at.vjp(self.at.jvp(self.step))
 
 
 class Clock:
-    """Times calls that all ranks begin together, on a device whose queue is empty."""
+    """Times calls that all ranks begin together, after the device has finished earlier work."""
 
     def __init__(self, device: torch.device, us: Ranks) -> None:
         self.device = device
         self.us = us
 
     def __call__(self, call: Callable[[], object], times: int = 1) -> float:
-        """Seconds of one of so many calls in a row."""
-        self.us.total(torch.zeros(1))  # nobody leaves before all have come
+        """Mean seconds of one call, over `times` calls in a row."""
+        self.us.total(torch.zeros(1))  # a barrier
         self._wait()
         started = time.perf_counter()
         for _ in range(times):
@@ -104,7 +104,7 @@ class Clock:
         return (time.perf_counter() - started) / times
 
     def times(self, call: Callable[[], object]) -> int:
-        """How often to repeat a call in a row, as rank 0 finds it; also warms it up."""
+        """The number of repetitions that take LEAST_SECONDS on rank 0; also warms up the call."""
         self(call)
         return int(self.us.first(torch.tensor(ceil(LEAST_SECONDS / self(call)))))
 
@@ -114,7 +114,7 @@ class Clock:
 
 
 def peak(device: torch.device) -> int:
-    """Bytes that this process has held at most, on the GPU where it uses one."""
+    """Peak memory of this process in bytes: of the GPU, or resident memory on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_bytes(getrusage(RUSAGE_SELF))
@@ -122,10 +122,10 @@ def peak(device: torch.device) -> int:
 
 @torch.no_grad()
 def measure(cell: Cell) -> dict[str, Any]:
-    """One row of the results; for fresh processes, each of which gives its own."""
+    """Measure one row of the results; must run in a new process, once on each rank."""
     torch.set_num_threads(cell.threads)
     us, device = ranks(), torch.device(cell.device)
-    # What the libraries load at first is not the problem's.
+    # A first small problem loads the libraries, so that their memory is not counted.
     Problem(replace(cell, p=64 * us.size, stored=True), us).application()
     before = peak(device)
     problem = Problem(cell, us)
@@ -177,7 +177,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 
 def on_rank(cell: Cell, rank: int, store: Path) -> dict[str, Any]:
-    """What one rank measures; the file is where they find one another."""
+    """Measure on one rank; the ranks connect through the file `store`."""
     if cell.ranks == 1:
         return measure(cell)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=cell.ranks)
@@ -188,7 +188,7 @@ def on_rank(cell: Cell, rank: int, store: Path) -> dict[str, Any]:
 
 
 def in_fresh_processes(cell: Cell) -> dict[str, Any]:
-    """Measure where nothing was allocated before: rank 0's times, every rank's memory."""
+    """Measure in new processes; returns the times of rank 0 and the memory of every rank."""
     # A forked process does not start with its parent's peak memory, as a spawned one does.
     context = get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.records", "lit_recon.methods"])
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
         "--ranks",
         nargs="+",
         type=count,
-        help="processes that share V, one thread each where several; None: 1 and 2, on a GPU 1",
+        help="processes that share V, with one thread each if several; None: 1 and 2, on a GPU 1",
     )
     add(
         "--stored",
@@ -253,10 +253,10 @@ def main(argv: list[str] | None = None) -> int:
         type=int,
         choices=[0, 1],
         default=[1],
-        help="1: V is stored, 0: drawn again whenever it is read",
+        help="1: V is stored; 0: V is drawn again at every read",
     )
-    add("--repeats", type=count, default=9, help="rounds to take the median of")
-    add("--device", choices=SQUARE, default="cpu", help="where")
+    add("--repeats", type=count, default=9, help="rounds; results are medians")
+    add("--device", choices=SQUARE, default="cpu", help="device")
     args = flags.read(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device", args.device, "there is no CUDA device here; give cpu")

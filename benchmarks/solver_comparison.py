@@ -1,8 +1,9 @@
-"""Our attack against the paper's descent, on the same trained model in one process.
+"""Compares our attack with the paper's descent, on the same trained model in one process.
 
-For both: seconds and applications of J^T J (a descent step counts as one: it reads V as often) to
-each level of success, and how much sooner ours is where the descent ends. The truth enters in
-scoring only, on a clock that stands still meanwhile.
+For both attacks it measures the seconds and the applications of J^T J until each level of success,
+and how much sooner our attack reaches the descent's best error. A descent step counts as one
+application, because it reads V as often. The true data are used only for scoring, and the clock
+stops during scoring.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from lit_recon.solvers import SolverStep
 
 SHARES = (0.5, 0.9, 1.0)  # of the samples, recovered
 ERRORS = (1e-1, 1e-2, 1e-3, 1e-4)  # mean direction error
-# Scoring may take this share of the time, and budgets are longer by it: their clock does not stop.
+# Scoring may take this share of the time. Time budgets are longer by it, because they include it.
 SCORING = 0.1
-# A descent that has stalled still creeps towards its best error; being so near it is enough.
+# A stalled descent still improves slowly, so this factor times its best error counts as reached.
 NEAR_BEST = 1.01
-# The curve in the results keeps a point that lowers the error by this factor, or finds a sample.
+# The curve in the results keeps points that lower the error by this factor or recover a sample.
 CURVE_FACTOR = 0.95
 
 
 @dataclass(frozen=True)
 class Contest:
-    """A problem with the paper's step size for it and the descent's budget in seconds."""
+    """A problem, with the paper's step size for it and the descent's time budget in seconds."""
 
     problem: Problem
     lr: float
@@ -51,13 +52,16 @@ CONTESTS = {
 
 @dataclass(frozen=True)
 class Point:
-    """What was in hand at a moment of an attack.
+    """The scores at one moment of an attack.
 
     Attributes:
-        seconds: without scoring.
-        phase: of the attack; ``even`` knows its candidates up to sign only, and is scored as it is.
-        candidates: more than n while spare ones are tried; the best n of them are scored.
-        recovered: share of the samples. error: mean direction error.
+        seconds: since the start, without scoring.
+        applications: applications of J^T J since the start.
+        phase: phase of the attack; in ``even``, candidates are known only up to sign, but they are
+            scored as they are.
+        candidates: their number; above n while spare candidates are tried; the best n are scored.
+        recovered: share of the samples.
+        error: mean direction error.
     """
 
     seconds: float
@@ -69,10 +73,10 @@ class Point:
 
 
 class Trace:
-    """Scores an attack while it runs; give it as ``on_step`` and start at once.
+    """Scores an attack while it runs; pass it as ``on_step``. Its clock starts when it is made.
 
     Args:
-        x: (n, d) the truth.
+        x: (n, d) training inputs.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -84,16 +88,16 @@ class Trace:
 
     @property
     def seconds(self) -> float:
-        """Since the start, without scoring."""
+        """Seconds since the start, without scoring."""
         return time.perf_counter() - self._started - self._scoring
 
     def __call__(self, row: SolverStep, candidates: Tensor) -> None:
-        # Coordinates in a subspace are no inputs, even where the subspace is everything.
+        # Candidates of the coarse phase are coordinates in a subspace, not inputs.
         if row.phase != "coarse" and self._due(row.phase):
             self._score(row.phase, row.applications, candidates)
 
     def end(self, outcome: Reconstruction) -> None:
-        """Score what the attack returns, at the moment when it does."""
+        """Score the result of the attack; call it as soon as the attack returns."""
         self._score("end", outcome.numbers["applications"], outcome.candidates)
 
     def _due(self, phase: str) -> bool:
@@ -119,7 +123,7 @@ class Trace:
         self._scoring += self._cost
 
     def reaching(self, *, recovered: float = 0.0, error: float = inf) -> Point | None:
-        """The first point with this share recovered and this error, None where there is none."""
+        """The first point with at least this share and at most this error; None if none has."""
         points = (p for p in self.points if p.recovered >= recovered and p.error <= error)
         return next(points, None)
 
@@ -128,7 +132,7 @@ class Trace:
         return min(point.error for point in self.points)
 
     def curve(self) -> list[Point]:
-        """The points that got further than all before, and the last."""
+        """The points that improve on all earlier ones, and the last point."""
         kept: list[Point] = []
         error, recovered = inf, -1.0
         for point in self.points:
@@ -148,7 +152,7 @@ LEVELS: dict[str, dict[str, float]] = {
 def attack(
     trained: Trained, reconstructor: ProjectionReconstructor, seed: int
 ) -> tuple[Trace, dict[str, Any]]:
-    """Run one attack under a trace; the trace, and what the results say about the attack."""
+    """Run one attack; returns its trace and its row of results."""
     random = generator(seed, "candidates")
     trace = Trace(trained.x)
     outcome = reconstructor.reconstruct(trained.knowledge, random, trace)
@@ -167,14 +171,14 @@ def attack(
 
 
 def compare(name: str, root: str | None, seconds: float | None, seed: int) -> dict[str, Any]:
-    """Both attacks on one problem; the tables are printed, the row of results returned."""
+    """Run both attacks on one problem, print the tables, and return the row of results."""
     contest = CONTESTS[name]
     size = contest.problem.size
     trained = train(contest.problem, root, seed)
     ours = ProjectionReconstructor()
     ours.max_seconds *= 1 + SCORING
     descent = published(contest.lr, (seconds or contest.seconds) * (1 + SCORING))
-    # The paper's attack has no certificate, so it is not given the pixel scale to compute one.
+    # The paper's attack has no certificate, so it does not get the pixel scale.
     blind = replace(trained, knowledge=replace(trained.knowledge, pixels=None))
     traces, attacks = {}, {}
     traces["ours"], attacks["ours"] = attack(trained, ours, seed)
@@ -208,7 +212,7 @@ def compare(name: str, root: str | None, seconds: float | None, seed: int) -> di
 
 
 def times_sooner(ours: Point | None, descent: Point | None) -> float | None:
-    """The ratio of their seconds, None where one never got there."""
+    """The descent's seconds divided by ours; None if one attack never reached the level."""
     if ours is None or descent is None:
         return None
     return descent.seconds / ours.seconds
@@ -219,7 +223,7 @@ def show(
     reached: dict[str, dict[str, Point | None]],
     sooner: dict[str, float | None],
 ) -> None:
-    """Print both attacks' ends, then when they reached each level."""
+    """Print the final numbers of both attacks, then when they reached each level."""
     ends = [[which, *list(row.values())[:-1]] for which, row in attacks.items()]
     print(table(["", *list(attacks["ours"])[:-1]], ends))
     header, lines = ["reached first"], []
@@ -238,15 +242,15 @@ def show(
 @one_line_errors("solver_comparison")
 def main(argv: list[str] | None = None) -> int:
     quick = {"problems": ["tiny"]}
-    flags = Flags("solver_comparison", "Our attack against the paper's descent.", quick)
+    flags = Flags("solver_comparison", "Compares our attack with the paper's descent.", quick)
     add = flags.add_argument
-    add("--problems", nargs="+", choices=CONTESTS, default=["sphere", "cifar"], help="which")
+    add("--problems", nargs="+", choices=CONTESTS, default=["sphere", "cifar"], help="problems")
     add("--root", metavar="FOLDER", help="CIFAR-10 as FOLDER/CLASS/IMAGE.png")
-    add("--seeds", nargs="+", type=seed, default=[0], help="of data, model and attack")
+    add("--seeds", nargs="+", type=seed, default=[0], help="seeds of data, model and attack")
     add(
         "--seconds",
         type=positive,
-        help="budget of the descent; left out, 60 for sphere and 300 for cifar",
+        help="time budget of the descent; None: 60 for sphere, 300 for cifar",
     )
     args = flags.read(argv)
     names = runnable({name: CONTESTS[name].problem for name in args.problems}, args.root)

@@ -1,9 +1,9 @@
-"""What one more run of a sweep costs, with a process of its own and in one that is kept.
+"""Measures one more run of a sweep: in a process of its own, and in a process that is kept.
 
-A run of `python train.py fit` on a problem that is solved at once, so that what is measured is all
-but the attack: the start of a process and its imports, flags, W&B, pictures and files. Runs of both
-kinds take turns, so that a busy machine slows both. Where the time of a run goes is measured in the
-kept process, part by part.
+The run is `python train.py fit` on a problem that is solved at once. So the measurement is about
+everything but the attack: start of the process, imports, flags, W&B, pictures and files. Runs of
+both kinds alternate, so that a busy machine slows both. The time of each part of a run is measured
+in the kept process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PARTS = {
     "pictures": [("lit_recon.audit.recorder", name) for name in ("picture", "figure_to_uint8")],
     "report": [("lit_recon.fit.run", "write_run_report")],
 }
-"""Functions that share no time with each other, by what they do."""
+"""Functions by part of a run; none of them calls another."""
 
 
 def command(folder: Path, seed: int, wandb: str) -> list[str]:
@@ -61,7 +61,7 @@ def fresh(argv: list[str]) -> float:
 
 
 def turns(folder: Path, runs: int, threads: int) -> dict[str, list[float]]:
-    """Seconds of so many runs of either kind, after one more in the kept process, which imports."""
+    """Seconds of `runs` runs of each kind; the kept process has one more, which imports."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     seconds: dict[str, list[float]] = {"fresh": [], "kept": []}
 
@@ -83,7 +83,7 @@ def turns(folder: Path, runs: int, threads: int) -> dict[str, list[float]]:
 
 
 def parts(folder: Path, runs: int, wandb: str) -> dict[str, float]:
-    """Seconds of a run and of its parts, medians over runs after one that imports."""
+    """Median seconds of a run and of its parts, after a first run that imports."""
     spent: list[dict[str, float]] = []
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,9 +119,9 @@ def parts(folder: Path, runs: int, wandb: str) -> dict[str, float]:
 
 @one_line_errors("sweep_throughput")
 def main(argv: list[str] | None = None) -> int:
-    text = "Seconds of one more run of a sweep, and where they go."
+    text = "Seconds of one more run of a sweep, and of its parts."
     flags = Flags("sweep_throughput", text, {"runs": 1})
-    flags.add_argument("--runs", type=count, default=5, help="runs of either kind")
+    flags.add_argument("--runs", type=count, default=5, help="runs of each kind")
     args = flags.read(argv)
     record = Record(flags, argv, args, seeds=list(range(args.runs + 1)))
     with tempfile.TemporaryDirectory() as folder:

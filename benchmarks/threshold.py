@@ -1,7 +1,7 @@
-"""The share of samples that comes back over p / (d n), for our attack and the paper's descent.
+"""Measures the recovered share of samples over p / (d n), for our attack and the paper's descent.
 
-Synthetic data on the sphere; every seed is one data set, one model and one start of the attack, the
-same as with ``train.py --run.seed``.
+The data are synthetic, on the sphere. Every seed is one data set, one model and one start of the
+attack, the same as with ``train.py --run.seed``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOURS = {"ours": RECOVERED, "descent": FAILED}
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack: on n points of d dimensions with p = ratio d n features."""
+    """One attack on n points of dimension d with p = ratio d n features."""
 
     solver: str
     ratio: float
@@ -45,7 +45,7 @@ class Cell:
 
 
 def attack(cell: Cell) -> dict[str, Any]:
-    """Train, attack and score."""
+    """Train, attack and score; returns one row of the results."""
     problem = sphere(cell.n, cell.d, round(cell.ratio * cell.n * cell.d))
     trained = train(problem, None, cell.seed)
     if cell.solver == "ours":
@@ -67,7 +67,7 @@ def attack(cell: Cell) -> dict[str, Any]:
 
 
 def attack_all(cells: list[Cell], jobs: int) -> Iterator[dict[str, Any]]:
-    """The rows in order, by so many processes that share the threads among them."""
+    """Yield the rows in order, computed by `jobs` processes that share the threads."""
     if jobs == 1:
         yield from map(attack, cells)
         return
@@ -81,7 +81,7 @@ def attack_all(cells: list[Cell], jobs: int) -> Iterator[dict[str, Any]]:
 
 
 def summaries(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for every ratio and solver: mean share, complete seeds, median costs."""
+    """One row for every ratio and solver: mean share, number of complete seeds, median costs."""
     groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["ratio"], row["solver"]), []).append(row)
@@ -102,7 +102,7 @@ def summaries(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]], solvers: list[str]) -> None:
-    """Print a line for every ratio, with four columns for every solver."""
+    """Print one line for every ratio, with four columns for every solver."""
     lines: dict[float, list[Any]] = {}
     for row in rows:
         complete = f"{row['complete_seeds']} of {row['seeds']}"
@@ -116,7 +116,7 @@ def show(rows: list[dict[str, Any]], solvers: list[str]) -> None:
 
 
 def figure(rows: list[dict[str, Any]], title: str) -> Figure:
-    """Mean shares over the ratios, with bands from the least to the most over seeds."""
+    """Plot mean shares over the ratios, with bands from minimum to maximum over seeds."""
     picture = Figure(figsize=(6.4, 4.0), dpi=DPI, facecolor="white", layout="constrained")
     axes = picture.add_subplot()
     axes.axvline(1, color=FAINT, linewidth=1, linestyle=":")
@@ -141,12 +141,23 @@ def main(argv: list[str] | None = None) -> int:
     flags = Flags("threshold", "The share of samples recovered over p / (d n).", quick)
     add = flags.add_argument
     add("--ratios", nargs="+", type=positive, default=RATIOS, help="p / (d n)")
-    add("--seeds", nargs="+", type=seed, default=list(range(10)), help="of data, model, attack")
+    add(
+        "--seeds",
+        nargs="+",
+        type=seed,
+        default=list(range(10)),
+        help="seeds of data, model and attack",
+    )
     add("--solvers", nargs="+", choices=COLOURS, default=list(COLOURS), help="which attacks")
     add("--n", type=count, default=10, help="training samples")
     add("--d", type=count, default=100, help="input dimension")
-    add("--lr", type=positive, default=20.0, help="of the descent; the paper's for d = 100")
-    add("--seconds", type=positive, default=30.0, help="budget of one attack")
+    add(
+        "--lr",
+        type=positive,
+        default=20.0,
+        help="step size of the descent; 20 is the paper's for d = 100",
+    )
+    add("--seconds", type=positive, default=30.0, help="time budget of one attack")
     add("--jobs", type=count, default=1, help="processes that work in parallel")
     args = flags.read(argv)
     record = Record(flags, argv, args, seeds=args.seeds)

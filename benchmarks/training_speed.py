@@ -1,13 +1,13 @@
-"""Steps per second of training: the trainer of train.py against a bare loop of PyTorch.
+"""Measures training steps per second of train.py, compared with a bare PyTorch loop.
 
-The model has two linear layers without biases, both trained, by SGD on all samples in one batch.
-What train.py does goes through its own functions, with all loggers and callbacks; the attacks at
-the start and at the end are outside the clock. Other rows tell what it is made of: Lightning's loop
-with nothing of ours around it, and train.py with one habit of many Lightning programs put back.
+The model has two linear layers without biases, both trained by SGD on all samples in one batch. The
+row train.py uses the functions of train.py, with all loggers and callbacks; the attacks at the
+start and at the end are not timed. Other rows explain the difference: Lightning's loop alone, and
+train.py with one habit of many Lightning programs added.
 
-A row is logged every 50 steps, and a figure is the median over stretches of 50 steps. Beside the
-steps in a second of the clock stand those in a second of the processor, which other programs on a
-machine change less.
+A row is logged every 50 steps, and a speed is the median over stretches of 50 steps. Speeds are
+given per second of wall time and per second of processor time, which depends less on other programs
+of the machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from lit_recon.fit.settings import read_sources, record_of, settle
 from lit_recon.models import Model
 from lit_recon.modules import Training
 
-LR = 1e-6  # of no interest here, and small enough for any size
+LR = 1e-6  # has no effect on speed; small enough for every size
 STRETCH = 50
 SEED = 0
 Now = tuple[float, float]
@@ -53,7 +53,7 @@ Now = tuple[float, float]
 
 @dataclass(frozen=True)
 class Size:
-    """n samples of d dimensions, hidden units, k outputs, and steps to take."""
+    """n samples of dimension d, hidden units, k outputs, and training steps."""
 
     n: int
     d: int
@@ -74,12 +74,12 @@ QUICK = Size(4, 192, 50, 1, 200)
 
 
 def now() -> Now:
-    """Seconds on the clock, and of the processor for this process."""
+    """Seconds of wall time, and of processor time of this process."""
     return time.perf_counter(), time.process_time()
 
 
 class Clock(Callback):
-    """The time at the start of every step."""
+    """Records the time at the start of every step."""
 
     def __init__(self) -> None:
         self.times: list[Now] = []
@@ -89,7 +89,7 @@ class Clock(Callback):
 
 
 def bare(module: Training, data: ReconDataModule, steps: int) -> list[Now]:
-    """The times of a loop as one writes it by hand."""
+    """The times of a hand-written training loop."""
     model, times = module.model, []
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     for _ in range(steps):
@@ -101,7 +101,7 @@ def bare(module: Training, data: ReconDataModule, steps: int) -> list[Now]:
 
 
 class Plain(LightningModule):
-    """The least that Lightning trains."""
+    """A minimal LightningModule."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Plain(LightningModule):
 
 
 def lightning(module: Training, data: ReconDataModule, steps: int) -> list[Now]:
-    """The times of Lightning's loop with nothing around it."""
+    """The times of Lightning's loop without loggers and checkpoints."""
     clock = Clock()
     trainer = Trainer(
         max_steps=steps,
@@ -132,7 +132,7 @@ def lightning(module: Training, data: ReconDataModule, steps: int) -> list[Now]:
 
 
 class ChecksWeights(Training):
-    """Looks in every step whether the weights are numbers."""
+    """Checks in every step that the weights are finite."""
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -140,7 +140,7 @@ class ChecksWeights(Training):
 
 
 class LogsSteps(Training):
-    """Gives loss and accuracy of every step to Lightning."""
+    """Logs loss and accuracy of every step through Lightning."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, _ = batch
@@ -157,7 +157,7 @@ class LogsSteps(Training):
 
 
 def with_loader(data: ReconDataModule) -> None:
-    """Let torch's loader serve the batches, and Lightning move them."""
+    """Use torch's DataLoader for the batches, and let Lightning move them to the device."""
     dataset = TensorDataset(data.x, data.y, torch.arange(data.n))
     data.train_dataloader = lambda: DataLoader(dataset, data.n)  # type: ignore
     move = LightningDataModule.transfer_batch_to_device
@@ -165,17 +165,17 @@ def with_loader(data: ReconDataModule) -> None:
 
 
 def nothing(data: ReconDataModule) -> None:
-    """As it is."""
+    """No change."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """train.py, or what it would be with another habit.
+    """train.py, or train.py with one change.
 
     Attributes:
-        module: what is trained.
-        change: of the data module.
-        flags: more of them for train.py.
+        module: the LightningModule.
+        change: changes the data module in place.
+        flags: additional flags of train.py.
     """
 
     module: type[Training] = Training
@@ -218,7 +218,7 @@ OURS = {
 
 
 def noise(folder: Path, size: Size) -> Path:
-    """Pictures of noise, FOLDER/CLASS/NUMBER.png, as many as are trained on and held out."""
+    """Write noise images FOLDER/CLASS/NUMBER.png, enough for training and held-out samples."""
     random = np.random.default_rng(SEED)
     classes = max(2, size.k)
     side = round((size.d // 3) ** 0.5)
@@ -250,19 +250,19 @@ def command_line(folder: Path, size: Size) -> list[str]:
 
 
 def stretches(times: list[Now]) -> list[Now]:
-    """What every stretch took, but for the first, in which a machine warms up."""
+    """Seconds of every stretch, without the first one, which warms up the machine."""
     ends = times[STRETCH::STRETCH]
     return [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(ends)]
 
 
 def speeds(taken: list[Now]) -> tuple[float, float]:
-    """Steps per second of both kinds, in the median of all stretches."""
+    """Median steps per second over all stretches, by wall time and by processor time."""
     wall, processor = zip(*taken, strict=True)
     return STRETCH / median(wall), STRETCH / median(processor)
 
 
 def measure(name: str, size: Size, repeats: int) -> list[dict[str, Any]]:
-    """All rows of one size; they take turns, so that a busy minute is nobody's alone."""
+    """All rows of one size; they are measured in turn, so that a busy machine slows all of them."""
     taken: dict[str, list[Now]] = {}
     with tempfile.TemporaryDirectory() as folder, open(devnull, "w") as nowhere:
         argv = command_line(noise(Path(folder, "images"), size), size)
@@ -292,7 +292,7 @@ def measure(name: str, size: Size, repeats: int) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table."""
+    """Print one line for every row."""
     header = ["what", "size", "n", "d", "width", "k", "steps/s", "over bare"]
     header += ["steps/CPU s", "over bare"]
     names = ["what", "size", "n", "d", "width", "k", "steps_per_second", "over_bare"]
@@ -303,10 +303,10 @@ def show(rows: list[dict[str, Any]]) -> None:
 @one_line_errors("training_speed")
 def main(argv: list[str] | None = None) -> int:
     quick: dict[str, Any] = {"sizes": ["quick"], "repeats": 1}
-    flags = Flags("training_speed", "Steps per second, through the trainer and without.", quick)
+    flags = Flags("training_speed", "Training steps per second, with and without Lightning.", quick)
     add = flags.add_argument
-    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="which")
-    add("--repeats", type=count, default=2, help="runs of everything")
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes")
+    add("--repeats", type=count, default=2, help="repetitions of all runs")
     args = flags.read(argv)
     record = Record(flags, argv, args, seeds=[SEED])
     sizes = {"quick": QUICK, **SIZES}

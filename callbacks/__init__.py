@@ -1,4 +1,4 @@
-"""The hooks of a run: when checkpoints are saved, when attacks run, what the terminal shows."""
+"""Lightning callbacks: saving checkpoints, running attacks, and the terminal's output."""
 
 from callbacks.checkpoints import StepCheckpoint, WholeCheckpoints
 from callbacks.profiler import NoProfiler

@@ -1,4 +1,4 @@
-"""When checkpoints are saved: at step 0, at chosen steps, and at the end; and how: whole."""
+"""Saves checkpoints at step 0, at chosen steps and at the end, and writes them atomically."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lit_recon.records.directory import RunDirectory
 class StepCheckpoint(ModelCheckpoint):
     """Saves ``step=00000100.ckpt`` at step 0, every n steps, at listed steps, and at the end.
 
-    The initial weights are the checkpoint at step 0, which is never deleted. The folder is that of
-    the run directory, the trainer's ``default_root_dir``.
+    The checkpoint at step 0 has the initial weights and is never deleted. The run directory is the
+    trainer's ``default_root_dir``.
 
     Args:
-        every_n_steps: save every so many steps, at least 1; null saves at listed steps only.
-        at_steps: further steps at which to save, for example 1, 10, 100, 1000.
-        keep: how many checkpoints to keep beside that of step 0, at least 1; null keeps all.
+        every_n_steps: steps from one checkpoint to the next, at least 1; null: only listed steps.
+        at_steps: more steps at which to save, for example 1, 10, 100, 1000.
+        keep: number of latest checkpoints to keep besides step 0, at least 1; null: all.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class StepCheckpoint(ModelCheckpoint):
         self._keep = keep
         self._saved: list[str] = []
         self.last_saved_step = -1
-        """The step of the newest checkpoint, also of the one resumed from; -1 before the first."""
+        """The step of the latest checkpoint, saved or resumed from; -1 before the first."""
         self.last_saved_epoch = 0
-        """How many epochs were over then."""
+        """The number of complete epochs at that step."""
 
     @property
     def state_key(self) -> str:
-        """Its name in checkpoints, which Lightning also asks for in every hook."""
+        """The key of its state in checkpoints; constant, since Lightning reads it in every hook."""
         return "StepCheckpoint"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -68,7 +68,7 @@ class StepCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Know the checkpoints of the run that is resumed, to delete them in their turn."""
+        """List the resumed run's checkpoints, so that `keep` counts them too."""
         self.last_saved_step = int(checkpoint["global_step"])
         self.last_saved_epoch = int(checkpoint["epoch"])
         self._saved = [str(path) for path in saved_checkpoints(trainer.default_root_dir)]
@@ -104,10 +104,11 @@ class StepCheckpoint(ModelCheckpoint):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it into it.
+    """Writes checkpoints atomically: under a temporary name in the same folder, then renames.
 
-    Lightning writes to the system's temporary directory, from where it copies if that is another
-    disk: a run that is killed meanwhile leaves half a checkpoint, which a resumed run would take.
+    Lightning writes to the system's temporary directory and copies the file if that is on another
+    disk. A run that is killed during the copy leaves half a checkpoint, which a resumed run would
+    load.
     """
 
     def save_checkpoint(
@@ -118,7 +119,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as draft, draft.open("wb") as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch makes the second of the first
+        except (OSError, RuntimeError) as error:  # torch turns an OSError into a RuntimeError
             cause = error if isinstance(error, OSError) else error.__context__
             reason = getattr(cause, "strerror", None) or error
             raise RunError(f"{path} could not be written: {reason}") from error

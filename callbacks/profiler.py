@@ -1,4 +1,4 @@
-"""No profiler, at no cost."""
+"""A profiler that does nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 
 class NoProfiler(PassThroughProfiler):
-    """Measures nothing, and unlike Lightning's own opens no context of its own for that.
+    """Measures nothing, faster than Lightning's default.
 
-    Lightning asks for one around everything, some seventy times a step.
+    Lightning opens a profiler context about seventy times per training step. This class returns the
+    same empty context each time; Lightning's default makes a new one.
     """
 
     _nothing = nullcontext()

@@ -1,4 +1,4 @@
-"""When a reconstruction runs during training, without leaving a trace in it."""
+"""Runs reconstructions during training, without any effect on the training."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from lit_recon.solvers import OnStep
 
 
 class ReconstructionCallback(Checkpoint):
-    """Runs attacks whenever the checkpoint callback has saved, on every rank; rank 0 writes.
+    """Runs attacks after the checkpoint callback has saved, on every rank; rank 0 writes.
 
-    List it after the checkpoint callback. It works on a copy of the model, every method with its
-    own generator, and looks at the training data only after the attack has returned. A step whose
-    results are on disk is not done again.
+    List it after the checkpoint callback. It works on a copy of the model, every method has its own
+    generator, and the training data are used only for scoring, after the attack. A step with
+    results on disk is not attacked again.
 
     Args:
         reconstructors: the methods, in the order in which they run.
         checkpoint: the callback that saves checkpoints.
-        directory: where results go, each method's in a folder of its own.
+        directory: the run directory; each method's results go to a folder of its own.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ReconstructionCallback(Checkpoint):
             )
             for reconstructor in self.reconstructors
         ]
-        # The checkpoint that is resumed from: the run may have ended before its reconstruction did.
+        # The checkpoint that is resumed from may lack results, if the run was killed in its attack.
         self._reconstruct_if_saved(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,7 +81,7 @@ class ReconstructionCallback(Checkpoint):
         if not left:
             return
         module = cast(Training, pl_module)
-        # Only buffers, which training leaves, are shared.
+        # The copy shares buffers, which training does not change.
         buffers = {id(buffer): buffer for buffer in module.model.buffers()}
         model = copy.deepcopy(module.model, memo=buffers).eval()
         training = TrainingFacts(module.optim.initial_share(step), module.optim.keeps_span)
@@ -94,7 +94,7 @@ class ReconstructionCallback(Checkpoint):
 
 @contextmanager
 def _progress(trainer: Trainer, step: int, method: str) -> Iterator[OnStep]:
-    """What the solver calls with every row: an inner bar where there is a training bar."""
+    """Yield the solver's `on_step`; it shows an inner progress bar if there is a training bar."""
     bar = trainer.progress_bar_callback
     if isinstance(bar, StepProgressBar):
         with bar.inner(f"{method} at step {step}") as show:

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on: our lines, the training bar, and an inner bar."""
+"""The terminal's output during a run: filtered warnings, a training bar, and an inner bar."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lit_recon.modules import Training
 from lit_recon.solvers import SolverStep
 
-SECONDS = 0.1  # between two looks at the numbers; a training step may take a millisecond
+SECONDS = 0.1  # between two updates of a bar; a training step may take only a millisecond
 
-# Warnings that are no news here: a handful of samples is one batch; a resumed run writes into its
-# own directory, which may have been moved; a cluster's node has srun, used or not; the others are
-# Lightning's about itself.
+# Warnings that are expected here: a few samples make one batch; a resumed run writes into its own
+# directory, which may have been moved; a cluster has srun, used or not; the others are about
+# Lightning's own code.
 NO_NEWS = (
     ".*The `srun` command is available",
     ".*is smaller than the logging interval",
@@ -37,7 +37,7 @@ CHATTER = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.
 
 @contextmanager
 def only_our_lines() -> Iterator[None]:
-    """Keep Lightning's chatter off the terminal, and every other warning to one line."""
+    """Hide Lightning's messages and expected warnings; print other warnings on one line each."""
     loggers = [logging.getLogger(name) for name in CHATTER]
     form = warnings.formatwarning
     with warnings.catch_warnings():
@@ -56,12 +56,12 @@ def only_our_lines() -> Iterator[None]:
 
 
 class StepProgressBar(ProgressBar):
-    """One bar over the steps of the whole run, gone when it ends.
+    """One progress bar over the steps of the whole run, which disappears at the end.
 
-    Lightning's bars run over one epoch each, which here is often a single step.
+    Lightning's bars cover one epoch each, which here is often a single step.
 
     Args:
-        console: where to; None: the terminal.
+        console: where to draw; None: the terminal.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -105,9 +105,9 @@ class StepProgressBar(ProgressBar):
 
     @contextmanager
     def inner(self, description: str) -> Iterator[Callable[[SolverStep], None]]:
-        """A bar under the training bar, there for as long as the block runs.
+        """Show a second bar under the training bar during the block.
 
-        Gives a function that shows a row of a solver's curve.
+        Yields a function that shows one row of a solver's curve.
         """
         task = self._progress.add_task(description, total=None, numbers="")
 
@@ -122,7 +122,7 @@ class StepProgressBar(ProgressBar):
             self._progress.remove_task(task)
 
     def _turn(self) -> bool:
-        """Whether it is time to look again."""
+        """Whether SECONDS have passed since the last update of a bar."""
         now = time.monotonic()
         if now - self._looked < SECONDS:
             return False

@@ -1,4 +1,4 @@
-"""Where the training samples come from: Lightning data modules whose arguments are the flags."""
+"""Lightning data modules with the training samples; their arguments are the flags of ``--data``."""
 
 from datamodules.base import ReconDataModule
 from datamodules.cifar import CIFAR10Subset

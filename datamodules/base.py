@@ -1,4 +1,4 @@
-"""What every data module of lit_recon promises to the trainer, the callback and the scoring.
+"""The base class of data modules: what the trainer, the callback and the scoring need.
 
 Shapes: ``n`` training samples, ``k`` outputs, ``d`` input dimension, the product of
 ``input_shape``.
@@ -20,9 +20,9 @@ from lit_recon.knowledge import PixelScale
 
 
 class ReconDataModule(LightningDataModule):
-    """A handful of training samples, held in memory and served in a fixed order.
+    """A few training samples, held in memory and served in a fixed order.
 
-    A subclass writes :meth:`load`, which sets every attribute below. All tensors are on the CPU.
+    A subclass defines :meth:`load`, which sets all attributes below. All tensors are on the CPU.
 
     Attributes:
         n: number of training samples.
@@ -32,18 +32,18 @@ class ReconDataModule(LightningDataModule):
         y: (n, k) float32 training targets.
         val_x: (v, *input_shape) float32 held-out inputs; v may be 0.
         val_y: (v, k) float32 held-out targets.
-        pixels: how integer pixels became ``x``; None for data that are no images.
-        radius: the norm that every input has, ``sqrt(d)``; None where the norms differ.
+        pixels: the map from integer pixels to ``x``; None for data that are not images.
+        radius: the norm of every input, ``sqrt(d)``; None if norms differ.
         labels: (n,) int64 position of each sample's class in ``class_names``; (0,) without classes.
         class_names: names of the classes, in the order of the targets; empty without classes.
-        indices: where the source keeps each training sample; n integers.
-        images: (n, c, h, w) uint8 exact training pixels; None for data that are no images.
-        val_images: (v, c, h, w) uint8 held-out pixels; None for data that are no images.
+        indices: n integers, the index of each training sample in its source.
+        images: (n, c, h, w) uint8 exact training pixels; None for data that are not images.
+        val_images: (v, c, h, w) uint8 held-out pixels; None for data that are not images.
 
     Args:
         n: number of training samples, at least 1.
         n_val: number of held-out samples, at least 0; null: the subclass decides.
-        seed: seed of everything random in the data, at least 0; null: --run.seed.
+        seed: seed of all random choices in the data, at least 0; null: --run.seed.
         batch_size: samples in a training batch, at least 1; null: all of them in one batch.
 
     Raises:
@@ -93,7 +93,7 @@ class ReconDataModule(LightningDataModule):
         return prod(self.input_shape)
 
     def load(self) -> None:
-        """Set the attributes that the class promises; called once.
+        """Set the attributes that the class documents; called once.
 
         Raises:
             InputError: the source does not hold what the arguments ask for.
@@ -101,10 +101,10 @@ class ReconDataModule(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the data unless they are loaded already; needs no trainer.
+        """Load the data, if they are not loaded; works without a trainer.
 
         Args:
-            stage: Lightning's name for what comes next; the data do not depend on it.
+            stage: Lightning's name of the next stage; the data do not depend on it.
 
         Raises:
             InputError: the source does not hold what the arguments ask for.
@@ -114,10 +114,11 @@ class ReconDataModule(LightningDataModule):
             self._loaded = True
 
     def retarget(self, targets: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Train on other targets; held-out samples then have none.
+        """Replace the training targets; held-out samples then have none.
 
         Args:
-            targets: from x (n, *input_shape) and y (n, k) to new targets (n, k').
+            targets: function of x (n, *input_shape) and y (n, k) that returns targets (n, k'); if
+                it returns y itself, nothing changes.
         """
         before = self.y
         self.y = targets(self.x, before)
@@ -126,9 +127,9 @@ class ReconDataModule(LightningDataModule):
             self.val_y = self.y.new_empty(0, self.k)
 
     def train_dataloader(self) -> Batches:
-        """Everything in order in one batch, or shuffled mini-batches with ``batch_size``.
+        """One batch of all samples in order, or shuffled mini-batches with ``batch_size``.
 
-        They lie on the trainer's device, and this rank gets its part of each.
+        Batches are on the trainer's device; this rank gets its part of each.
         """
         device = self.trainer.strategy.root_device if self.trainer else self.x.device
         size = min(self.batch_size or self.n, self.n)
@@ -139,22 +140,22 @@ class ReconDataModule(LightningDataModule):
         return self._batches
 
     def transfer_batch_to_device(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """The batch as it is: on the device already. Lightning's search costs a layer's time."""
+        """Return the batch unchanged: it is on the device; Lightning's check would cost time."""
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the order of mini-batches, for a checkpoint.
+        """The position in the order of mini-batches, for a checkpoint.
 
-        Lightning also saves the state of its loader, but restores it only within an epoch.
+        Lightning also saves the loader's state, but it restores it only within an epoch.
         """
         return {} if self._batches is None else self._batches.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Make the next loader go on from this place."""
+        """Let the next loader continue from this position."""
         self._place = state_dict
 
 
 def check_at_least(flag: str, given: int, least: int) -> None:
-    """Raise InputError where an integer flag is below its range."""
+    """Raise InputError if an integer flag is below its range."""
     if given < least:
         raise InputError(flag, given, f"give a whole number of at least {least}")

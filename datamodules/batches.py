@@ -1,4 +1,4 @@
-"""Batches of samples that are all in memory: their order, each rank's part, where to go on.
+"""Batches of samples in memory: their order, each rank's part, and the position to resume from.
 
 Shapes: ``n`` training samples, ``k`` outputs, ``b`` samples of one rank in one batch.
 """
@@ -15,22 +15,23 @@ from lit_recon.randomness import generator
 
 
 class Batches:
-    """Batches ``(x, y, samples)`` of one epoch after another, cut from tensors where they are.
+    """An iterable of batches ``(x, y, samples)``, one epoch for each iteration.
 
-    ``samples``, a slice or a tensor (b,), holds the indices of ``x (b, *input_shape)`` and
+    ``samples``, a slice or a tensor (b,), has the indices of ``x (b, *input_shape)`` and
     ``y (b, k)`` among the n samples. Every rank gets an equal part of every batch, so that the mean
-    of the ranks' gradients is the gradient of the batch; the number of ranks must divide all
-    batches.
+    of the ranks' gradients is the gradient of the batch; the number of ranks must divide the size
+    of every batch.
 
-    The order of an epoch depends on seed and epoch only. A state holds the epoch and the number of
-    batches served, so that training resumes at the next batch. Batches must not be prefetched:
+    The order of an epoch depends only on the seed and the epoch. The state is the epoch and the
+    number of batches served, so training resumes at the next batch. Batches must not be prefetched:
     Lightning does not prefetch from a loader that has a length.
 
     Args:
         x: (n, *input_shape) inputs.
         y: (n, k) targets, on the same device.
-        size: samples of all ranks in a batch, at least 1; the last batch of an epoch may have less.
-        seed: of the order, at least 0; None: the samples' own order in every epoch.
+        size: samples in a batch over all ranks, at least 1; the last batch of an epoch may have
+            fewer.
+        seed: seed of the order, at least 0; None: the order of the samples in every epoch.
         ranks: the processes that share every batch.
     """
 
@@ -43,11 +44,11 @@ class Batches:
         self._served = 0
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return -(-len(self._x) // self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, slice | Tensor]]:
-        """The rest of this epoch, or the next epoch if this one has ended."""
+        """Serve the rest of this epoch, or the next epoch if this one has ended."""
         if self._served == len(self):
             self._epoch, self._served = self._epoch + 1, 0
         order = self._order()
@@ -56,7 +57,7 @@ class Batches:
             part = self._ranks.share(min(self._size, len(self._x) - start))
             samples = slice(start + part.start, start + part.stop)
             which = samples if order is None else order[samples]
-            self._served += 1  # before yielding: the consumer may not resume this after the last
+            self._served += 1  # before yielding: the consumer may not resume us after the last
             yield self._x[which], self._y[which], which
 
     def _order(self) -> Tensor | None:
@@ -66,9 +67,9 @@ class Batches:
         return torch.randperm(len(self._x), generator=random).to(self._x.device)
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the order; the same on all ranks."""
+        """The position in the order; the same on all ranks."""
         return {"epoch": self._epoch, "served": self._served}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place."""
+        """Continue from a position."""
         self._epoch, self._served = state["epoch"], state["served"]

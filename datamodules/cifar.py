@@ -23,7 +23,7 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer"]
 CLASSES += ["dog", "frog", "horse", "ship", "truck"]
 FROG_AND_TRUCK = ["frog", "truck"]  # the pair of Iurada et al. (arXiv 2509.22214)
 SIDE = 32  # of an image, in pixels
-PATIENCE = 20.0  # seconds that the server may stay silent
+PATIENCE = 20.0  # seconds without an answer from the server before a download fails
 REMEDIES = (
     "put the archive cifar-10-python.tar.gz there, or give --data.url MIRROR, or "
     "--data ImageFolderSubset --data.root FOLDER, or --data Photos, which needs no download"
@@ -31,9 +31,9 @@ REMEDIES = (
 
 
 class CIFAR10Subset(ImageDataModule):
-    """A few images of CIFAR-10, in the official order; held-out ones come from the test split.
+    """A few images of CIFAR-10, in the official order; held-out images are of the test split.
 
-    An index is the image's place among the 50,000 of the training split.
+    An index is the position of an image among the 50,000 of the training split.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
@@ -42,15 +42,15 @@ class CIFAR10Subset(ImageDataModule):
         root: folder that holds, or will hold, `cifar-10-batches-py`; an archive
             `cifar-10-python.tar.gz` in it is used instead of a download.
         download: whether to download what is missing (163 MiB).
-        url: where to download the archive from; null: its authors' server. The archive's checksum
-            is checked either way.
-        selection: the first images of every class, or random ones.
+        url: address of the archive to download; null: its authors' server. The checksum is checked
+            in both cases.
+        selection: `first`: the first images of every class; `random`: random images.
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
             image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
-        n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
-            that there are.
+        n_val: number of held-out images over all classes, at least 0; null: n, or all that the
+            source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
 
     Raises:
@@ -80,15 +80,15 @@ class CIFAR10Subset(ImageDataModule):
         self.url = url
 
     def prepare_data(self) -> None:
-        """Fetch the archive where it is missing; Lightning calls this on one process a node.
+        """Download the archive if it is missing; Lightning calls this on one process per node.
 
         Raises:
-            InputError: the data are not there and cannot be fetched.
+            InputError: the data are missing and cannot be downloaded.
         """
         fetch(Path(self.root).expanduser(), self.download, self.url)
 
     def source(self) -> ImageSource:
-        """Fetch the archive where it is missing, and open both splits."""
+        """Download the archive if it is missing, and open both splits."""
         from torchvision.datasets import CIFAR10
 
         self.prepare_data()
@@ -103,17 +103,17 @@ class CIFAR10Subset(ImageDataModule):
 
 
 def fetch(root: Path, download: bool, url: str | None) -> None:
-    """Have the files of CIFAR-10 in a folder: there already, unpacked, or downloaded.
+    """Provide the files of CIFAR-10 in a folder: unpack or download the archive if needed.
 
     Args:
         root: the folder.
-        download: whether to go to the network.
-        url: of the archive; None: torchvision's.
+        download: whether a download is allowed.
+        url: address of the archive; None: torchvision's.
 
     Raises:
-        InputError: they are not there and cannot be had; says what would do.
+        InputError: the files are missing and cannot be provided; names the alternatives.
     """
-    # Imported here: torchvision takes seconds, which a run on other data should not pay.
+    # Imported here: the import takes seconds, and runs on other data do not need it.
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, download_url
 
@@ -141,7 +141,7 @@ def fetch(root: Path, download: bool, url: str | None) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack beside the folder, then move file by file, so that no file is ever seen in part."""
+    """Unpack into a temporary folder, then move each file, so that other runs see whole files."""
     from torchvision.datasets.utils import extract_archive
 
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unpack-") as scratch:
@@ -153,7 +153,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Let a silent server fail: torchvision's download itself waits for ever."""
+    """Set a timeout for sockets, because torchvision's download has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:

@@ -22,26 +22,26 @@ LAYOUT = "give a folder that holds CLASS/IMAGE.png, or train/CLASS/IMAGE.png bes
 class ImageFolderSubset(ImageDataModule):
     """A few images of a folder ``ROOT/CLASS/IMAGE.png``, in the natural order of their names.
 
-    Where ROOT has class folders in ``train/`` and in ``test/`` or ``val/``, training images come
-    from the first and held-out images from the second; otherwise both come from the same class
-    folders, and no image is in both. Only the chosen images are opened. They must have one size;
-    if all are greyscale they have one channel, otherwise three. An index is the image's place among
-    all images of all classes, as in torchvision's ImageFolder but in natural order (`2.png` before
+    If ROOT has class folders in ``train/`` and in ``test/`` or ``val/``, training images come from
+    the first and held-out images from the second; otherwise both come from the same class folders,
+    and no image is in both. Only the chosen images are opened. They must have one size; they have
+    one channel if all are greyscale, otherwise three. An index is the position of an image among
+    all images of all classes, as in torchvision's ImageFolder, but in natural order (`2.png` before
     `10.png`).
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
         classes: names of class folders, in the order of the targets; null: all of them.
-        image_size: height of the training images in pixels, which divides the files' height and,
-            by the same factor, their width; null: as in the files.
+        image_size: height of the training images in pixels: the files' height divided by a whole
+            number that also divides their width; null: as in the files.
         root: the folder; required.
-        selection: the first images of every class, or random ones.
+        selection: `first`: the first images of every class; `random`: random images.
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
             image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
-        n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
-            that there are.
+        n_val: number of held-out images over all classes, at least 0; null: n, or all that the
+            source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
 
     Raises:
@@ -90,8 +90,8 @@ class Listing:
     """The image files below a folder of class folders.
 
     Attributes:
-        files: all of them, class after class.
-        pools: class name to places in ``files``.
+        files: all files, class after class.
+        pools: class name to positions in ``files``.
     """
 
     files: list[Path]
@@ -110,7 +110,7 @@ class Listing:
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
-    """The folder to train from and the one to hold out from.
+    """The folders of training images and of held-out images.
 
     Args:
         root: an existing folder.
@@ -136,7 +136,8 @@ def read_images(paths: list[Path]) -> Tensor:
         (m, c, H, W) uint8.
 
     Raises:
-        InputError: a file is no image, has more than 8 bits, or differs in size from the first.
+        InputError: a file is not an image, has more than 8 bits per channel, or another size than
+            the first.
     """
     images = [_open(path) for path in paths]
     for path, image in zip(paths, images, strict=True):
@@ -159,7 +160,7 @@ def _open(path: Path) -> Image.Image:
         remedy = f"cannot be read as an image ({reason}); repair it or take it out of the folder"
         raise InputError("--data.root", path, remedy) from error
     if image.mode[0] in "IF":
-        # Pillow's conversion of these to 8 bits cuts off at 255 without a word.
+        # Pillow's conversion of these to 8 bits clips at 255 without a warning.
         remedy = f"has more than 8 bits a pixel (mode {image.mode}); convert it to 8 bits"
         raise InputError("--data.root", path, remedy)
     return image
@@ -171,6 +172,6 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sort key by which numbers inside names count as numbers; the name itself breaks ties."""
+    """Sort key that compares digits in names as numbers; the name itself breaks ties."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name)
     return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], path.name

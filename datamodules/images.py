@@ -1,6 +1,6 @@
-"""From a source of integer images to a normalised training set, in the same way for all sources.
+"""Makes a normalised training set from any source of integer images.
 
-Shapes: ``m`` images of ``c`` channels, ``h`` by ``w`` pixels; ``n`` of them are trained on.
+Shapes: ``m`` images with ``c`` channels, ``h`` by ``w`` pixels; ``n`` training images.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Pools = dict[str, list[int]]  # class name -> indices of its images, in the orde
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where images come from, before any of them is chosen.
+    """The images of a source, from which some are chosen.
 
     Attributes:
-        train: the images that may be trained on, by class; indices are unique among all classes.
-        val: the images that may be held out, numbered on their own; None: those of ``train`` that
-            were not chosen.
-        read: takes indices into ``train`` and indices of held-out images, and returns both as
+        train: indices of possible training images, by class; unique over all classes.
+        val: indices of possible held-out images, by class, numbered separately; None: held-out
+            images are images of ``train`` that were not chosen.
+        read: function of training indices and held-out indices that returns both sets of images as
             (m, c, H, W) uint8 in the given order, all of one shape.
     """
 
@@ -41,25 +41,26 @@ class ImageSource:
 class ImageDataModule(ReconDataModule):
     """n images of some classes, down-sampled to integer pixels and normalised.
 
-    Samples come class by class. Two classes give one output, -1 for the first and +1 for the
+    Samples are sorted by class. Two classes give one output, -1 for the first and +1 for the
     second; any other number of classes gives one-hot targets. Inputs are ``(u / 255 - mean) / std``
     with one mean and one std over all pixels of the n images, as in Iurada et al.
     (arXiv 2509.22214, code data/cifar10.py). With ``normalize="mean_image"`` the mean is the mean
-    image of the n images and std is 1, as in Haim et al. (2022, arXiv 2206.07758); n images that
-    leave an input at zero are refused. A subclass writes :meth:`source`.
+    image of the n images and std is 1, as in Haim et al. (2022, arXiv 2206.07758); an image equal
+    to the mean image is refused, because its input would be zero. A subclass defines
+    :meth:`source`.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
         classes: names of the classes, in the order of the targets; null: all classes.
-        image_size: height of the training images in pixels, which divides the source's height and,
-            by the same factor, its width; null: the source's size.
-        selection: the first images of every class, or random ones.
+        image_size: height of the training images in pixels: the source's height divided by a whole
+            number that also divides its width; null: the source's size.
+        selection: `first`: the first images of every class; `random`: random images.
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
             image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
-        n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
-            that there are.
+        n_val: number of held-out images over all classes, at least 0; null: n, or all that the
+            source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
 
     Raises:
@@ -89,15 +90,15 @@ class ImageDataModule(ReconDataModule):
         self.normalize = normalize
 
     def source(self) -> ImageSource:
-        """Open the images.
+        """Open the source of images.
 
         Raises:
-            InputError: they are not there or cannot be read.
+            InputError: it is missing or cannot be read.
         """
         raise NotImplementedError
 
     def load(self) -> None:
-        """Choose, read, down-sample and normalise the images, and write their targets."""
+        """Choose, read, down-sample and normalise the images, and set their targets."""
         source = self.source()
         self.class_names = choose_classes(self.classes, list(source.train))
         chosen, held_out = self._select(source)
@@ -110,7 +111,7 @@ class ImageDataModule(ReconDataModule):
         self._set_targets(chosen, held_out)
 
     def _select(self, source: ImageSource) -> tuple[list[list[int]], list[list[int]]]:
-        """Indices to train on and indices to hold out, a list for every class."""
+        """Training indices and held-out indices, one list for each class."""
         share = share_of(self.n, len(self.class_names))
         random = generator(self.seed, "selection") if self.selection == "random" else None
         train = [_ordered(source.train[name], random) for name in self.class_names]
@@ -125,7 +126,7 @@ class ImageDataModule(ReconDataModule):
         return [pool[:share] for pool in train], self._hold_out(spare)
 
     def _hold_out(self, spare: list[list[int]]) -> list[list[int]]:
-        """The first of the spare indices, ``n_val`` in all, as even among classes as can be."""
+        """The first ``n_val`` spare indices, spread over the classes as evenly as possible."""
         total = self.n if self.n_val is None else self.n_val
         base, rest = divmod(total, len(spare))
         shares = [base + (position < rest) for position in range(len(spare))]
@@ -142,7 +143,7 @@ class ImageDataModule(ReconDataModule):
         self.pixels = measured(images)
         self.radius = self.d**0.5 if self.normalize == "sphere" else None
         self.x = to_inputs(images, self.pixels, self.radius)
-        # The training constants: a released model normalises all later inputs by them.
+        # With the constants of the training images, as for all later inputs of the model.
         self.val_x = to_inputs(val_images, self.pixels, self.radius)
 
     def _set_targets(self, chosen: list[list[int]], held_out: list[list[int]]) -> None:
@@ -154,10 +155,10 @@ class ImageDataModule(ReconDataModule):
 
 
 def choose_classes(wanted: list[str] | None, there: list[str]) -> list[str]:
-    """The classes to train on: those wanted, or all that there are.
+    """The classes to train on: the wanted ones, or all classes of the source.
 
     Raises:
-        InputError: a wanted class is not there; names up to ten that are.
+        InputError: a wanted class does not exist; the message lists up to ten that do.
     """
     for name in wanted or []:
         if name not in there:
@@ -168,10 +169,10 @@ def choose_classes(wanted: list[str] | None, there: list[str]) -> list[str]:
 
 
 def share_of(n: int, classes: int) -> int:
-    """Images of each class.
+    """The number of images of each class.
 
     Raises:
-        InputError: n is no multiple of the number of classes.
+        InputError: n is not a multiple of the number of classes.
     """
     if n % classes:
         below = n - n % classes
@@ -181,15 +182,15 @@ def share_of(n: int, classes: int) -> int:
 
 
 def downsampling_factor(height: int, width: int, image_size: int | None) -> int:
-    """Source pixels to one pixel of the training images, along each side.
+    """The integer factor by which height and width of the source images are divided.
 
     Args:
-        height: of the source images, in pixels.
-        width: of the source images, in pixels.
+        height: height of the source images in pixels.
+        width: width of the source images in pixels.
         image_size: wanted height in pixels; None: the source's.
 
     Raises:
-        InputError: no whole factor takes both sides of the source there.
+        InputError: no integer factor divides both sides and gives the wanted height.
     """
     if image_size is None or image_size == height:
         return 1
@@ -204,26 +205,27 @@ def downsampling_factor(height: int, width: int, image_size: int | None) -> int:
 
 
 def check_against(there: list[str], side: int, data: ImageDataModule) -> None:
-    """Refuse at once what a source of known classes and image size cannot serve.
+    """Check arguments early against a source with known classes and image size.
 
     Args:
         there: the source's classes.
-        side: of its square images, in pixels.
+        side: side of its square images in pixels.
         data: the module with its arguments set.
 
     Raises:
-        InputError: an unknown class, an n that does not divide, or a size that does not fit.
+        InputError: an unknown class, an n that does not divide among the classes, or an image size
+            that does not divide `side`.
     """
     share_of(data.n, len(choose_classes(data.classes, there)))
     downsampling_factor(side, side, data.image_size)
 
 
 def downsample(images: Tensor, factor: int) -> Tensor:
-    """Average squares of pixels and round halves up, so that pixels stay integers.
+    """Average square blocks of pixels and round halves up, so that pixels stay integers.
 
     Args:
         images: (m, c, H, W) uint8.
-        factor: side of the squares in pixels; divides H and W.
+        factor: side of the blocks in pixels; divides H and W.
 
     Returns:
         (m, c, H / factor, W / factor) uint8.
@@ -235,7 +237,7 @@ def downsample(images: Tensor, factor: int) -> Tensor:
 
 
 def measure(images: Tensor) -> PixelScale:
-    """One mean and one standard deviation of all pixels, in units of [0, 1].
+    """One mean and one standard deviation over all pixels, for pixels in [0, 1].
 
     The standard deviation divides by the number of pixels minus one, as the paper's code does.
 
@@ -243,7 +245,7 @@ def measure(images: Tensor) -> PixelScale:
         images: (n, c, h, w) uint8.
 
     Raises:
-        InputError: all pixels are the same.
+        InputError: all pixels are equal.
     """
     values = images.double() / 255
     channels, height, width = images.shape[1:]
@@ -255,7 +257,7 @@ def measure(images: Tensor) -> PixelScale:
 
 
 def measure_mean_image(images: Tensor) -> MeanImageScale:
-    """The mean image of a training set, with a std of 1.
+    """The mean image of a training set, for pixels in [0, 1], with a std of 1.
 
     >>> images = torch.tensor([[[[0, 10]]], [[[255, 10]]]], dtype=torch.uint8)
     >>> measure_mean_image(images).offset.tolist()
@@ -265,7 +267,7 @@ def measure_mean_image(images: Tensor) -> MeanImageScale:
         images: (n, c, h, w) uint8.
 
     Raises:
-        InputError: an image is the mean image, so that its input would be zero.
+        InputError: an image equals the mean image, so its input would be zero.
     """
     n = len(images)
     total = images.sum(0, dtype=torch.int64)  # (c, h, w)
@@ -279,18 +281,18 @@ def measure_mean_image(images: Tensor) -> MeanImageScale:
 
 
 def to_inputs(images: Tensor, pixels: PixelScale, radius: float | None) -> Tensor:
-    """Integer pixels to network inputs, computed in float64.
+    """Convert integer pixels to network inputs, in float64 arithmetic.
 
     Args:
         images: (m, c, h, w) uint8.
-        pixels: the scale to use.
-        radius: norm to scale every image to; None: leave the norms.
+        pixels: mean and std.
+        radius: the norm of every input after scaling; None: no scaling.
 
     Returns:
         (m, c, h, w) float32.
 
     Raises:
-        InputError: an image has norm 0 and cannot be scaled.
+        InputError: an input has norm 0 and cannot be scaled.
     """
     x = (images.double() / 255 - pixels.mean) / pixels.std
     if radius is not None:
@@ -303,7 +305,7 @@ def to_inputs(images: Tensor, pixels: PixelScale, radius: float | None) -> Tenso
 
 
 def to_targets(labels: Tensor, classes: int) -> Tensor:
-    """Class numbers to regression targets.
+    """Convert class numbers to targets.
 
     Args:
         labels: (m,) int64, from 0 to ``classes - 1``.

@@ -1,4 +1,4 @@
-"""Patches of two photographs that come with scikit-learn: real images without a download."""
+"""Patches of two photographs that are part of scikit-learn: real images without a download."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CLASSES = ["china", "flower"]
 SIDE = 32  # of a patch, in pixels
 ROWS, COLUMNS = 13, 20  # whole patches in a photograph of 427 by 640 pixels
 CELLS = ROWS * COLUMNS
-TRAIN_ROWS = 9  # the nine upper rows are trained on, the four lower ones held out
-# Standard deviation of a patch's values in levels of 0..255. Below it is clear sky or blurred
-# background, which look all the same; 474 of the 520 patches are above it.
+TRAIN_ROWS = 9  # the upper nine rows are training patches, the lower four held-out patches
+# Standard deviation of a patch's values in 0..255. Patches below it are clear sky or blurred
+# background, and all look alike; 474 of the 520 patches are above it.
 FLAT = 8.0
 
 
@@ -28,20 +28,20 @@ class Photos(ImageDataModule):
     The photographs are those of `sklearn.datasets.load_sample_images` (CC BY 2.0). Training patches
     come from the upper 288 rows of pixels (143 of `china`, 178 of `flower`) and held-out ones from
     the 128 rows below (80 and 73): both parts show the subject, and no pixel is in both.
-    `selection first` takes patches that are rich in detail and unlike each other (see
+    `selection first` takes patches with much detail that differ from each other (see
     :func:`varied_order`). An index is ``260 photograph + 20 row + column``.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
         classes: `china`, `flower` or both, in the order of the targets; null: both.
         image_size: side of the training images in pixels: 1, 2, 4, 8, 16 or 32.
-        selection: the most varied patches of each photograph, or random ones.
+        selection: `first`: the most varied patches of each photograph; `random`: random patches.
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
             image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
-        n_val: number of held-out images over all classes, at least 0; null: as many as n, or all
-            that there are.
+        n_val: number of held-out images over all classes, at least 0; null: n, or all that the
+            source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
 
     Raises:
@@ -63,7 +63,7 @@ class Photos(ImageDataModule):
         check_against(CLASSES, SIDE, self)
 
     def source(self) -> ImageSource:
-        """Cut both photographs into patches and order those that are not flat."""
+        """Cut both photographs into patches and sort those that are not flat."""
         patches = [cut(photo) for photo in _photographs()]
         upper = range(TRAIN_ROWS * COLUMNS)
         lower = range(TRAIN_ROWS * COLUMNS, CELLS)
@@ -76,32 +76,33 @@ class Photos(ImageDataModule):
 
 
 def cut(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Non-overlapping patches of a photograph, row by row; the strip that is left is dropped.
+    """Cut a photograph into patches, row by row; the rest at the lower edge is dropped.
 
     Args:
         photo: (427, 640, 3).
 
     Returns:
-        (260, 32, 32, 3).
+        (260, 32, 32, 3) non-overlapping patches.
     """
     grid = photo[: ROWS * SIDE, : COLUMNS * SIDE].reshape(ROWS, SIDE, COLUMNS, SIDE, 3)
     return grid.transpose(0, 2, 1, 3, 4).reshape(CELLS, SIDE, SIDE, 3)
 
 
 def varied_order(patches: NDArray[np.uint8], region: range) -> list[int]:
-    """The patches of a region that are not flat, so that any first few are worth looking at.
+    """Sort the patches of a region so that the first few are detailed and differ; drop flat ones.
 
-    Greedy: the next patch has the largest product of three numbers. Detail, the mean absolute
-    difference between neighbouring pixels; the distance to the most similar chosen patch, both
-    blurred to 4 by 4 pixels; the distance to the nearest chosen patch in the photograph, counted up
-    to 4 cells. The first patch is the one with most detail.
+    The order is greedy: the next patch has the largest product of three numbers. The first is its
+    detail, the mean absolute difference between neighbouring pixels. The second is the distance to
+    the most similar chosen patch, both blurred to 4 by 4 pixels. The third is the distance to the
+    nearest chosen patch in the photograph, in cells, at most 4. The first patch is the one with
+    most detail.
 
     Args:
         patches: (260, 32, 32, 3) of one photograph.
-        region: the cells to order.
+        region: the cells to sort.
 
     Returns:
-        Cells of the region, each once.
+        Cells of the region that are not flat, each once.
     """
     values = patches.astype(np.float64)
     detail = _detail(values)
@@ -139,7 +140,7 @@ def _pools(patches: list[NDArray[np.uint8]], region: range) -> Pools:
 
 def _photographs() -> list[NDArray[np.uint8]]:
     """Both photographs, (427, 640, 3) each, in the order of ``CLASSES``."""
-    # Imported here: scikit-learn takes a second, which a run on other data should not pay.
+    # Imported here: the import takes a second, and runs on other data do not need it.
     from sklearn.datasets import load_sample_images
 
     bunch = load_sample_images()

@@ -22,7 +22,8 @@ class Sphere(ReconDataModule):
     Args:
         n: number of training points, at least 1.
         d: input dimension, at least 1.
-        noise: standard deviation of the targets' noise, at least 0; the targets' own is about 1.
+        noise: standard deviation of the targets' noise, at least 0; without noise, targets have a
+            standard deviation of about 1.
         seed: seed of the points, of G, of the noise and of the order of mini-batches, at least 0;
             null: --run.seed.
         n_val: number of held-out points, at least 0; null: as many as n.
@@ -49,7 +50,7 @@ class Sphere(ReconDataModule):
         self.noise = noise
 
     def load(self) -> None:
-        """Draw G, then the training points, then the held-out ones."""
+        """Draw G, then the training points, then the held-out points."""
         random = generator(self.seed, "sphere")
         direction = torch.randn(self.d, generator=random, dtype=torch.float64) / self.d**0.5
         self.x, self.y = self._draw(self.n, direction, random)
@@ -62,7 +63,7 @@ class Sphere(ReconDataModule):
         self.indices = list(range(self.n))
 
     def _draw(self, m: int, direction: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(m, d) float32 points and (m, 1) float32 targets, computed in float64."""
+        """Draw points (m, d) and targets (m, 1), both float32, computed in float64."""
         gauss = torch.randn(m, self.d, generator=random, dtype=torch.float64)
         x = self.d**0.5 * gauss / gauss.norm(dim=1, keepdim=True)
         noise = torch.randn(m, 1, generator=random, dtype=torch.float64)

@@ -152,7 +152,7 @@ def test_a_difference_between_two_runs_is_named(tmp_path, capsys):
     resume.show(rows)
     assert ", ".join(names) in capsys.readouterr().out
     resume.refuse_differences(rows[:1])
-    with pytest.raises(RunError, match="1 of 2 resumed runs differ from the undisturbed one"):
+    with pytest.raises(RunError, match="1 of 2 resumed runs differ from the uninterrupted run"):
         resume.refuse_differences(rows)
 
 

@@ -119,9 +119,9 @@ class SGD(Optim):
         lr: learning rate, 0 or more.
         momentum: heavy-ball momentum, 0 or more.
         weight_decay: L2 penalty, 0 or more.
-        loss: mse for targets of any kind; logistic for classes; cross_entropy for more than two.
-        stop_loss: mean loss of an epoch at which training ends, 0 or more, with every batch's taken
-            before its step; null: none.
+        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
+            loss of each batch is taken before its step; null: never.
     """
 
     lr: float = 1e-3
@@ -161,9 +161,9 @@ class Adam(Optim):
     Args:
         lr: learning rate, 0 or more.
         weight_decay: L2 penalty, 0 or more.
-        loss: mse for targets of any kind; logistic for classes; cross_entropy for more than two.
-        stop_loss: mean loss of an epoch at which training ends, 0 or more, with every batch's taken
-            before its step; null: none.
+        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
+            loss of each batch is taken before its step; null: never.
     """
 
     span_warning: ClassVar[str | None] = (
@@ -198,9 +198,9 @@ class LBFGS(Optim):
     Args:
         lr: first step length, 0 or more.
         max_iter: inner iterations of one training step, at least 1.
-        loss: mse for targets of any kind; logistic for classes; cross_entropy for more than two.
-        stop_loss: mean loss of an epoch at which training ends, 0 or more, with every batch's taken
-            before its step; null: none.
+        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
+            loss of each batch is taken before its step; null: never.
     """
 
     lr: float = 1.0
