@@ -14,6 +14,8 @@ import torch
 import wandb
 from playwright.sync_api import Browser, Page, sync_playwright
 
+import train
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Imported once, by the process that those of some tests are forked from.
@@ -79,3 +81,22 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert [line[:80] for line in said if not line.startswith("data:image/")] == []
+
+
+@pytest.fixture
+def type_command(
+    tmp_path: Path,
+    without_wandb: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., tuple[int, str, str]]:
+    """Types a command in an empty folder, without plugins; gives exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "PLUGINS", [])
+
+    def type_(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = train.main(list(argv))
+        return status, *capsys.readouterr()
+
+    return type_

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import train
 from lit_recon.errors import InputError
 from lit_recon.models import Model
 from lit_recon.modules import Autoencode, Labels, Next
@@ -43,22 +42,9 @@ class Deep(Model):
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path,
-    without_wandb: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Run]:
-    """Types a command in an empty folder; gives the exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "PLUGINS", [])
-
-    def type_(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = train.main([*argv, "--plugin", "tests.test_tasks"])
-        return status, *capsys.readouterr()
-
-    yield type_
+def run(type_command: Run) -> Run:
+    """Types a command with the plugin in an empty folder; gives exit status, stdout, stderr."""
+    return lambda *argv: type_command(*argv, "--plugin", "tests.test_tasks")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

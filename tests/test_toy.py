@@ -27,22 +27,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path,
-    without_wandb: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Run:
-    """Types a command in an empty folder; gives the exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "PLUGINS", [])
-
-    def type_(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = train.main([*argv, *PLUGIN])
-        return status, *capsys.readouterr()
-
-    return type_
+def run(type_command: Run) -> Run:
+    """Types a command with the plugin in an empty folder; gives exit status, stdout, stderr."""
+    return lambda *argv: type_command(*argv, *PLUGIN)
 
 
 def results(path: Path, method: str, step: int = 1) -> dict[str, Any]:
