@@ -101,7 +101,7 @@ def targets_of(
     Raises:
         InputError: the folder has results of other settings.
     """
-    own = {spec.class_path: spec for spec in chosen(fit, before).specs}
+    own = {spec.class_path: spec for spec in fit.specs(before, "recon")[0]}
 
     def settings(base: Namespace, spec: Namespace | None) -> dict[str, Any]:
         """The flags of one method alone; empty if the run does not have the method."""

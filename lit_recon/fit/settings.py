@@ -54,14 +54,14 @@ def settle(command: CommandLine, sources: Sequence[Source]) -> tuple[Namespace, 
         InputError: a wrong flag, or flags that contradict each other.
     """
     config = command.parse(sources)
-    _settle_seeds(config)
+    _settle_seeds(command, config)
     _settle_size(config, sources)
     data = build(config.data)
     _settle_length(config)
     return config, data
 
 
-def _settle_seeds(config: Namespace) -> None:
+def _settle_seeds(command: CommandLine, config: Namespace) -> None:
     """Set every seed that is null to --run.seed."""
     seed = config.run.seed
     if seed < 0:
@@ -69,9 +69,9 @@ def _settle_seeds(config: Namespace) -> None:
     if is_auto(config.recon):
         shared = config.recon["init_args"]
         shared["seed"] = seed if shared.get("seed") is None else shared["seed"]
-        methods = []
+        methods: list[Namespace] = []
     else:
-        methods = config.recon if isinstance(config.recon, list) else [config.recon]
+        methods, _ = command.specs(config, "recon")
     for part in (config.data, config.model, *methods):
         given = part.init_args if "init_args" in part else {}  # a class may have no arguments
         if given.get("seed", 0) is None:

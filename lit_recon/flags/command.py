@@ -94,10 +94,18 @@ class CommandLine:
             InputError: an unknown flag, or a value that does not fit.
         """
         several = [group for group in self.groups.values() if group.several]
-        arguments = self._arguments(sources, {group.name: group.classes[0] for group in several})
+        picked = {group.name: self._chosen(group, sources) for group in several}
+        alike = {name: classes for name, (classes, _) in picked.items()}
+        first = {name: classes[0] for name, classes in alike.items()}
+        arguments = self._arguments(sources, first, alike)
         for group in several:
-            classes, auto = self._chosen(group, sources)
-            specs = [self._arguments(sources, {group.name: cls})[group.name] for cls in classes]
+            classes, auto = picked[group.name]
+            own_flags = [source.only(group.name) for source in sources]
+            further = [
+                self._arguments(own_flags, {**first, group.name: cls}, alike)[group.name]
+                for cls in classes[1:]
+            ]
+            specs = [arguments[group.name], *further]
             if auto:
                 said = {flag.split(".")[1] for flag in self._flags_of(group, sources)}
                 every = [pair for spec in specs for pair in spec["init_args"].items()]
@@ -163,7 +171,7 @@ class CommandLine:
         for source in sources:
             for flag, value in source.values:
                 if flag == group.name:
-                    named = [_named(group, name, source) for name, _ in _entries(group, value)]
+                    named = [_named(group, name, source) for name, _ in _entries(value)]
                     for cls in named:
                         if named.count(cls) > 1:
                             remedy = "name every method once"
@@ -175,14 +183,19 @@ class CommandLine:
                         raise InputError(f"--{flag}", source.given(value), remedy)
         return classes, auto
 
-    def _arguments(self, sources: Sequence[Source], alone: Mapping[str, type]) -> dict[str, Any]:
+    def _arguments(
+        self,
+        sources: Sequence[Source],
+        alone: Mapping[str, type],
+        alike: Mapping[str, Sequence[type]],
+    ) -> dict[str, Any]:
         """Nested constructor arguments for one class of each group with ``several=True``.
 
         Args:
             sources: the weakest first.
             alone: that class, by group name.
+            alike: all classes that were chosen, by group name.
         """
-        alike = {name: self._chosen(self.groups[name], sources)[0] for name in alone}
         narrowed = [self._for_one(source, alone, alike) for source in sources]
         chosen, given = self._merge(narrowed, alone)
         arguments: dict[str, dict[str, Any]] = {"": {}}
@@ -230,7 +243,7 @@ class CommandLine:
         self, group: Group, value: Any, cls: type, source: Source
     ) -> Iterator[tuple[str, Any]]:
         """The flags of one class from a file that lists classes with their arguments."""
-        for name, arguments in _entries(group, value):
+        for name, arguments in _entries(value):
             if _named(group, name, source) is cls:
                 yield from self._leaves(arguments, group.name)
 
@@ -384,7 +397,7 @@ def is_auto(chosen: Any) -> bool:
     return isinstance(chosen, Mapping) and chosen["class_path"] == AUTO
 
 
-def _entries(group: Group, value: Any) -> list[tuple[Any, Mapping[Any, Any]]]:
+def _entries(value: Any) -> list[tuple[Any, Mapping[Any, Any]]]:
     """(name, arguments) of the classes in a value: one name, a list, or entries of a file."""
     if isinstance(value, str):
         names = [name.strip() for name in value.strip("[]").split(",")]

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.metrics.certificate import Certificates
 from lit_recon.metrics.numbers import Number, register
@@ -163,14 +162,6 @@ class Reconstructor(ABC):
             on_step: to be called with every step of the inner curve and its candidates.
             earlier: where to begin; None: from scratch.
         """
-
-    def applies(self, model: nn.Module) -> bool:
-        """Whether `check` accepts a model."""
-        try:
-            self.check(model)
-        except InputError:
-            return False
-        return True
 
     def reconstruct(
         self,
