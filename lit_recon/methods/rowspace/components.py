@@ -1,0 +1,161 @@
+"""Images as independent components of the space that they span.
+
+Shapes: ``basis (r, d)`` rows that span r images of ``shape (c, h, w)``; a *map* is one linear
+picture of an image, here a difference of neighbouring pixels in one colour; ``maps (r, c, 3, h,
+w)`` are three kinds of differences in c colours, and ``k`` is their rank.
+
+Differences of neighbouring pixels are sparse and nearly independent from one image to the next,
+and the large ones of an image lie close together. So the images are the independent components of
+their span, and one local energy serves all differences around a pixel (group ICA with overlapping
+groups: Hyvarinen, Hoyer & Inki 2001). The features decide whether this works: on pixels, and on one
+kind of difference, FastICA fails with 200 images.
+
+1. A symmetric fixed point (Hyvarinen 1999) over orthogonal matrices finds all images from a random
+   start. It maximises the mean of ``-log(E + e)`` with E the mean energy of 27 differences.
+2. Images are not exactly uncorrelated. Quasi-Newton steps on the likelihood without the
+   constraint (relative steps: Amari 1998, Cardoso & Laheld 1996) remove most of the remaining
+   error. Here the energy is that of three differences at one pixel.
+
+Measured on the span of CIFAR-10 images at 32x32, one core: direction error (median), images with
+SSIM > .4 when scaled to [0, 1], seconds.
+
+    n       60         100        200
+    step 1  .18, 60    .24, 100   .36, 200
+    both    .08, 60    .13, 100   .20, 200
+    seconds 0.8        2.2        9
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+KINDS = 3  # of differences: horizontal, vertical, and the difference of two differences
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # colours, before normalisation
+WINDOW = 3  # side of the neighbourhood in pixels that shares one energy in step 1
+SEARCH_FLOOR = 0.03  # e above, in units of the mean energy
+REFINE_FLOOR = 0.005  # the same in step 2; .05 leaves an error of .11 instead of .085 at n = 60
+SEARCH_STEPS = 150
+SEARCH_TOLERANCE = 1e-3  # 1 - cosine between steps; more of them change nothing after step 2
+REFINE_STEPS = 20
+REFINE_RATE = 0.7  # full steps oscillate at n = 100
+LARGEST_STEP = 0.5  # norm of a row of one relative step
+LEAST_CURVATURE = 1.3  # of two images against each other; 1 would be Gaussian sources
+RANK_TOLERANCE = 1e-6  # singular values of the maps below this share of the largest are no images
+
+
+def independent_components(
+    basis: Tensor, shape: tuple[int, int, int], generator: torch.Generator
+) -> Tensor:
+    """Find the images in their span, up to order, scale, sign and a constant image.
+
+    Args:
+        basis: (r, d) float64 rows in pixel space, up to a constant image each: ``x`` itself where
+            one mean is subtracted from all pixels, ``x + mean image`` else.
+        shape: (c, h, w) of an image; three channels are mixed to opponent colours.
+        generator: source of the random start.
+
+    Returns:
+        (k, r) float64 unmixing matrix A: rows of ``A @ basis`` are the images. Their differences
+        have unit rms. k is r, or less where differences of the basis have a lower rank.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> images = torch.randn(2, 64, dtype=torch.float64, generator=generator) ** 3
+    >>> mixed = torch.tensor([[1.0, 0.5], [-0.7, 1.0]], dtype=torch.float64) @ images
+    >>> found = independent_components(mixed, (1, 8, 8), generator) @ mixed
+    >>> cosines = torch.corrcoef(torch.cat([images, found]))[:2, 2:].abs()
+    >>> bool((cosines.amax(1) > 0.9).all())
+    True
+    """
+    white, to_basis = _whiten(_differences(basis.reshape(-1, *shape)))
+    k = len(to_basis)
+    start = torch.randn(k, k, dtype=torch.float64, generator=generator)
+    found = _refine(white, _search(white, _orthogonal(start)))
+    return found @ to_basis
+
+
+def _differences(images: Tensor) -> Tensor:
+    """Maps (r, c, 3, h, w) of images (r, c, h, w), zero where the neighbour is missing."""
+    if images.shape[1] == len(OPPONENT):
+        colours = F.normalize(torch.tensor(OPPONENT, dtype=images.dtype), dim=1)
+        images = torch.einsum("ab,rbij->raij", colours, images)
+    right, down = images.diff(dim=3), images.diff(dim=2)
+    both = right.diff(dim=2)
+    return torch.stack(
+        [F.pad(right, (0, 1)), F.pad(down, (0, 0, 0, 1)), F.pad(both, (0, 1, 0, 1))], dim=2
+    )
+
+
+def _whiten(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """White maps (k, c, 3, h, w) and the matrix (k, r) that makes them of the basis.
+
+    Every map has the same energy before, so that faint colours count as much as strong ones.
+    """
+    energy = maps.square().mean((0, 3, 4), keepdim=True)
+    maps = maps / energy.clamp_min(torch.finfo(maps.dtype).tiny).sqrt()
+    flat = maps.flatten(1)
+    values, vectors = torch.linalg.eigh(flat @ flat.T)
+    kept = values > RANK_TOLERANCE**2 * values[-1]
+    matrix = (vectors[:, kept] / values[kept].sqrt()).T * sqrt(flat.shape[1])
+    return (matrix @ flat).reshape(-1, *maps.shape[1:]), matrix
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """The orthogonal matrix closest to a square one, from the eigenvectors of its Gram matrix."""
+    gram = matrix.double()
+    values, vectors = torch.linalg.eigh(gram @ gram.T)
+    tiny = torch.finfo(gram.dtype).eps * values[-1]
+    return (((vectors / values.clamp_min(tiny).sqrt()) @ vectors.T) @ gram).to(matrix.dtype)
+
+
+def _local_mean(energy: Tensor) -> Tensor:
+    """Mean over the neighbourhood of each pixel, of (k, c, h, w)."""
+    return F.avg_pool2d(energy, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+
+
+def _search(white: Tensor, start: Tensor) -> Tensor:
+    """Step 1: the fixed point over orthogonal matrices (k, k).
+
+    Products are in float32: the statistical error is far above its rounding.
+    """
+    flat, found = white.flatten(1).float(), start.float()
+    members = KINDS * WINDOW**2
+    for _ in range(SEARCH_STEPS):
+        sources = (found @ flat).reshape(white.shape)
+        energy = _local_mean(sources.square().mean(2))
+        weight = 1 / (energy + SEARCH_FLOOR)
+        slope = (weight - 2 / members * weight.square() * energy).mean((1, 2, 3))
+        score = (sources * _local_mean(weight)[:, :, None]).flatten(1)
+        before = found
+        found = _orthogonal(score @ flat.T / flat.shape[1] - slope[:, None] * found)
+        if (found * before).sum(1).abs().min() > 1 - SEARCH_TOLERANCE:
+            break
+    return found.double()
+
+
+def _refine(white: Tensor, start: Tensor) -> Tensor:
+    """Step 2: quasi-Newton steps ``A <- (I - D) A`` on the likelihood, A (k, k).
+
+    With weights ``w = 1 / (E + e)`` the gradient is ``G_ij = mean(w_i s_i s_j) - I``, and the
+    curvature of D_ij is ``H_ij = mean(w_i s_j^2)``; only D_ij and D_ji are coupled.
+    """
+    flat, found = white.flatten(1).float(), start.float()
+    for _ in range(REFINE_STEPS):
+        sources = found @ flat
+        rms = sources.square().mean(1, keepdim=True).sqrt()
+        sources, found = sources / rms, found / rms
+        maps = sources.reshape(white.shape)
+        weight = 1 / (maps.square().mean(2, keepdim=True) + REFINE_FLOOR)
+        weight = weight.expand_as(maps).flatten(1)
+        scale = (weight * sources.square()).sum(1, keepdim=True)  # makes the diagonal of G zero
+        gradient = (weight * sources) @ sources.T / scale
+        curvature = weight @ sources.square().T / scale
+        pair = (curvature * curvature.T).clamp_min(LEAST_CURVATURE) - 1
+        step = (curvature.T * gradient - gradient.T) / pair
+        step.fill_diagonal_(0)
+        step *= REFINE_RATE * min(1.0, LARGEST_STEP / float(step.norm(dim=1).max()))
+        found = found - step @ found
+    return found.double()
