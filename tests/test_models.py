@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_recon.errors import InputError
-from lit_recon.models import MLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel, ResNet
 from lit_recon.models.resnet import ResidualBlock
 from lit_recon.models.wrapped import Wrapped
 
@@ -51,6 +52,73 @@ def test_mlp_starts_as_the_paper_has_it() -> None:
 @pytest.mark.parametrize(("ratio", "width"), [(2.0, 24), (None, 36), (0.001, 1)])
 def test_width_follows_from_equations_over_unknowns(ratio: float | None, width: int) -> None:
     assert MLP(d=12, k=5, n=5, p_over_dn=ratio).width == width
+
+
+# --- several dense layers
+
+
+@pytest.mark.parametrize(
+    ("bias", "biased"),
+    [("none", []), ("first", ["first_layer"]), ("all", ["first_layer", "layers.0", "readout"])],
+)
+def test_a_deep_network_is_dense_layers_and_activations(bias: Any, biased: list[str]) -> None:
+    model = DeepMLP(d=12, k=3, widths=[7, 5], bias=bias, activation="gelu")
+    x = torch.randn(4, 3, 2, 2)
+    z = F.gelu(model.first_layer(x.flatten(1)))
+    (second,) = model.layers
+    assert torch.equal(model.features(x), F.gelu(second(z)))
+    assert torch.equal(model(x), model.readout(F.gelu(second(z))))
+    names = [name for name, _ in model.named_parameters()]
+    assert names[0] == "first_layer.weight" and model.p == 5 and not model.frozen
+    assert [name for name in names if name.endswith("bias")] == [f"{name}.bias" for name in biased]
+    (shallow,) = [DeepMLP(d=12, k=3, widths=[7]).first_layer]
+    assert shallow.weight.shape == (7, 12)
+
+
+def test_a_deep_network_starts_as_pytorch_has_it_or_with_a_small_first_layer() -> None:
+    model = DeepMLP(d=300, k=40, widths=[400, 500], bias="all")
+    for layer in (model.first_layer, *model.layers, model.readout):
+        assert isinstance(layer, nn.Linear)
+        bound = layer.in_features**-0.5
+        for values in layer.parameters():
+            assert bound * 0.9 < float(values.detach().abs().max()) <= bound
+            assert spread(values) == pytest.approx(bound**2 / 3, rel=0.2)
+    small = DeepMLP(d=300, k=40, widths=[400, 500], bias="all", first_layer_std=1e-4)
+    assert spread(small.first_layer.weight) == pytest.approx(1e-8, rel=0.05)
+    assert not small.first_layer.bias.any()
+    for name, values in model.named_parameters():  # the other layers are the same
+        same = torch.equal(values, small.get_parameter(name))
+        assert same == (not name.startswith("first_layer"))
+
+
+def test_batch_normalisation_comes_before_the_activation_and_is_fixed_in_eval_mode() -> None:
+    model = DeepMLP(d=6, k=2, widths=[5, 4], batch_norm=True, bias="all")
+    x = torch.randn(8, 6)
+    model(x)  # moves the running statistics
+    first, second = model.norms
+    assert isinstance(first, nn.BatchNorm1d) and first.running_mean is not None
+    z = model.first_layer(x)
+    assert torch.allclose(first.running_mean, 0.1 * z.mean(0), atol=1e-6)
+    assert {"norms.0.running_mean", "norms.1.running_var"} <= model.state_dict().keys()
+    model.eval()
+    expected = second(model.layers[0](first(z).relu())).relu()
+    assert torch.equal(model.features(x), expected)
+    assert torch.allclose(model(x)[:1], model(x[:1]), atol=1e-6)  # without the batch
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"widths": []}, "--model.widths []"),
+        ({"widths": [3, 0]}, "--model.widths [3, 0]"),
+        ({"first_layer_std": 0.0}, "--model.first_layer_std 0.0"),
+        ({"first_layer_std": float("nan")}, "--model.first_layer_std nan"),
+        ({"seed": -1}, "--model.seed -1"),
+    ],
+)
+def test_deep_networks_that_cannot_be(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError, match=re.escape(flag)):
+        DeepMLP(d=4, k=1, **settings)
 
 
 # --- the residual network
@@ -166,6 +234,7 @@ def test_the_smallest_image_of_either_stem() -> None:
     "make",
     [
         lambda seed: MLP(d=6, k=2, n=3, width=5, seed=seed),
+        lambda seed: DeepMLP(d=6, k=2, widths=[5, 4], bias="all", seed=seed),
         lambda seed: ResNet(SHAPE, k=2, n=3, width=2, seed=seed),
         lambda seed: RandomFeatures(d=6, k=2, n=3, p=5, seed=seed),
     ],

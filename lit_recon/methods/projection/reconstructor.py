@@ -154,7 +154,7 @@ class ProjectionReconstructor(Reconstructor):
             raise InputError("--recon", type(self).__name__, remedy)
         layer = isinstance(model, OneHiddenLayer)
         if self.evidence == "first_layer" and (not layer or model.frozen):
-            remedy = f"needs a linear first layer that is trained; {kind} has none"
+            remedy = f"needs one hidden layer without biases, which is trained; {kind} has none"
             raise InputError("--recon.evidence", "first_layer", remedy)
         if self.settings.candidates == "auto" and not layer:
             remedy = f"needs one hidden layer, and {kind} has more; give a number"
