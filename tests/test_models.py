@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lit_recon.errors import InputError
 from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.models.resnet import ResidualBlock
 from lit_recon.models.wrapped import Wrapped
 
@@ -227,6 +228,75 @@ def test_the_smallest_image_of_either_stem() -> None:
     assert small.features(torch.randn(1, 1, 4, 4)).shape == (1, 4)
 
 
+# --- the first dense layer
+
+
+class Scaled(nn.Module):
+    """A network with a temperature, and layers in a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "found"),
+    [
+        (MLP(d=4, k=1, n=2, width=3), None, "first_layer"),
+        (DeepMLP(d=4, k=1, widths=[3, 3], batch_norm=True), None, "first_layer"),
+        (DeepMLP(d=4, k=1, widths=[3, 3]), "layers.0", "layers.0"),
+        (Scaled(), None, "body.1"),
+        (nn.Linear(3, 2), None, ""),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 2)), "1", "1"),
+    ],
+)
+def test_the_first_dense_layer(model: nn.Module, name: str | None, found: str) -> None:
+    assert first_dense_layer(model, name) == (found, model.get_submodule(found))
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "line"),
+    [
+        (ResNet(SHAPE, k=1, n=2, width=1), None, "null: stem of ResNet is a Conv2d, and a dense"),
+        (nn.Conv2d(1, 2, 3), None, "null: Conv2d is a Conv2d, and a dense layer"),
+        (
+            nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1)),
+            None,
+            "null: 0 of Sequential is a Batch",
+        ),
+        (
+            nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 1)),
+            None,
+            "null: 0 of Sequential is a Emb",
+        ),
+        (nn.Sequential(nn.LSTM(4, 3), nn.Linear(3, 1)), None, "null: 0 of Sequential is a LSTM"),
+        (nn.MultiheadAttention(4, 1), None, "null: MultiheadAttention is a Multihead"),
+        (
+            RandomFeatures(d=2, k=1, n=1, p=3),
+            None,
+            "null: the first layer of RandomFeatures is fixed",
+        ),
+        (frozen(MLP(d=2, k=1, n=1, width=3)), None, "null: the first layer of MLP is fixed"),
+        (frozen(nn.Sequential(nn.Linear(2, 1))), None, "null: 0 of Sequential is not trained"),
+        (nn.ReLU(), None, "null: ReLU has no layer with weights"),
+        (Scaled(), "head", "head: Scaled has no such layer; its dense ones are body.1, body.2"),
+        (Scaled(), "body.0", "body.0: body.0 of Scaled is a Flatten, and a dense"),
+        (nn.ReLU(), "head", "head: ReLU has no such layer; its dense ones are none"),
+    ],
+)
+def test_first_layers_that_are_not_dense(model: nn.Module, name: str | None, line: str) -> None:
+    with pytest.raises(InputError, match=rf"^--recon\.layer {line}") as refused:
+        first_dense_layer(model, name)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match=r"^--layer "):
+        first_dense_layer(model, name, flag="--layer")
+
+
 # --- seeds
 
 
@@ -294,6 +364,18 @@ def test_the_readout_of_another_network_is_found_or_named() -> None:
 class Softmax(Other):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).softmax(1)
+
+
+def test_the_first_layer_of_another_network_is_the_one_that_an_input_meets() -> None:
+    module = Other()
+    assert first_dense_layer(module)[1] is module.head  # by registration alone
+    for features in (None, "embed"):
+        model = Wrapped(module, "head", features, EXAMPLE)
+        assert first_dense_layer(model) == ("first_layer", module.body[1])
+        assert first_dense_layer(model, "module.head")[1] is module.head
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    assert first_dense_layer(Wrapped(flat, None, None, EXAMPLE))[1] is flat[1]
 
 
 @pytest.mark.parametrize(

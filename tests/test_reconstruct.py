@@ -234,8 +234,8 @@ def test_other_settings_land_beside_and_are_told_apart(
     assert source.keys() < own_source.keys() == source.keys() | {"finished_utc"}
     found = numbers(path, 4, folder)
     assert found["method"] == "projection_first_layer"
-    assert "initial first layer" in found["knows"]
-    assert "initial first layer" not in numbers(path, 4)["knows"]
+    assert "first layer at an earlier checkpoint" in found["knows"]
+    assert "first layer at an earlier checkpoint" not in numbers(path, 4)["knows"]
     # With auto the number of samples is not given.
     assert "number of training samples" in numbers(path, 4)["knows"]
     assert "number of training samples" not in found["knows"]
