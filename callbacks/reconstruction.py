@@ -81,7 +81,7 @@ class ReconstructionCallback(Checkpoint):
         if not left:
             return
         module = cast(Training, pl_module)
-        # The copy shares buffers, which training does not change.
+        # The copy shares buffers: the attack is over before training changes a running statistic.
         buffers = {id(buffer): buffer for buffer in module.model.buffers()}
         model = copy.deepcopy(module.model, memo=buffers).eval()
         training = TrainingFacts(module.optim.initial_share(step), module.optim.keeps_span)

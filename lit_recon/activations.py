@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import pi, sqrt
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Name = Literal["relu", "relu+tanh", "tanh", "elu"]
+Name = Literal["relu", "relu+tanh", "tanh", "elu", "gelu"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ _EVEN_ELU = Activation(
     lambda z: (_elu_slope(z) - _elu_slope(-z)) / 2,
 )
 
+
+def _even_gelu_slope(z: Tensor) -> Tensor:
+    density = torch.exp(-z.square() / 2) / sqrt(2 * pi)
+    return torch.erf(z / sqrt(2)) / 2 + z * density
+
+
+# gelu(z) = z Phi(z) with the normal distribution function Phi: z / 2 plus an even part, as relu.
+_EVEN_GELU = Activation(
+    "gelu, even part", lambda z: z * torch.erf(z / sqrt(2)) / 2, _even_gelu_slope
+)
+
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
@@ -70,5 +82,6 @@ ACTIVATIONS: dict[str, Activation] = {
         ),
         Activation("tanh", torch.tanh, _tanh_slope, odd=True),
         Activation("elu", F.elu, _elu_slope, even_part=_EVEN_ELU),
+        Activation("gelu", F.gelu, lambda z: 0.5 + _even_gelu_slope(z), even_part=_EVEN_GELU),
     )
 }

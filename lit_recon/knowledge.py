@@ -7,7 +7,7 @@ dimension, ``p`` features, ``k`` outputs; ``x (n, d)``, ``candidates (m, d)``, `
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -93,9 +93,45 @@ class MeanImageScale(PixelScale):
         return hash((self.shape, self.std))
 
 
+@dataclass(frozen=True)
+class DenseLayer:
+    """The weights of a dense layer at one checkpoint.
+
+    >>> layer = DenseLayer("body.0", torch.zeros(4, 3), bias=None, step=0)
+    >>> layer.d
+    3
+
+    Attributes:
+        name: the layer's dotted name in the model.
+        weight: (h, d), h units.
+        bias: (h,); None: the layer has none.
+        step: the training step of the checkpoint; None: not known.
+    """
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None = None
+    step: int | None = None
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], name: str, step: int | None = None) -> DenseLayer:
+        """The layer of that name in the weights of a network, by their names.
+
+        Raises:
+            KeyError: there is no such layer.
+        """
+        inside = f"{name}." if name else ""  # a network that is one layer
+        return cls(name, weights[f"{inside}weight"], weights.get(f"{inside}bias"), step)
+
+    @property
+    def d(self) -> int:
+        """The number of values in one input of the layer."""
+        return self.weight.shape[1]
+
+
 FACTS = {
     "initial_readout": "initial readout",
-    "initial_first_layer": "initial first layer",
+    "earlier_first_layer": "first layer at an earlier checkpoint",
     "initial_share": "how much of the initial weights training has left",
     "optimiser_keeps_span": "kind of optimiser",
     "n": "number of training samples",
@@ -124,7 +160,8 @@ class Knowledge:
         model: the trained network in eval mode with its final parameters; shares storage with no
             parameter that training still changes.
         initial_readout: (k, p) readout weight at step 0.
-        initial_first_layer: (p, d) first-layer weight at step 0.
+        earlier_first_layer: the first dense layer at a checkpoint before that of `model`; for a
+            run that is step 0.
         initial_share: what weight decay or a closed form has left of the initial weights, as a
             factor; None: all of them.
         optimiser_keeps_span: whether an update is a combination of the samples' gradients, as it is
@@ -137,7 +174,7 @@ class Knowledge:
 
     model: nn.Module
     initial_readout: Tensor | None = None
-    initial_first_layer: Tensor | None = None
+    earlier_first_layer: DenseLayer | None = None
     initial_share: float | None = None
     optimiser_keeps_span: bool | None = None
     n: int | None = None

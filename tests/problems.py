@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_recon.knowledge import Knowledge, PixelScale
+from lit_recon.knowledge import DenseLayer, Knowledge, PixelScale
 from lit_recon.linalg import minimum_norm
 from lit_recon.models import RandomFeatures, ReadoutModel
 
@@ -67,10 +67,11 @@ def taught(
         optimizer.zero_grad()
         (model(x) - y.sign()).square().sum().backward()
         optimizer.step()
+    layer = DenseLayer.of(start, "first_layer", step=0) if first_layer else None
     return Knowledge(
         model.eval(),
         initial_readout=start["readout.weight"],
-        initial_first_layer=start["first_layer.weight"] if first_layer else None,
+        earlier_first_layer=layer,
         n=len(x),
         pixels=pixels,
         radius=radius,

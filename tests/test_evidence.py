@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_recon.errors import InputError
-from lit_recon.knowledge import FACTS, Knowledge
+from lit_recon.knowledge import FACTS, DenseLayer, Knowledge
 from lit_recon.methods import ProjectionReconstructor
 from lit_recon.metrics.scores import score
 from lit_recon.models import MLP
@@ -46,7 +46,9 @@ def test_the_number_of_samples_is_not_asked_for_where_it_is_found_or_given() -> 
 def test_evidence_that_is_not_there_is_refused() -> None:
     held = taught(MLP(d=D, k=1, n=N, width=240), X, steps=5, lr=1e-4)
     attack = ProjectionReconstructor(evidence="first_layer")
-    with pytest.raises(InputError, match=r"--recon\.evidence first_layer: needs the initial first"):
+    with pytest.raises(
+        InputError, match=r"--recon\.evidence first_layer: needs the first layer at"
+    ):
         attack.reconstruct(held)
     with pytest.raises(ValueError, match="no such facts: \\['labels'\\]"):
         held.only({"labels"})
@@ -80,7 +82,7 @@ def test_a_first_layer_without_low_rank_ends_the_attack_at_once(candidates: str 
         held = Knowledge(
             model.eval(),
             initial_readout=start["readout.weight"],
-            initial_first_layer=start["first_layer.weight"],
+            earlier_first_layer=DenseLayer.of(start, "first_layer", step=0),
             n=n,
         )
         found = ProjectionReconstructor(**settings).reconstruct(held)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_recon.errors import InputError
-from lit_recon.models import MLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.models.resnet import ResidualBlock
 from lit_recon.models.wrapped import Wrapped
 
@@ -51,6 +53,73 @@ def test_mlp_starts_as_the_paper_has_it() -> None:
 @pytest.mark.parametrize(("ratio", "width"), [(2.0, 24), (None, 36), (0.001, 1)])
 def test_width_follows_from_equations_over_unknowns(ratio: float | None, width: int) -> None:
     assert MLP(d=12, k=5, n=5, p_over_dn=ratio).width == width
+
+
+# --- several dense layers
+
+
+@pytest.mark.parametrize(
+    ("bias", "biased"),
+    [("none", []), ("first", ["first_layer"]), ("all", ["first_layer", "layers.0", "readout"])],
+)
+def test_a_deep_network_is_dense_layers_and_activations(bias: Any, biased: list[str]) -> None:
+    model = DeepMLP(d=12, k=3, widths=[7, 5], bias=bias, activation="gelu")
+    x = torch.randn(4, 3, 2, 2)
+    z = F.gelu(model.first_layer(x.flatten(1)))
+    (second,) = model.layers
+    assert torch.equal(model.features(x), F.gelu(second(z)))
+    assert torch.equal(model(x), model.readout(F.gelu(second(z))))
+    names = [name for name, _ in model.named_parameters()]
+    assert names[0] == "first_layer.weight" and model.p == 5 and not model.frozen
+    assert [name for name in names if name.endswith("bias")] == [f"{name}.bias" for name in biased]
+    (shallow,) = [DeepMLP(d=12, k=3, widths=[7]).first_layer]
+    assert shallow.weight.shape == (7, 12)
+
+
+def test_a_deep_network_starts_as_pytorch_has_it_or_with_a_small_first_layer() -> None:
+    model = DeepMLP(d=300, k=40, widths=[400, 500], bias="all")
+    for layer in (model.first_layer, *model.layers, model.readout):
+        assert isinstance(layer, nn.Linear)
+        bound = layer.in_features**-0.5
+        for values in layer.parameters():
+            assert bound * 0.9 < float(values.detach().abs().max()) <= bound
+            assert spread(values) == pytest.approx(bound**2 / 3, rel=0.2)
+    small = DeepMLP(d=300, k=40, widths=[400, 500], bias="all", first_layer_std=1e-4)
+    assert spread(small.first_layer.weight) == pytest.approx(1e-8, rel=0.05)
+    assert not small.first_layer.bias.any()
+    for name, values in model.named_parameters():  # the other layers are the same
+        same = torch.equal(values, small.get_parameter(name))
+        assert same == (not name.startswith("first_layer"))
+
+
+def test_batch_normalisation_comes_before_the_activation_and_is_fixed_in_eval_mode() -> None:
+    model = DeepMLP(d=6, k=2, widths=[5, 4], batch_norm=True, bias="all")
+    x = torch.randn(8, 6)
+    model(x)  # moves the running statistics
+    first, second = model.norms
+    assert isinstance(first, nn.BatchNorm1d) and first.running_mean is not None
+    z = model.first_layer(x)
+    assert torch.allclose(first.running_mean, 0.1 * z.mean(0), atol=1e-6)
+    assert {"norms.0.running_mean", "norms.1.running_var"} <= model.state_dict().keys()
+    model.eval()
+    expected = second(model.layers[0](first(z).relu())).relu()
+    assert torch.equal(model.features(x), expected)
+    assert torch.allclose(model(x)[:1], model(x[:1]), atol=1e-6)  # without the batch
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"widths": []}, "--model.widths []"),
+        ({"widths": [3, 0]}, "--model.widths [3, 0]"),
+        ({"first_layer_std": 0.0}, "--model.first_layer_std 0.0"),
+        ({"first_layer_std": float("nan")}, "--model.first_layer_std nan"),
+        ({"seed": -1}, "--model.seed -1"),
+    ],
+)
+def test_deep_networks_that_cannot_be(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError, match=re.escape(flag)):
+        DeepMLP(d=4, k=1, **settings)
 
 
 # --- the residual network
@@ -159,6 +228,75 @@ def test_the_smallest_image_of_either_stem() -> None:
     assert small.features(torch.randn(1, 1, 4, 4)).shape == (1, 4)
 
 
+# --- the first dense layer
+
+
+class Scaled(nn.Module):
+    """A network with a temperature, and layers in a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "found"),
+    [
+        (MLP(d=4, k=1, n=2, width=3), None, "first_layer"),
+        (DeepMLP(d=4, k=1, widths=[3, 3], batch_norm=True), None, "first_layer"),
+        (DeepMLP(d=4, k=1, widths=[3, 3]), "layers.0", "layers.0"),
+        (Scaled(), None, "body.1"),
+        (nn.Linear(3, 2), None, ""),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 2)), "1", "1"),
+    ],
+)
+def test_the_first_dense_layer(model: nn.Module, name: str | None, found: str) -> None:
+    assert first_dense_layer(model, name) == (found, model.get_submodule(found))
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "line"),
+    [
+        (ResNet(SHAPE, k=1, n=2, width=1), None, "null: stem of ResNet is a Conv2d, and a dense"),
+        (nn.Conv2d(1, 2, 3), None, "null: Conv2d is a Conv2d, and a dense layer"),
+        (
+            nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1)),
+            None,
+            "null: 0 of Sequential is a Batch",
+        ),
+        (
+            nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 1)),
+            None,
+            "null: 0 of Sequential is a Emb",
+        ),
+        (nn.Sequential(nn.LSTM(4, 3), nn.Linear(3, 1)), None, "null: 0 of Sequential is a LSTM"),
+        (nn.MultiheadAttention(4, 1), None, "null: MultiheadAttention is a Multihead"),
+        (
+            RandomFeatures(d=2, k=1, n=1, p=3),
+            None,
+            "null: the first layer of RandomFeatures is fixed",
+        ),
+        (frozen(MLP(d=2, k=1, n=1, width=3)), None, "null: the first layer of MLP is fixed"),
+        (frozen(nn.Sequential(nn.Linear(2, 1))), None, "null: 0 of Sequential is not trained"),
+        (nn.ReLU(), None, "null: ReLU has no layer with weights"),
+        (Scaled(), "head", "head: Scaled has no such layer; its dense ones are body.1, body.2"),
+        (Scaled(), "body.0", "body.0: body.0 of Scaled is a Flatten, and a dense"),
+        (nn.ReLU(), "head", "head: ReLU has no such layer; its dense ones are none"),
+    ],
+)
+def test_first_layers_that_are_not_dense(model: nn.Module, name: str | None, line: str) -> None:
+    with pytest.raises(InputError, match=rf"^--recon\.layer {line}") as refused:
+        first_dense_layer(model, name)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match=r"^--layer "):
+        first_dense_layer(model, name, flag="--layer")
+
+
 # --- seeds
 
 
@@ -166,6 +304,7 @@ def test_the_smallest_image_of_either_stem() -> None:
     "make",
     [
         lambda seed: MLP(d=6, k=2, n=3, width=5, seed=seed),
+        lambda seed: DeepMLP(d=6, k=2, widths=[5, 4], bias="all", seed=seed),
         lambda seed: ResNet(SHAPE, k=2, n=3, width=2, seed=seed),
         lambda seed: RandomFeatures(d=6, k=2, n=3, p=5, seed=seed),
     ],
@@ -225,6 +364,18 @@ def test_the_readout_of_another_network_is_found_or_named() -> None:
 class Softmax(Other):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).softmax(1)
+
+
+def test_the_first_layer_of_another_network_is_the_one_that_an_input_meets() -> None:
+    module = Other()
+    assert first_dense_layer(module)[1] is module.head  # by registration alone
+    for features in (None, "embed"):
+        model = Wrapped(module, "head", features, EXAMPLE)
+        assert first_dense_layer(model) == ("first_layer", module.body[1])
+        assert first_dense_layer(model, "module.head")[1] is module.head
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    assert first_dense_layer(Wrapped(flat, None, None, EXAMPLE))[1] is flat[1]
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import StepCheckpoint
 from datamodules import ReconDataModule, Sphere
 from lit_recon.errors import InputError, RunError
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import MLP, RandomFeatures, ReadoutModel
+from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel
 from lit_recon.modules import LBFGS, SGD, Adam, LeastSquares, Optim, Training, check_loss, training
 from lit_recon.modules.losses import LOSSES, Loss
-from lit_recon.records.checkpoints import saved_checkpoints, step_of
+from lit_recon.modules.training import check_batch_norm
+from lit_recon.records.checkpoints import load_weights, saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 
@@ -296,6 +297,60 @@ def test_weights_that_are_no_numbers_end_the_run_before_they_are_saved(tmp_path:
     with pytest.raises(RunError, match=r"the weights are not finite at step 1 .* lower --optim.lr"):
         trained(tmp_path, SGD(lr=3e38), steps=5, callbacks=[StepCheckpoint(every_n_steps=1)])
     assert [path.name for path in saved_checkpoints(tmp_path)] == ["step=00000000.ckpt"]
+
+
+# --- batch normalisation
+
+
+def normalised() -> DeepMLP:
+    return DeepMLP(d=D, k=1, widths=[7, 4], bias="all", batch_norm=True, seed=2)
+
+
+def test_running_statistics_are_saved_and_go_on(tmp_path: Path) -> None:
+    """The statistics of a checkpoint are those after its step, in one go or resumed."""
+    ends = []
+    for name, stops in (("once", [6]), ("resumed", [3, 6])):
+        for steps in stops:
+            module, _ = trained(
+                tmp_path / name,
+                SGD(lr=1e-2, momentum=0.9, weight_decay=1e-3),
+                steps,
+                batch_size=2,
+                model=normalised(),
+                callbacks=[StepCheckpoint()],
+            )
+            saved = load_weights(saved_checkpoints(tmp_path / name)[-1])
+            assert saved["norms.0.num_batches_tracked"] == steps
+            weights = module.model.state_dict()  # after the last row has been logged
+            assert all(torch.equal(weights[key], value) for key, value in saved.items())
+        ends.append(saved)
+    assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items())
+    assert ends[0]["norms.1.running_mean"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "ranks", "flag"),
+    [
+        (4, None, 1, None),
+        (6, 4, 1, None),
+        (5, 4, 1, "--data.batch_size 4"),
+        (6, 1, 1, "--data.batch_size 1"),
+        (1, None, 1, "--data.batch_size null"),
+        (6, None, 2, "--trainer.sync_batchnorm false"),
+    ],
+)
+def test_batches_that_cannot_be_normalised(
+    n: int, batch_size: int | None, ranks: int, flag: str | None
+) -> None:
+    check_batch_norm(MLP(d=2, k=1, n=n, width=3), n, batch_size, ranks)
+    if flag is None:
+        check_batch_norm(normalised(), n, batch_size, ranks)
+        return
+    with pytest.raises(InputError, match=flag):
+        check_batch_norm(normalised(), n, batch_size, ranks)
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(normalised())
+    if ranks > 1:
+        check_batch_norm(shared, n, batch_size, ranks)
 
 
 # --- losses

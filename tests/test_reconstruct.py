@@ -234,8 +234,8 @@ def test_other_settings_land_beside_and_are_told_apart(
     assert source.keys() < own_source.keys() == source.keys() | {"finished_utc"}
     found = numbers(path, 4, folder)
     assert found["method"] == "projection_first_layer"
-    assert "initial first layer" in found["knows"]
-    assert "initial first layer" not in numbers(path, 4)["knows"]
+    assert "first layer at an earlier checkpoint" in found["knows"]
+    assert "first layer at an earlier checkpoint" not in numbers(path, 4)["knows"]
     # With auto the number of samples is not given.
     assert "number of training samples" in numbers(path, 4)["knows"]
     assert "number of training samples" not in found["knows"]
@@ -590,7 +590,7 @@ def test_a_network_of_a_plugin_is_trained_and_attacked(
 ) -> None:
     points = ["--data", "Sphere", "--data.n", "2", "--data.d", "6", *QUIET, "--run.name", "r"]
     mine = ["--model", "Waves", "--model.count", "50", *SGD, "--recon.max_steps", "2"]
-    refused(run(*points, *mine), "--model Waves", "RandomFeatures, MLP or ResNet")
+    refused(run(*points, *mine), "--model Waves", "RandomFeatures, DeepMLP, MLP or ResNet")
     status, _, error = run(f"--plugin={package}", *points, *mine)
     assert (status, error) == (0, "")
     path = tmp_path / "runs" / "r"
@@ -602,14 +602,35 @@ def test_a_network_of_a_plugin_is_trained_and_attacked(
     refused(run("reconstruct", "--run", "runs/r"), "--model theirs.Waves in runs/r/config.yaml")
     status, _, error = run("reconstruct", "--run", "runs/r", "--plugin", package, "--steps", "0,4")
     assert (status, error) == (0, "")
-    assert numbers(path, 4) == inline
+    alike(numbers(path, 4), inline)
+
+
+def test_a_deep_network_with_batch_normalisation_is_attacked_in_eval_mode(
+    run: Run, tmp_path: Path
+) -> None:
+    deep = ["--model", "DeepMLP", "--model.widths", "[40, 60]", "--model.batch_norm", "true"]
+    named = [*QUIET, "--run.name", "r", "--recon.max_steps", "2", "--recon.hops", "0"]
+    status, _, error = run(*POINTS, *deep, *SGD, *named)
+    assert (status, error) == (0, "")
+    path = tmp_path / "runs" / "r"
+    inline = numbers(path, 4)
+    assert (inline["p"], inline["method"]) == (60, "projection")
+    shutil.rmtree(path / "recon")
+    status, _, error = run("reconstruct", "--run", "runs/r", "--steps", "0,4")
+    assert (status, error) == (0, "")
+    alike(numbers(path, 4), inline)
+    layer = [*deep, *SGD, *QUIET, "--recon.evidence", "first_layer"]
+    refused(run(*POINTS, *layer), "--recon.evidence first_layer", "DeepMLP has none")
+    alone = ["--data.batch_size", "2", "--run.name", "alone"]
+    refused(run(*POINTS, *deep, *SGD, *QUIET, *alone), "--data.batch_size 2", "one sample of 3")
+    assert not (tmp_path / "runs" / "alone").exists()
 
 
 def test_a_plugin_hides_none_of_our_networks(package: str, run: Run) -> None:
     take_plugins(["--plugin", package], train.PLUGINS)
     model = next(group for group in train.groups() if group.name == "model")
     names = [cls.__name__ for cls in model.classes]
-    assert names == ["RandomFeatures", "MLP", "ResNet", "Waves", "Deeper"]
+    assert names == ["RandomFeatures", "DeepMLP", "MLP", "ResNet", "Waves", "Deeper"]
     again = ["--a", "--plugin", package, "1", f"--plugin={package}"]
     assert take_plugins(again, train.PLUGINS) == ["--a", "1"]
 

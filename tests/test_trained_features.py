@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_recon.audit.threat import TrainingFacts, knowledge_of
 from lit_recon.errors import InputError
@@ -19,7 +19,7 @@ from lit_recon.methods.projection.layer import row_space
 from lit_recon.methods.projection.problem import target_of
 from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.scores import score
-from lit_recon.models import MLP, ResNet
+from lit_recon.models import MLP, DeepMLP, ResNet
 from lit_recon.modules import SGD, Adam, LeastSquares
 from lit_recon.objectives.network import NetworkObjective
 from lit_recon.randomness import generator
@@ -67,8 +67,8 @@ def test_the_change_of_the_first_layer_spans_the_training_inputs(d: int) -> None
     x = sphere(N, d, 0)
     held = taught(MLP(d=d, k=2, n=N, width=60), x, steps=20, lr=1e-2, first_layer=True)
     final = held.model.first_layer.weight.detach()  # type: ignore[union-attr, operator]
-    assert held.initial_first_layer is not None
-    change = LinearMap(TallMatrix.of(final - held.initial_first_layer))
+    assert held.earlier_first_layer is not None
+    change = LinearMap(TallMatrix.of(final - held.earlier_first_layer.weight))
     for m in (N, None):  # told, and found
         basis = row_space(change, m, torch.Generator().manual_seed(0)).basis
         assert basis.shape == (N, d)
@@ -94,7 +94,7 @@ def test_rounding_is_no_jump_in_the_singular_values(width: int, n: int) -> None:
 
 def test_evidence_brings_the_error_down_and_tells_the_number_of_samples() -> None:
     x, both = sphere(N, D, 0), mlp(first_layer=True)
-    without = attack(replace(both, initial_first_layer=None))
+    without = attack(replace(both, earlier_first_layer=None))
     told = attack(both, evidence="first_layer")
     counted = attack(replace(both, n=7), evidence="first_layer", candidates="auto")
     assert direction_error(x, without) < 0.1
@@ -120,10 +120,29 @@ def test_evidence_of_a_first_layer_that_is_not_there_is_refused() -> None:
 
 
 def test_the_threat_model_says_what_was_known() -> None:
-    assert "initial first layer" in mlp(first_layer=True).facts
-    assert "initial first layer" not in mlp().facts
+    assert "first layer at an earlier checkpoint" in mlp(first_layer=True).facts
+    assert "first layer at an earlier checkpoint" not in mlp().facts
     names = [ProjectionReconstructor(evidence=e).name for e in ("readout", "first_layer")]
     assert names == ["projection", "projection_first_layer"]
+
+
+def test_the_first_layer_is_known_at_step_0_with_its_bias() -> None:
+    x = sphere(N, D, 0)
+    truth = Truth(x, x, None, None, None, [], [], [])
+    for model, known in (
+        (DeepMLP(d=D, k=1, widths=[5], bias="first"), True),
+        (nn.Sequential(nn.Linear(D, 3), nn.Linear(3, 1)), True),
+        (nn.Sequential(nn.Linear(D // 2, 3), nn.Linear(3, 1)), False),  # takes parts of inputs
+        (ResNet((1, 6, 6), k=1, n=N, width=1), False),
+        (trained(x, 50), False),
+    ):
+        start = {name: weight.clone() for name, weight in model.state_dict().items()}
+        layer = knowledge_of(model, start, TrainingFacts(), truth).earlier_first_layer
+        assert (layer is not None) == known
+        if layer is not None:
+            assert layer.weight is start[f"{layer.name}.weight"]
+            assert layer.bias is start.get(f"{layer.name}.bias") is not None
+            assert (layer.d, layer.step) == (D, 0)
 
 
 # --- agreement
@@ -309,8 +328,8 @@ def test_weight_decay_is_taken_off_both_layers_and_a_frozen_models_start() -> No
     share = optim.initial_share(30)
     assert 0.85 < share < 0.95
     held = knowledge_of(model, initial, TrainingFacts(share, keeps_span=True), truth)
-    assert held.initial_first_layer is not None and held.initial_share == share
-    change = model.first_layer.weight.detach() - share * held.initial_first_layer
+    assert held.earlier_first_layer is not None and held.initial_share == share
+    change = model.first_layer.weight.detach() - share * held.earlier_first_layer.weight
     basis = row_space(LinearMap(TallMatrix.of(change)), None, torch.Generator()).basis
     assert len(basis) == N and spans(basis, x) < 1e-3
     naive = replace(held, initial_share=None)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lit_recon.knowledge import Knowledge
+from lit_recon.errors import InputError
+from lit_recon.knowledge import DenseLayer, Knowledge
 from lit_recon.models import OneHiddenLayer
+from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.records.truth import Truth
 
 
@@ -39,12 +41,14 @@ def knowledge_of(
     """
     seen = truth.pixels is not None or isinstance(model, OneHiddenLayer)
     readout = initial.get("readout.weight")
-    # The factor is no extra knowledge if it is 1, or if the readout starts at 0.
-    moot = training.initial_share == 1 or (readout is not None and not readout.any())
+    earlier = _first_layer_at_start(model, initial, truth.x.shape[1])
+    starts = [readout] if earlier is None else [readout, earlier.weight]
+    # The factor is no extra knowledge if it is 1, or if what it scales starts at 0.
+    moot = training.initial_share == 1 or not any(start is None or start.any() for start in starts)
     return Knowledge(
         model=model,
         initial_readout=readout,
-        initial_first_layer=initial.get("first_layer.weight"),
+        earlier_first_layer=earlier,
         initial_share=None if moot else training.initial_share,
         optimiser_keeps_span=training.keeps_span,
         n=truth.n,
@@ -52,3 +56,14 @@ def knowledge_of(
         radius=truth.radius,
         shape=None if seen else truth.shape,
     )
+
+
+def _first_layer_at_start(
+    model: nn.Module, initial: Mapping[str, Tensor], d: int
+) -> DenseLayer | None:
+    """The first dense layer at step 0; None if there is none that takes whole inputs (n, d)."""
+    try:
+        name, layer = first_dense_layer(model)
+    except InputError:
+        return None
+    return DenseLayer.of(initial, name, step=0) if layer.in_features == d else None

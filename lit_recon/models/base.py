@@ -100,3 +100,14 @@ def feature_count(flag: str, size: int | None, p_over_dn: float | None, per_unit
     if size < 1:
         raise InputError(f"--model.{flag}", size, "give at least 1")
     return size
+
+
+def seed_of(seed: int | None) -> int:
+    """The seed of a network; None: 0.
+
+    Raises:
+        InputError: it is below 0.
+    """
+    if seed is not None and seed < 0:
+        raise InputError("--model.seed", seed, "give 0 or more")
+    return seed or 0

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from lit_recon.activations import ACTIVATIONS, Name
-from lit_recon.errors import InputError
-from lit_recon.models.base import OneHiddenLayer, feature_count
+from lit_recon.models.base import OneHiddenLayer, feature_count, seed_of
 from lit_recon.randomness import generator
 from lit_recon.tall_matrix import TallMatrix
 
@@ -51,9 +50,7 @@ class MLP(OneHiddenLayer):
     ) -> None:
         super().__init__()
         self.width = feature_count("width", width, p_over_dn, n * d / k)
-        seed = seed or 0
-        if seed < 0:
-            raise InputError("--model.seed", seed, "give 0 or more")
+        seed = seed_of(seed)
         self.activation = ACTIVATIONS[activation]
         self.first_layer = skip_init(nn.Linear, d, self.width, bias=False)
         self.readout = skip_init(nn.Linear, self.width, k, bias=False)

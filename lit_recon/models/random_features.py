@@ -10,7 +10,7 @@ from torch.nn.utils import skip_init
 from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.distributed import ranks
 from lit_recon.errors import InputError
-from lit_recon.models.base import OneHiddenLayer, feature_count
+from lit_recon.models.base import OneHiddenLayer, feature_count, seed_of
 from lit_recon.tall_matrix import SeededMatrix, TallMatrix
 
 
@@ -56,9 +56,7 @@ class RandomFeatures(OneHiddenLayer):
     ) -> None:
         super().__init__()
         p = feature_count("p", p, p_over_dn, n * d / k)
-        seed = seed or 0
-        if seed < 0:
-            raise InputError("--model.seed", seed, "give 0 or more")
+        seed = seed_of(seed)
         if stored_rows is not None and stored_rows < 0:
             raise InputError("--model.stored_rows", stored_rows, "give 0 or more")
         self.activation = ACTIVATIONS[activation]

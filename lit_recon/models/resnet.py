@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from lit_recon.errors import InputError
-from lit_recon.models.base import ReadoutModel, feature_count
+from lit_recon.models.base import ReadoutModel, feature_count, seed_of
 from lit_recon.randomness import generator
 
 STEM_OUT = 7  # height and width of the output of the paper's stem
@@ -93,9 +93,7 @@ class ResNet(ReadoutModel):
             raise InputError("--data.image_size", f"{h}x{w}", remedy)
         if blocks < stages:
             raise InputError("--model.blocks", blocks, f"give at least {stages}")
-        seed = seed or 0
-        if seed < 0:
-            raise InputError("--model.seed", seed, "give 0 or more")
+        seed = seed_of(seed)
         side = STEM_OUT if stem == "whole" else h // 2 ** (STAGES - 1)
         seen = 2 ** (stages - 1) * (side**2 if pool == "flatten" else 1)  # p per unit of width
         self.width = feature_count("width", width, p_over_dn, n * c * h * w / k / seen)

@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from lit_recon.errors import InputError
 from lit_recon.models.base import ReadoutModel
+from lit_recon.models.first_layer import has_weights
 
 
 class Wrapped(ReadoutModel):
     """Any module whose output is the output of its last linear layer.
+
+    Attributes:
+        first_layer: the layer with weights that `example` meets first, of any type.
 
     Args:
         module: the network, in eval mode.
@@ -37,6 +41,12 @@ class Wrapped(ReadoutModel):
         if features is not None and not callable(getattr(module, features, None)):
             raise InputError("--features", features, f"{type(module).__name__} has no such method")
         given = features or "null"
+        met: list[nn.Module] = []
+        handles = [
+            layer.register_forward_pre_hook(lambda layer, _: met.append(layer))
+            for layer in module.modules()
+            if has_weights(layer)
+        ]
         try:
             phi = self.features(example)
         except _NotReached as error:
@@ -44,6 +54,10 @@ class Wrapped(ReadoutModel):
         except Exception as error:  # the user's code can raise anything
             remedy = f"does not take an input of shape {tuple(example.shape)} ({_line(error)})"
             raise InputError("--features", given, remedy) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.first_layer = met[0] if met else self.readout
         shape = tuple(getattr(phi, "shape", ()))
         if shape != (1, self.p):
             remedy = f"gives the shape {shape} for one input; the readout takes (n, {self.p})"

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from lit_recon.errors import RunError
+from lit_recon.errors import InputError, RunError
 from lit_recon.models import Model, ReadoutModel
 from lit_recon.modules.losses import LOSSES, accuracy, are_classes
 from lit_recon.modules.optimisers import Optim
@@ -70,6 +71,7 @@ class Training(LightningModule):
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_batch_norm(self.model, data.n, data.batch_size, self.trainer.world_size)
         self._classes = are_classes(data.y)
         self._training = Split.of(self.model, data.x, data.y)
         if self._classes and len(data.val_y):
@@ -102,7 +104,11 @@ class Training(LightningModule):
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Log the numbers of the final weights; training_step sees those before each step."""
+        """Log the numbers of the final weights; training_step sees those before each step.
+
+        In eval mode, because in training mode batch normalisation would count one more batch.
+        """
+        self.model.eval()
         weight = next(self.model.parameters())  # Lightning has moved the model to the CPU
         self._training = self._training.to(weight)
         self._held_out = self._held_out and self._held_out.to(weight)
@@ -195,6 +201,31 @@ class Training(LightningModule):
         gathered = self.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered
+
+
+def check_batch_norm(model: Model, n: int, batch_size: int | None, ranks: int) -> None:
+    """Refuse batches that batch normalisation cannot train on.
+
+    Args:
+        model: the network.
+        n: number of training samples.
+        batch_size: samples in a batch; None: all of them.
+        ranks: number of processes that share every batch.
+
+    Raises:
+        InputError: a batch has one sample, whose variance is 0, or processes normalise by their
+            parts of a batch.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    if not layers:
+        return
+    size = min(batch_size or n, n)
+    if (n % size or size) == 1:
+        remedy = f"leaves a batch of one sample of {n}; batch normalisation needs two or more"
+        raise InputError("--data.batch_size", "null" if batch_size is None else size, remedy)
+    if ranks > 1 and not all(isinstance(layer, nn.SyncBatchNorm) for layer in layers):
+        remedy = f"batch normalisation on {ranks} processes needs true, or --trainer.devices 1"
+        raise InputError("--trainer.sync_batchnorm", "false", remedy)
 
 
 def epochs_over(trainer: Trainer) -> int:

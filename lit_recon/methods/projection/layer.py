@@ -111,7 +111,7 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
     Args:
         knowledge: of a network with one hidden layer.
         m: the number of candidates; None: the rank of the first layer's change, or FIRST if the
-            initial first layer is not known.
+            first layer is not known at an earlier checkpoint.
         generator: for the subspace iteration on the first layer's change.
     """
     model = knowledge.model
@@ -123,8 +123,8 @@ def layer_problem(knowledge: Knowledge, m: int | None, generator: torch.Generato
     if model.activation.homogeneous and radius is None:
         radius = rows.d**0.5  # features do not determine the norm: any fixed one will do
     map, basis, low_rank = LinearMap(rows, us), None, True
-    if knowledge.initial_first_layer is not None:
-        start = knowledge.initial_first_layer[share.start : share.stop].to(rows.like)
+    if knowledge.earlier_first_layer is not None:
+        start = knowledge.earlier_first_layer.weight[share.start : share.stop].to(rows.like)
         change = next(iter(rows)) - start * left_of_start(knowledge)
         moved = LinearMap(TallMatrix.of(change), us)
         space = row_space(moved, m, generator)
@@ -167,7 +167,7 @@ def row_space(change: LinearMap, m: int | None, generator: torch.Generator) -> R
     training inputs; the others are rounding errors.
 
     Args:
-        change: (p, d) the final minus the initial first layer.
+        change: (p, d) the final minus the earlier first layer.
         m: the number of inputs; None: the position of the largest jump of the singular values.
         generator: for the subspace iteration.
     """

@@ -140,7 +140,7 @@ class ProjectionReconstructor(Reconstructor):
     def asks(self) -> frozenset[str]:
         asked = {"initial_readout", "initial_share", "pixels", "radius", "shape"}
         if self.evidence == "first_layer":
-            asked.add("initial_first_layer")
+            asked.add("earlier_first_layer")
         if self.settings.candidates is None:
             asked.add("n")
         if not self.settings.ignore_evidence:
@@ -154,7 +154,7 @@ class ProjectionReconstructor(Reconstructor):
             raise InputError("--recon", type(self).__name__, remedy)
         layer = isinstance(model, OneHiddenLayer)
         if self.evidence == "first_layer" and (not layer or model.frozen):
-            remedy = f"needs a linear first layer that is trained; {kind} has none"
+            remedy = f"needs one hidden layer without biases, which is trained; {kind} has none"
             raise InputError("--recon.evidence", "first_layer", remedy)
         if self.settings.candidates == "auto" and not layer:
             remedy = f"needs one hidden layer, and {kind} has more; give a number"
@@ -210,8 +210,8 @@ class ProjectionReconstructor(Reconstructor):
         if m is None:
             remedy = "needs the number of training samples; give a number or auto"
             raise InputError("--recon.candidates", "null", remedy)
-        if self.evidence == "first_layer" and knowledge.initial_first_layer is None:
-            remedy = "needs the initial first layer, which is not known here"
+        if self.evidence == "first_layer" and knowledge.earlier_first_layer is None:
+            remedy = "needs the first layer at an earlier checkpoint, which is not known here"
             raise InputError("--recon.evidence", "first_layer", remedy)
         if isinstance(knowledge.model, OneHiddenLayer):
             problem = layer_problem(knowledge, None if m == "auto" else m, generator)
