@@ -2,6 +2,7 @@
 
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
 from lit_recon.methods.projection import ProjectionReconstructor
+from lit_recon.methods.rowspace import RowSpaceReconstructor
 
 __all__ = [
     "Earlier",
@@ -9,4 +10,5 @@ __all__ = [
     "ProjectionReconstructor",
     "Reconstruction",
     "Reconstructor",
+    "RowSpaceReconstructor",
 ]

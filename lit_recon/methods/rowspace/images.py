@@ -1,0 +1,237 @@
+"""Stages 3 and 4 together: from integer vectors to images, and how sure each of them is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_recon.knowledge import PixelScale
+from lit_recon.methods.rowspace.components import independent_components
+from lit_recon.methods.rowspace.differences import Differences
+from lit_recon.methods.rowspace.lattice import (
+    Array,
+    Integers,
+    Lattice,
+    Space,
+    lll_transform,
+)
+from lit_recon.methods.rowspace.pixels import (
+    Vectors,
+    decoded,
+    decoded_with_image,
+    with_common_constant,
+)
+from lit_recon.methods.rowspace.separation import (
+    TRIPLES,
+    basis_of,
+    cost_of,
+    descend,
+    gradients,
+    rounded,
+    shortened,
+)
+from lit_recon.methods.rowspace.span import Span
+
+PHOTOGRAPH = 0.25  # standard deviation of a photograph's pixels, where it is not known
+COMPONENTS_FROM = 8  # smallest image side with enough pixels for independent components
+SURE_GAP = 10.0  # nats; other combinations are less likely by a factor of e^10
+DOMINANT = 0.6  # squared cosine of a vector with one independent component; a sum of two has 0.5
+FLAT = 1e-6  # an offset whose differences are below this share of its norm is one number
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How the row space lies in pixels: levels of 0..255 for each unit, and the offset.
+
+    Attributes:
+        shape: (c, h, w).
+        unit: levels for each unit of an input, 255 std; None: not known.
+        offset: (d,) the image of a zero input in levels; None: not known.
+    """
+
+    shape: tuple[int, int, int]
+    unit: float | None
+    offset: Array | None
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], pixels: PixelScale | None) -> Frame:
+        """The frame of an attacker who knows the pixel scale, or only the shape."""
+        if pixels is None:
+            return cls(shape, None, None)
+        offset = torch.as_tensor(pixels.offset, dtype=torch.float64).expand(pixels.d).numpy()
+        return cls(shape, 255 * pixels.std, offset)
+
+    @property
+    def image(self) -> bool:
+        """Whether the offset is an image, and thus a further direction of the lattice."""
+        return self.offset is not None and float(np.ptp(self.offset)) > FLAT
+
+    def rows(self, span: Span) -> Array:
+        """(r, d) unit rows that the lattice lies in: the span, and the offset if it is an image."""
+        basis = span.basis.numpy()
+        if not self.image:
+            return basis
+        assert self.offset is not None
+        return np.vstack([basis, self.offset / np.linalg.norm(self.offset)])
+
+    def space(self, span: Span) -> tuple[Space, Differences]:
+        """The row space as differences of pixels."""
+        rows = self.rows(span)
+        differences = Differences(rows, self.shape)
+        noise = np.zeros((len(rows), len(rows)))
+        noise[: span.rank, : span.rank] = span.noise.numpy()
+        # Inputs that are divided by their standard deviation have a mean square of 1.
+        standardised = self.unit is not None and not self.image
+        contrast = self.unit if standardised and self.unit else 255 * PHOTOGRAPH
+        norm = float(contrast) * rows.shape[1] ** 0.5
+        return Space(differences(rows), noise, differences.pixels, norm), differences
+
+    def components(self, span: Span, random: torch.Generator) -> Array | None:
+        """(m, r) approximate images in the rows' coordinates, up to scale and sign."""
+        if min(self.shape[1:]) < COMPONENTS_FROM or span.rank < 2:
+            return None
+        return independent_components(torch.tensor(self.rows(span)), self.shape, random).numpy()
+
+
+@dataclass(frozen=True)
+class Images:
+    """What was separated.
+
+    Attributes:
+        vectors: the integer vectors, images where they could be told apart.
+        sure: (k,) whether each is certainly a training image.
+        gap: (k,) nats by which the likeliest other combination is less likely than each.
+        other_levels: how many other brightnesses all images together can have; 0: none.
+    """
+
+    vectors: Vectors
+    sure: NDArray[np.bool_]
+    gap: Array
+    other_levels: int = 0
+
+    @property
+    def only_differences(self) -> bool:
+        """Whether the row space holds differences of images alone."""
+        return len(self.vectors) > 0 and not self.vectors.multiples.any()
+
+
+def separated(
+    lattice: Lattice,
+    frame: Frame,
+    rows: Array,
+    space: Space,
+    differences: Differences,
+    guesses: Array | None,
+) -> Images:
+    """The images among the integer combinations of a lattice's vectors.
+
+    Args:
+        lattice: at least one vector.
+        frame: how the row space lies in pixels.
+        rows: (r, d) its unit rows.
+        space: the row space in differences.
+        differences: those.
+        guesses: (m, r) approximate images in the space's coordinates; None: there are none.
+    """
+    lattice = lattice.turned(lll_transform(lattice.integers.astype(float)))
+    if frame.offset is None:
+        vectors = Vectors(differences.lifted(lattice.integers), np.zeros(len(lattice), np.int64))
+        fits, multiples = np.ones(len(lattice), dtype=bool), None
+    else:
+        noisy = lattice.coordinates @ rows
+        if frame.image:
+            length = float(np.linalg.norm(frame.offset))
+            vectors, fits = decoded_with_image(lattice, noisy, differences, length)
+        else:
+            vectors, fits = decoded(lattice, noisy, differences, frame.offset)
+        multiples = vectors.multiples
+    boxed = multiples is not None and bool(multiples.any())
+    turn, gap = _likeliest(vectors.whole, multiples, lattice, space, guesses, frame.shape, boxed)
+    lattice, other_levels = lattice.turned(turn), 0
+    if frame.offset is None:
+        noisy = lattice.coordinates @ rows
+        vectors, other_levels = with_common_constant(lattice, noisy, differences)
+    else:
+        vectors = vectors.turned(turn)
+    vectors = vectors.turned(np.diag(np.where(vectors.multiples < 0, -1, 1)))
+    inside = (vectors.whole.min(1) >= 0) & (vectors.whole.max(1) <= 255)
+    sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
+    if len(lattice) < space.rank:
+        sure &= _alike(vectors.whole, guesses, rows, frame.shape).max(1, initial=0) > DOMINANT
+    return Images(vectors, sure, gap, other_levels)
+
+
+def _likeliest(
+    whole: Integers,
+    multiples: Integers | None,
+    lattice: Lattice,
+    space: Space,
+    guesses: Array | None,
+    shape: tuple[int, int, int],
+    boxed: bool,
+) -> tuple[Integers, Array]:
+    """The basis that looks most like images: its transform, and the gap to the next (k,)."""
+    starts = []
+    if guesses is not None and len(guesses) == len(lattice):
+        pictures = guesses @ space.values
+        real = np.linalg.lstsq(lattice.integers.T.astype(float), pictures.T, rcond=None)[0].T
+        combinations = rounded(real, multiples)
+        if basis_of(combinations):
+            starts.append(combinations)
+    if not starts or len(whole) <= TRIPLES:
+        starts.append(shortened(whole, multiples, shape))
+    best: tuple[float, Integers, Array] | None = None
+    for start in starts:
+        moved, gap = descend(start @ whole, shape, boxed=boxed)
+        turn = moved @ start
+        cost = float(cost_of(turn @ whole, shape, boxed=boxed).sum())
+        if best is None or cost < best[0]:
+            best = cost, turn, gap
+    assert best is not None
+    return best[1], best[2]
+
+
+def _alike(images: Array, guesses: Array | None, rows: Array, shape: tuple[int, int, int]) -> Array:
+    """(k, m) squared cosines between images (k, d) and guesses (m, r), in their gradients."""
+    if guesses is None or not len(guesses):
+        return np.zeros((len(images), 0))
+    parts = [gradients(part, shape) for part in (images, guesses @ rows)]
+    units = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-300) for part in parts]
+    return (units[0] @ units[1].T) ** 2
+
+
+def pictures(images: Images | None, guesses: Array | None, frame: Frame, rows: Array) -> Array:
+    """Approximate images for what was not found, (m, d) in levels without the offset.
+
+    Args:
+        images: what was found; None: nothing.
+        guesses: (m, r) approximate images up to scale and sign.
+        frame: how the row space lies in pixels.
+        rows: (r, d) its unit rows.
+    """
+    if guesses is None:
+        return np.zeros((0, rows.shape[1]))
+    if images is not None:
+        known = images.vectors.whole[images.vectors.multiples != 0]
+        alike = _alike(known, guesses, rows, frame.shape).max(0, initial=0)
+        missing = max(0, len(guesses) - len(known))
+        guesses = guesses[np.argsort(alike, kind="stable")[:missing]]
+    found = guesses @ rows
+    if frame.image:
+        assert frame.offset is not None  # its share in an image is 1
+        share = guesses[:, -1:] / np.linalg.norm(frame.offset)
+        scaled = found / np.where(np.abs(share) > 1e-9, share, 1) - frame.offset
+        return scaled
+    unit = 255 * PHOTOGRAPH if frame.unit is None else frame.unit
+    found = found / np.linalg.norm(found, axis=1, keepdims=True) * unit * found.shape[1] ** 0.5
+    if frame.offset is None:
+        return found
+    outside = [_outside(sign * found + frame.offset) for sign in (1, -1)]
+    return np.where((outside[0] <= outside[1])[:, None], found, -found)
+
+
+def _outside(images: Array) -> Array:
+    return ((images - 255).clip(min=0) + (-images).clip(min=0)).sum(1)

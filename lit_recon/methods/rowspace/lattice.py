@@ -1,0 +1,420 @@
+"""Stage 2: integer vectors in the row space, by lattice reduction.
+
+Images are integer vectors, so the row space of a first layer's change holds a lattice: all integer
+combinations of the training images. It is looked for in differences of pixels (differences.py). r of
+them, the pivots, determine a vector of the r-dimensional row space; every other difference is a known
+linear function of them and has to be an integer too. The lattice of the rows
+
+    [ for each pivot:  1 / size at the pivot  | what it gives at the e checks, over their error ]
+    [ for each check:  0                      | 1 / error at the check                          ]
+
+has short vectors where all pivots are small and all checks are integers to within the error, and the
+algorithm of Lenstra, Lenstra and Lovasz (1982) finds them if there is precision enough; `margin` says
+so in advance. `integer_vectors` looks for short vectors without any guess. Where approximate images
+are there, `nearest_vectors` needs far less precision: "size" is then what a guess may miss, and the
+nearest lattice point (Babai 1986) of each guess is looked for, at many scales of the guess.
+
+Vectors that are found are exact. They take the place of their noisy directions in the row space,
+which is thus more precise for the others.
+
+Shapes: ``values (r, m)`` m differences of r basis rows in levels of 0..255; coordinates (k, r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import log2, sqrt
+from time import perf_counter
+
+import flint
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import qr
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# What LLL needs. A random lattice of dimension N has a shortest vector of about
+# sqrt(N / (2 pi e)) det^(1/N). LLL finds one that is 1.01^N to 1.02^N times longer (Nguyen and Stehle
+# 2006), 0.015 to 0.03 bits for each dimension.
+BITS_PER_DIMENSION = 0.015
+SHORTEST = log2(sqrt(2 * np.pi * np.e))
+SPARE_BITS = 1.0  # margin at which more checks are no longer worth their time
+LEAST_BITS = 0.3  # margin below which no search is made
+NEAREST_BITS = 1.5  # the same for the nearest point, which needs the whole reduced basis
+UNIT = 64.0  # a vector's typical entry after scaling, before it is rounded to integers
+ERROR_SPARE = 1.5  # factor between a predicted error and what a check may miss
+SMALLEST = 0.3  # levels; least assumed size of a difference
+# Seconds of LLL for dimension 100 and the power with which they grow; 40 to 330, one core.
+SECONDS_AT_100, GROWTH = 1.5, 4.2
+
+# What is accepted. Distances of random numbers to the nearest integer have an rms of 0.29.
+RESIDUAL_CAP = 0.15  # levels, rms over all differences
+FALSE_BITS = -40.0  # log2 of the number of wrong vectors that may be expected to pass
+INDEPENDENT = 1e-6  # least share of a vector's norm outside the span of those before it
+WIDTH = 4.0  # pivots are assumed to lie within so many sizes to both sides
+
+SHARES = (0.5, 0.8, 1.0)  # of the directions, by precision, whose errors give a search's error
+WORSE = 4.0  # factor of the error between the last searches, where it may be underestimated
+WORST_ERROR = 0.06  # levels; a pixel error beyond which no search is made
+MISSES = (0.1, 0.15, 0.25)  # of a guess's differences, relative to their size
+SCALES = np.exp(np.arange(-1.3, 1.0, 0.04))  # of a guess, in units of a typical image's contrast
+
+
+@dataclass(frozen=True)
+class Search:
+    """A lattice to be reduced: which differences are pivots and checks, and what it promises.
+
+    Attributes:
+        pivots: (r,) indices of the differences that are unknowns.
+        checks: (e,) indices of the differences that have to be integers.
+        map: (r, m) every difference as a function of the pivots.
+        inverse: (r, r) coordinates as a function of the pivots.
+        size: (r,) assumed size of the pivots, or of what a guess misses, in levels.
+        error: (e,) assumed error of the checks in levels.
+    """
+
+    pivots: Integers
+    checks: Integers
+    map: Array
+    inverse: Array
+    size: Array
+    error: Array
+
+    @property
+    def dimension(self) -> int:
+        """The dimension of the lattice."""
+        return len(self.pivots) + len(self.checks)
+
+    @property
+    def bits(self) -> float:
+        """log2 of the root of the lattice's volume, in units of a vector's entry."""
+        volume = -np.log2(self.size).sum() - np.log2(self.error).sum()
+        return float(volume) / self.dimension
+
+    @property
+    def needed(self) -> float:
+        """The bits that LLL needs."""
+        return SHORTEST + BITS_PER_DIMENSION * self.dimension
+
+    @property
+    def seconds(self) -> float:
+        """A rough prediction of the duration."""
+        return SECONDS_AT_100 * (self.dimension / 100) ** GROWTH
+
+    @property
+    def precision_bits(self) -> float:
+        """Bits of a check: log2 of one level over its error."""
+        return float(-np.log2(self.error).mean())
+
+
+def plan(
+    values: Array, pixels: Integers, size: Array, error: float, spare: float = SPARE_BITS
+) -> Search:
+    """Choose pivots and checks.
+
+    Pivots are small differences that determine a vector well; checks are those that the row space's
+    error disturbs least. There are as many as give a margin of `spare` bits, or the largest one.
+
+    Args:
+        values: (r, m) differences of the row-space basis.
+        pixels: (m,) how many pixels each difference takes.
+        size: (m,) assumed size of the differences of what is looked for, in levels.
+        error: predicted error of one pixel, in levels.
+        spare: bits for each dimension beyond what LLL needs.
+
+    Returns:
+        The search.
+    """
+    r, m = values.shape
+    size = np.maximum(size, SMALLEST)
+    _, triangle, order = qr(values / size, mode="economic", pivoting=True)
+    pivots, others = order[:r], order[r:]
+    inverse = np.linalg.inv(values[:, pivots])
+    map = inverse @ values
+    errors = np.sqrt(pixels + (map**2 * pixels[pivots][:, None]).sum(0)) * (ERROR_SPARE * error)
+    others = others[np.argsort(errors[others], kind="stable")][: 8 * r + 60]
+    dimension = r + np.arange(1, len(others) + 1)
+    volume = -np.log2(size[pivots]).sum() - np.cumsum(np.log2(errors[others]))
+    margin = volume / dimension - SHORTEST - BITS_PER_DIMENSION * dimension
+    enough = np.flatnonzero(margin > spare)
+    checks = others[: 1 + int(enough[0] if len(enough) else margin.argmax())]
+    return Search(pivots, checks, map, inverse, size[pivots], errors[checks])
+
+
+def reduced(search: Search) -> Array:
+    """The LLL-reduced basis of a search's lattice, (N, N) with an entry of UNIT for a typical one."""
+    r, e = len(search.pivots), len(search.checks)
+    scale = UNIT / search.error
+    rows = np.zeros((e + r, r + e))
+    rows[:e, r:] = np.diag(scale)
+    rows[e:, :r] = np.diag(_pivot_scale(search))
+    rows[e:, r:] = search.map[:, search.checks] * scale
+    return lll(rows)
+
+
+def _pivot_scale(search: Search) -> Array:
+    return np.maximum(np.rint(UNIT / search.size), 1)
+
+
+def lll(rows: Array) -> Array:
+    """The LLL-reduced basis of the lattice of integer rows; entries are rounded first."""
+    exact = [[int(value) for value in row] for row in np.rint(rows).tolist()]
+    matrix = flint.fmpz_mat(exact).lll()
+    return np.array([[int(value) for value in row] for row in matrix.tolist()], dtype=float)
+
+
+def lll_transform(rows: Array) -> Integers:
+    """The integer transform (k, k) that makes real rows (k, m) short by LLL."""
+    gram = rows @ rows.T
+    gram += 1e-12 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    triangle = np.linalg.cholesky(gram)
+    scaled = np.rint(triangle * (2.0**26 / np.sqrt(gram.diagonal().max())))
+    matrix = flint.fmpz_mat([[int(value) for value in row] for row in scaled.tolist()])
+    _, turn = matrix.lll(transform=True)
+    return np.array([[int(value) for value in row] for row in turn.tolist()], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The row space as differences of pixels.
+
+    Attributes:
+        values: (r, m) differences of the basis, whose rows have norm 1 in pixel space.
+        noise: (r, r) covariance of the rows' errors in one pixel.
+        pixels: (m,) how many pixels each difference takes.
+        norm: norm in pixel space of a typical image without its mean, in levels.
+    """
+
+    values: Array
+    noise: Array
+    pixels: Integers
+    norm: float
+
+    @property
+    def rank(self) -> int:
+        """The dimension of the row space."""
+        return len(self.values)
+
+    @property
+    def size(self) -> Array:
+        """(m,) typical size of an image's differences, in levels."""
+        return np.linalg.norm(self.values, axis=0) * (self.norm / sqrt(self.rank))
+
+    def error(self, share: float = 1.0) -> float:
+        """Predicted error of a pixel, in levels, of an image in this share of the directions."""
+        noisy = self.noise[np.ix_(*[self.noise.any(1)] * 2)]  # exact directions have no noise
+        variances = np.linalg.eigvalsh(noisy).clip(0)
+        used = variances[: max(1, round(share * len(variances)))].sum()
+        return max(float(sqrt(used / self.rank)), np.finfo(float).eps) * self.norm
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Integer vectors of a row space, linearly independent.
+
+    Attributes:
+        coordinates: (k, r) in the row space's basis.
+        integers: (k, m) their differences, exact.
+        residual: (k,) rms distance of their differences to integers before rounding, in levels.
+        dimension: the largest dimension that was reduced; 0 if none was.
+        seconds: predicted duration of the search that was not made for lack of time; 0: none.
+        short_of: bits for each dimension that the best search lacked; 0: none was refused.
+    """
+
+    coordinates: Array
+    integers: Integers
+    residual: Array
+    dimension: int = 0
+    seconds: float = 0.0
+    short_of: float = 0.0
+
+    @classmethod
+    def empty(cls, space: Space) -> Lattice:
+        """No vector yet."""
+        r, m = space.values.shape
+        return cls(np.zeros((0, r)), np.zeros((0, m), dtype=np.int64), np.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.integers)
+
+    def turned(self, turn: Integers) -> Lattice:
+        """Integer combinations of the vectors, by the rows of a matrix (m, k)."""
+        size = np.abs(turn).max(1, initial=0)
+        worst = self.residual.max(initial=0) * np.minimum(size, 1)
+        return replace(
+            self,
+            coordinates=turn @ self.coordinates,
+            integers=turn @ self.integers,
+            residual=worst,
+        )
+
+    def with_more(self, space: Space, coordinates: Array) -> Lattice:
+        """The same with those candidates (k, r) that are new integer vectors, the best first."""
+        differences = coordinates @ space.values
+        whole = np.rint(differences)
+        residual = np.sqrt(((differences - whole) ** 2).mean(1))
+        sure = residual < RESIDUAL_CAP
+        sure &= false_bits(space, residual) + log2(len(residual) + 1) < FALSE_BITS
+        kept, basis = [], _orthonormal(self.coordinates)
+        for i in np.flatnonzero(sure & np.abs(whole).any(1)):
+            if len(basis) == space.rank:
+                break
+            fresh = coordinates[i] - (coordinates[i] @ basis.T) @ basis
+            if np.linalg.norm(fresh) > INDEPENDENT * np.linalg.norm(coordinates[i]):
+                kept.append(i)
+                basis = _orthonormal(np.vstack([basis, fresh]))
+        # Pivots alone make coordinates; all differences together make more precise ones.
+        precise = np.linalg.lstsq(space.values.T, whole[kept].T, rcond=None)[0].T
+        return replace(
+            self,
+            coordinates=np.vstack([self.coordinates, precise]),
+            integers=np.vstack([self.integers, whole[kept].astype(np.int64)]),
+            residual=np.concatenate([self.residual, residual[kept]]),
+        )
+
+
+def _orthonormal(rows: Array) -> Array:
+    return np.linalg.qr(rows.T)[0].T
+
+
+def false_bits(space: Space, residual: Array) -> Array:
+    """log2 of the number of wrong vectors of a row space that have such a residual by chance.
+
+    Distances of a wrong vector's differences to integers are independent and uniform but for the
+    r that choose it. The chance that D of them have an rms below t is at most
+    (t sqrt(2 pi e))^D, the volume of a ball; so many vectors have pivots within WIDTH sizes.
+
+    Args:
+        space: the row space.
+        residual: (k,) rms distances in levels.
+
+    Returns:
+        (k,) float64.
+    """
+    pivots = np.sort(space.size)[-space.rank :]
+    many = np.log2(2 * WIDTH * pivots + 1).sum()
+    free = space.values.shape[1] - space.rank
+    volume = np.log2(np.maximum(residual, 1e-9) * sqrt(2 * np.pi * np.e)).clip(max=0)
+    return many + free * volume
+
+
+def sharpened(space: Space, lattice: Lattice) -> tuple[Space, Array]:
+    """The row space with exact vectors in the place of noisy directions.
+
+    Returns:
+        The space, and the matrix (r, r) by which its coordinates are those of the given one.
+    """
+    if not len(lattice):
+        return space, np.eye(space.rank)
+    length = np.linalg.norm(lattice.coordinates, axis=1, keepdims=True)
+    k = len(lattice)
+    rest = np.linalg.qr(lattice.coordinates.T, mode="complete")[0][:, k:].T
+    noise = np.zeros_like(space.noise)
+    noise[k:, k:] = rest @ space.noise @ rest.T
+    values = np.vstack([lattice.integers / length, rest @ space.values])
+    turn = np.vstack([lattice.coordinates / length, rest])
+    return replace(space, values=values, noise=noise), turn
+
+
+def _errors(space: Space) -> Iterator[float]:
+    """Errors to try, from the most precise directions to what noise beyond prediction may be."""
+    last = 0.0
+    for share in SHARES:
+        error = space.error(share)
+        if error > 1.3 * last:
+            last = error
+            yield error
+    while last * WORSE < WORST_ERROR:
+        last *= WORSE
+        yield last
+
+
+def integer_vectors(space: Space, found: Lattice, seconds: float) -> Lattice:
+    """Look for short integer vectors of the row space, by LLL.
+
+    Args:
+        space: the row space.
+        found: vectors that are known already.
+        seconds: no search that is predicted to take longer is made.
+
+    Returns:
+        All vectors that were found, at most r.
+    """
+    deadline, short_of, tried = perf_counter() + seconds, np.inf, 0
+    errors = list(_errors(space))
+    while tried < len(errors) and len(found) < space.rank:
+        sharp, turn = sharpened(space, found)
+        search = plan(sharp.values, sharp.pixels, sharp.size, errors[tried])
+        lacking = LEAST_BITS - (search.bits - search.needed)
+        short_of = min(short_of, lacking)
+        tried += 1
+        if lacking > 0:
+            break
+        if search.seconds > deadline - perf_counter():
+            return replace(found, seconds=search.seconds)
+        rows, before = reduced(search), len(found)
+        whole = np.rint(rows[:, : space.rank] / _pivot_scale(search))
+        whole = whole[np.argsort((rows**2).sum(1), kind="stable")]
+        coordinates = whole @ search.inverse @ turn
+        found = replace(
+            found.with_more(space, coordinates), dimension=max(found.dimension, search.dimension)
+        )
+        if len(found) > before:
+            tried = 0
+    return replace(found, short_of=max(0.0, short_of) if len(found) < space.rank else 0.0)
+
+
+def nearest_vectors(space: Space, guesses: Array, found: Lattice, seconds: float) -> Lattice:
+    """Look for the integer vectors nearest to approximate images.
+
+    Args:
+        space: the row space.
+        guesses: (g, r) coordinates of approximate images, whose scale and sign do not matter.
+        found: vectors that are known already.
+        seconds: no search that is predicted to take longer is made.
+
+    Returns:
+        All vectors that were found, at most r.
+    """
+    deadline, short_of = perf_counter() + seconds, np.inf
+    guesses = guesses / np.linalg.norm(guesses, axis=1, keepdims=True) * space.norm
+    misses, tried = list(MISSES), 0
+    while tried < len(misses) and len(found) < space.rank:
+        sharp, turn = sharpened(space, found)
+        here = guesses @ np.linalg.inv(turn)
+        size = misses[tried] * np.sqrt(((here @ sharp.values) ** 2).mean(0))
+        search = plan(sharp.values, sharp.pixels, size, sharp.error(0.5), NEAREST_BITS)
+        lacking = NEAREST_BITS - (search.bits - search.needed)
+        short_of = min(short_of, lacking)
+        tried += 1
+        if search.seconds > deadline - perf_counter():
+            found = replace(found, seconds=search.seconds)
+            continue
+        before = len(found)
+        whole = _nearest(search, here)
+        found = replace(
+            found.with_more(space, whole @ search.inverse @ turn),
+            dimension=max(found.dimension, search.dimension),
+        )
+        if len(found) > before:
+            tried = 0
+    return replace(found, short_of=max(0.0, short_of) if len(found) < space.rank else 0.0)
+
+
+def _nearest(search: Search, guesses: Array) -> Array:
+    """Pivots of the lattice points near guesses at all scales, those with small residuals first."""
+    rows = reduced(search)
+    orthogonal, triangle = np.linalg.qr(rows.T)
+    r = len(search.pivots)
+    pivots = np.linalg.solve(search.inverse.T, guesses.T).T
+    targets = np.einsum("s,gr->sgr", SCALES, pivots).reshape(-1, r) * _pivot_scale(search)
+    rest = orthogonal[:r].T @ targets.T
+    multiples = np.zeros_like(rest)
+    for i in range(len(rest) - 1, -1, -1):
+        multiples[i] = np.rint(rest[i] / triangle[i, i])
+        rest -= triangle[:, i : i + 1] * multiples[i]
+    whole = np.rint((rows.T[:r] @ multiples).T / _pivot_scale(search))
+    order = np.argsort((rest**2).sum(0), kind="stable")
+    return np.unique(whole[order], axis=0)

@@ -1,0 +1,102 @@
+"""The outcomes of the row-space attack."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lit_recon.methods.base import Outcome
+from lit_recon.methods.rowspace.images import Frame, Images
+from lit_recon.methods.rowspace.lattice import WORST_ERROR, Lattice, Space
+from lit_recon.methods.rowspace.span import Span
+
+NO_START = Outcome(
+    "no_start",
+    "the first layer at an earlier checkpoint is not known, so neither is its change",
+    empty=True,
+)
+NO_SIGNAL = Outcome(
+    "no_signal", "the first layer has not changed, so it holds no information", empty=True
+)
+NONFINITE = Outcome("nonfinite", "the weights of the first layer are not finite", empty=True)
+NO_IMAGES = Outcome(
+    "no_images",
+    "the shape of the images is not known, or the inputs are none, so nothing has to be an integer",
+    empty=True,
+)
+LEAST_NEURONS = 2  # rows beyond the rank that show that there are no more samples
+
+
+def at_once(
+    span: Span, after: Tensor, before: Tensor, frame: Frame | None, d: int
+) -> Outcome | None:
+    """The reason for which an attack cannot succeed, as far as the span tells; None: there is none."""
+    if not bool(after.isfinite().all() and before.isfinite().all()):
+        return NONFINITE
+    if bool((after == before).all()):
+        return NO_SIGNAL
+    if frame is None:
+        return NO_IMAGES
+    c, h, w = frame.shape
+    if c * h * w != d:
+        reason = f"the first layer reads {d} numbers, and an image of {c}x{h}x{w} has {c * h * w}"
+        return Outcome("no_images", reason, empty=True)
+    if span.rank == 0:
+        reason = (
+            "the first layer's change has no low rank, so its row space is not that of the training"
+            " inputs (Adam and its kin scale every weight on its own)"
+        )
+        return Outcome("no_low_rank", reason, empty=True)
+    return None
+
+
+def ending(
+    images: Images | None, lattice: Lattice, space: Space, span: Span, pictures: int
+) -> Outcome:
+    """How an attack ended that had a row space to work with."""
+    r, found = space.rank, 0 if images is None else len(images.vectors)
+    sure = 0 if images is None else int(images.sure.sum())
+    if images is not None and images.only_differences:
+        reason = (
+            f"the row space holds {found} integer vectors, all of them differences of training"
+            " images: batch normalisation leaves the images' common part out"
+        )
+        return Outcome("differences", reason, sure=found == r)
+    if images is not None and sure == r:
+        reason = f"every direction of the row space is an image of integer pixels, {r} in all"
+        if images.other_levels:
+            reason += f", up to one brightness that all share, of {images.other_levels + 1}"
+        return Outcome("exact", reason, sure=True)
+    reason = f"{sure} of {r} training images are certain" if sure else "no image is certain"
+    if found == r:
+        reason += ": the integer vectors are exact, but not all of them could be told apart"
+    else:
+        reason += f", {found} of {r} integer vectors were found: {_why(lattice, space, span)}"
+    if pictures:
+        reason += f"; {pictures} more are approximate, from independent components"
+    status = "partial" if sure else "integers" if found else "pictures" if pictures else "imprecise"
+    return Outcome(status, reason, sure=False, empty=not found and not pictures)
+
+
+def _why(lattice: Lattice, space: Space, span: Span) -> str:
+    """What kept the lattice from being found whole."""
+    if span.neurons <= space.rank - LEAST_NEURONS or span.neurons < space.rank:
+        return f"{span.neurons} neurons span at most as many images"
+    if span.neurons == span.rank:
+        return (
+            f"the layer has {span.neurons} neurons, and shows no more images than neurons; with"
+            " more images than neurons, none can be had back"
+        )
+    if lattice.seconds:
+        return f"the lattice of all would take {_seconds(lattice.seconds)}"
+    error = space.error()
+    if error > WORST_ERROR:
+        return f"a pixel is known to {error:.2g} levels in the weakest direction"
+    if lattice.short_of:
+        return (
+            f"{lattice.short_of:.1f} bits more for each of its dimensions are needed than there are"
+        )
+    return "a reduction of the lattice found no more"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,134 @@
+"""From integer differences to integer pixels, by what the row space says about constants.
+
+A row-space vector is ``v = u - k offset`` with u integer pixels, k = 1 for an image and 0 for a
+difference of two, and the offset (255 times the mean) known to the attacker. Differences of pixels
+leave a constant for each colour open; the noisy v gives it to within far less than a level, and
+the smallest k that makes it an integer is the right one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_recon.methods.rowspace.differences import Differences
+from lit_recon.methods.rowspace.lattice import Lattice
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+MOST_MULTIPLES = 60  # largest |k|
+OFFSET_ERROR = 1e-3  # levels; float32 statistics of a training set miss by less
+CONSTANT_ERROR = 0.2  # of a vector's residual: errors of single pixels average out in the constant
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Integer vectors of the row space, pixel by pixel.
+
+    Attributes:
+        whole: (k, d) integer pixels; an image's are in 0..255.
+        multiples: (k,) how often the offset is in it: 1 for an image, 0 for a difference.
+    """
+
+    whole: Integers
+    multiples: Integers
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def turned(self, turn: Integers) -> Vectors:
+        """Integer combinations, by the rows of a matrix (m, k)."""
+        return Vectors(turn @ self.whole, turn @ self.multiples)
+
+    def inputs(self, offset: Array) -> Array:
+        """The row-space vectors themselves, (k, d) in levels without their multiple of the offset."""
+        return self.whole - self.multiples[:, None] * offset
+
+
+def decoded(
+    lattice: Lattice, rows: Array, differences: Differences, offset: Array
+) -> tuple[Vectors, NDArray[np.bool_]]:
+    """The pixels of a lattice's vectors.
+
+    Args:
+        lattice: the vectors, short ones, so that their multiples are small.
+        rows: (k, d) the same as they are in the noisy row space, in levels.
+        differences: those in which the lattice was found.
+        offset: (d,) the image of a zero input, in levels; the same in every pixel.
+
+    Returns:
+        The vectors, and whether each one's constant is the integer that it has to be (k,).
+    """
+    lifted = differences.lifted(lattice.integers)
+    c = differences.shape[0]
+    constant = (rows - lifted).reshape(len(rows), c, -1).mean(2)
+    tries = np.array(sorted(range(-MOST_MULTIPLES, MOST_MULTIPLES + 1), key=abs))
+    shifted = constant[:, :, None] + tries * offset[0]
+    miss = np.abs(shifted - np.rint(shifted)).max(1)
+    fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual[:, None]
+    first = np.where(fits.any(1), fits.argmax(1), miss.argmin(1))
+    shift = np.rint(shifted[np.arange(len(rows)), :, first]).astype(np.int64)
+    whole = lifted + np.repeat(shift, lifted.shape[1] // c, axis=1)
+    return Vectors(whole, tries[first].astype(np.int64)), fits.any(1)
+
+
+def decoded_with_image(
+    lattice: Lattice, rows: Array, differences: Differences, length: float
+) -> tuple[Vectors, NDArray[np.bool_]]:
+    """The same where the offset is an image, which is then the last row of the basis.
+
+    Args:
+        lattice: the vectors.
+        rows: (k, d) the same as they are in the noisy row space, in levels, offset included.
+        differences: those in which the lattice was found.
+        length: the offset's norm in levels.
+    """
+    lifted = differences.lifted(lattice.integers)
+    c = differences.shape[0]
+    constant = (rows - lifted).reshape(len(rows), c, -1).mean(2)
+    shift = np.rint(constant)
+    miss = np.abs(constant - shift).max(1)
+    multiples = lattice.coordinates[:, -1] / length
+    whole = lifted + np.repeat(shift.astype(np.int64), lifted.shape[1] // c, axis=1)
+    fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual
+    fits &= np.abs(multiples - np.rint(multiples)) < 0.1
+    return Vectors(whole, np.rint(multiples).astype(np.int64)), fits
+
+
+def with_common_constant(
+    lattice: Lattice, rows: Array, differences: Differences
+) -> tuple[Vectors, int]:
+    """Images where the offset is not known, up to one common level of brightness and one sign.
+
+    All constants have the same fraction, that of the offset, or its negative where the vector is a
+    negated image. The range of 0..255 that all images together leave open is returned; the middle
+    of it is taken.
+
+    Args:
+        lattice: the images, up to sign.
+        rows: (k, d) the same as they are in the noisy row space, in levels.
+        differences: those in which the lattice was found.
+
+    Returns:
+        The images with multiples of 1 or -1, and the number of other brightnesses that are possible.
+    """
+    lifted = differences.lifted(lattice.integers)
+    c = differences.shape[0]
+    constant = (rows - lifted).reshape(len(rows), c, -1).mean(2)
+    sign = np.ones(len(rows), dtype=np.int64)
+    fraction = constant[0, 0]
+    for i in range(1, len(rows)):
+        miss = [np.abs(_from_integer(s * constant[i] - fraction)).max() for s in (1, -1)]
+        sign[i] = 1 if miss[0] <= miss[1] else -1
+    shift = np.rint(sign[:, None] * constant - fraction).astype(np.int64)
+    whole = sign[:, None] * lifted + np.repeat(shift, lifted.shape[1] // c, axis=1)
+    low, high = -int(whole.min()), 255 - int(whole.max())
+    whole = whole + (low + high) // 2
+    return Vectors(whole * sign[:, None], sign), max(0, high - low)
+
+
+def _from_integer(value: Array) -> Array:
+    return value - np.rint(value)

@@ -1,0 +1,248 @@
+"""Training images as integer vectors in the row space of a first layer's change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import inf, log2, nan
+from time import perf_counter
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lit_recon.errors import InputError
+from lit_recon.knowledge import Knowledge
+from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
+from lit_recon.methods.rowspace import outcomes
+from lit_recon.methods.rowspace.images import PHOTOGRAPH, Frame, Images, pictures, separated
+from lit_recon.methods.rowspace.lattice import (
+    Array,
+    Lattice,
+    Space,
+    false_bits,
+    integer_vectors,
+    nearest_vectors,
+)
+from lit_recon.methods.rowspace.numbers import DESCRIBED
+from lit_recon.methods.rowspace.span import find_span
+from lit_recon.methods.rowspace.span import Span
+from lit_recon.metrics.certificate import Certificates
+from lit_recon.metrics.numbers import Number
+from lit_recon.models.first_layer import first_dense_layer
+from lit_recon.solvers import OnStep
+
+QUICK_SECONDS = 1.0  # predicted duration up to which the plain lattice is tried first
+LEAST_FALSE_BITS = -1000.0  # smaller numbers are no doubles
+
+Separation = Literal["auto", "lattice", "components"]
+
+
+class RowSpaceReconstructor(Reconstructor):
+    """Images as integer vectors in the row space of a dense first layer's change.
+
+    The change of a dense first layer between two checkpoints is a sum of c_i x_i^T over the training
+    inputs that were used in between, whatever lies above the layer. Its row space is their span, and
+    images are integer vectors, which lattice reduction finds exactly. Nothing is optimised, and no
+    fact about the training set is needed but the normalisation of its pixels.
+
+    >>> from lit_recon.models import DeepMLP
+    >>> model = DeepMLP(d=48, k=1, widths=[8])
+    >>> RowSpaceReconstructor().reconstruct(Knowledge(model)).status
+    'no_start'
+
+    Args:
+        separation: what tells the images apart: ``lattice`` reduces the lattice of integer vectors;
+            ``components`` takes independent components of the row space, which come back as
+            pictures where precision or time does not suffice for the lattice; ``auto`` joins both.
+        max_rank: largest number of training inputs that is looked for, at least 1.
+        max_seconds: time budget of one reconstruction in seconds, above 0.
+        seed: seed of the attack's own generator, 0 or more; null: --run.seed.
+        enabled: false trains and saves checkpoints without reconstructing.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+
+    citation: ClassVar[str] = (
+        "this project; lattices of hidden integer vectors: Nguyen, Stern 1999; span of first-layer"
+        " changes: Tansley et al. 2026, arXiv 2605.06519"
+    )
+    cost: ClassVar[float] = 10.0
+    describes: ClassVar[tuple[Number, ...]] = DESCRIBED
+
+    def __init__(
+        self,
+        separation: Separation = "auto",
+        max_rank: int = 512,
+        max_seconds: float = 60.0,
+        seed: int | None = None,
+        enabled: bool = True,
+    ) -> None:
+        if not max_seconds > 0:
+            raise InputError("--recon.max_seconds", max_seconds, "give seconds above 0")
+        if max_rank < 1:
+            raise InputError("--recon.max_rank", max_rank, "give at least 1")
+        if seed is not None and seed < 0:
+            raise InputError("--recon.seed", seed, "give 0 or more")
+        self.separation, self.max_rank, self.max_seconds = separation, max_rank, max_seconds
+        self.seed, self.enabled = seed or 0, enabled
+
+    @property
+    def name(self) -> str:
+        return "rowspace"
+
+    @property
+    def asks(self) -> frozenset[str]:
+        return frozenset({"earlier_first_layer", "pixels", "shape"})
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a network whose first layer with weights is not a dense one that is trained.
+
+        Raises:
+            InputError: the network cannot be attacked.
+        """
+        first_dense_layer(model, flag="--recon")
+
+    def attack(
+        self,
+        knowledge: Knowledge,
+        generator: torch.Generator,
+        on_step: OnStep | None,
+        earlier: Earlier | None,
+    ) -> Reconstruction:
+        start = perf_counter()
+        before = knowledge.earlier_first_layer
+        if before is None:
+            _, layer = first_dense_layer(knowledge.model, flag="--recon")
+            nothing = np.zeros((0, layer.in_features))
+            return _told(outcomes.NO_START, nothing, None, _numbers(Span.none(1)), start)
+        _, layer = first_dense_layer(knowledge.model, before.name, flag="--recon")
+        weight, d = layer.weight.detach(), layer.in_features
+        if weight.shape != before.weight.shape:
+            sizes = f"{tuple(before.weight.shape)} and {tuple(weight.shape)}"
+            remedy = f"{before.name} of {type(knowledge.model).__name__} has shapes {sizes}"
+            raise InputError("--recon", self.name, remedy)
+        span = find_span(weight, before.weight, generator, self.max_rank)
+        shape = knowledge.input_shape
+        images = shape is not None and len(shape) == 3
+        frame = Frame.of(shape, knowledge.pixels) if images else None  # type: ignore[arg-type]
+        ended = outcomes.at_once(span, weight, before.weight, frame, d)
+        if ended is not None:
+            return _told(ended, np.zeros((0, d)), None, _numbers(span), start)
+        assert frame is not None
+        rows, (space, differences) = frame.rows(span), frame.space(span)
+        lattice, guesses = self._search(space, span, frame, start + self.max_seconds, generator)
+        found = None
+        if len(lattice):
+            found = separated(lattice, frame, rows, space, differences, guesses)
+        extra = pictures(found, guesses, frame, rows)
+        outcome = outcomes.ending(found, lattice, space, span, len(extra))
+        candidates, certificates = _candidates(found, extra, frame)
+        numbers = _numbers(span, space, lattice)
+        return replace(
+            _told(outcome, candidates, certificates, numbers, start),
+            at_truth=_exact_differences(found, frame),
+            sign_blind=frame.offset is None,
+        )
+
+    def _search(
+        self, space: Space, span: Span, frame: Frame, deadline: float, random: torch.Generator
+    ) -> tuple[Lattice, Array | None]:
+        """Integer vectors of the row space, and approximate images in its coordinates."""
+        lattice, guesses = Lattice.empty(space), None
+        if self.separation != "components":
+            quick = min(QUICK_SECONDS, deadline - perf_counter())
+            lattice = integer_vectors(space, lattice, quick)
+        if self.separation != "lattice":
+            guesses = frame.components(span, random)
+        if self.separation == "auto" and guesses is not None and len(lattice) < space.rank:
+            lattice = nearest_vectors(space, guesses, lattice, deadline - perf_counter())
+        if self.separation != "components" and len(lattice) < space.rank:
+            lattice = integer_vectors(space, lattice, deadline - perf_counter())
+        return lattice, guesses
+
+
+def _told(
+    outcome: Outcome,
+    candidates: Array,
+    certificates: Certificates | None,
+    numbers: Mapping[str, Any],
+    start: float,
+) -> Reconstruction:
+    return Reconstruction(
+        candidates=torch.tensor(candidates, dtype=torch.float32),
+        outcome=outcome,
+        certificates=certificates,
+        numbers=numbers,
+        at_truth=_exact_differences(None, None),
+        seconds=perf_counter() - start,
+    )
+
+
+def _numbers(
+    span: Span, space: Space | None = None, lattice: Lattice | None = None
+) -> dict[str, Any]:
+    """The method's own numbers; null where the attack ended before they had a meaning."""
+    noise = nan if space is None else space.error()
+    found = lattice is not None and len(lattice) > 0
+    worst = -inf
+    if space is not None and lattice is not None and found:
+        worst = float(false_bits(space, lattice.residual).max())
+    return {
+        "rank": span.rank,
+        "noise_floor": noise,
+        "precision_bits": -log2(noise) if noise > 0 else nan,
+        "lattice_dimension": 0 if lattice is None else lattice.dimension,
+        "lattice_rank": 0 if lattice is None else len(lattice),
+        "expected_false": 2.0 ** max(worst, LEAST_FALSE_BITS) if found else nan,
+        "forgotten": 1 - span.share,
+    }
+
+
+def _candidates(
+    found: Images | None, extra: Array, frame: Frame
+) -> tuple[Array, Certificates | None]:
+    """Inputs (m, d), the certain ones first, and what is sure about each."""
+    whole = np.zeros((0, extra.shape[1]), dtype=np.int64)
+    multiples, sure = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
+    if found is not None:
+        order = np.argsort(~found.sure, kind="stable")
+        vectors = found.vectors
+        whole, multiples = vectors.whole[order], vectors.multiples[order]
+        sure = found.sure[order]
+    offset = frame.offset
+    if offset is None:  # the inputs have mean 0 over all pixels and images
+        offset = np.full(extra.shape[1], whole.mean() if len(whole) else 127.5)
+    unit = 255 * PHOTOGRAPH if frame.unit is None else frame.unit
+    levels = np.vstack([whole - multiples[:, None] * offset, extra])
+    images = np.vstack([whole + (1 - multiples[:, None]) * offset, extra + offset])
+    images = np.rint(images).clip(0, 255).astype(np.uint8).reshape(-1, *frame.shape)
+    inputs = levels / unit
+    m = len(inputs)
+    certificates = Certificates(
+        accepted=torch.tensor(np.concatenate([sure, np.zeros(len(extra), dtype=bool)])),
+        residual=torch.tensor(np.concatenate([np.zeros(len(whole)), np.full(len(extra), inf)])),
+        scale=torch.tensor(np.linalg.norm(inputs, axis=1)),
+        images=torch.tensor(images),
+        sign=torch.ones(m, dtype=torch.float64),
+    )
+    return inputs, certificates
+
+
+def _exact_differences(
+    found: Images | None, frame: Frame | None
+) -> Callable[[Tensor], Mapping[str, Any]]:
+    """The number that needs the truth: which integer vectors are differences of two images."""
+
+    def at_truth(x: Tensor) -> Mapping[str, Any]:
+        if found is None or frame is None or frame.offset is None or not found.only_differences:
+            return {"exact_differences": None}
+        true = np.rint(x.double().cpu().numpy() * frame.unit + frame.offset).astype(np.int64)
+        pairs = {(a - b).tobytes() for a in true for b in true}
+        return {
+            "exact_differences": float(np.mean([v.tobytes() in pairs for v in found.vectors.whole]))
+        }
+
+    return at_truth

@@ -1,0 +1,275 @@
+"""Stage 1: the row space of a first layer's change, and how precisely it is known.
+
+Gradient steps change a dense first layer by ``sum_i c_i x_i^T``, whatever lies above it, so that
+``W(t2) - share W(t1) = C X`` (Tansley, Makhlouf, Massart et al. 2026, arXiv 2605.06519). Two things
+make the row space of ``C X`` more precise than its leading singular vectors are. Weights are
+rounded in training to the precision of their own size, so small weights carry less noise than large
+ones; and the noise of every binade and of every neuron shows in what the span leaves over. A
+least-squares fit with these variances halves the error or better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Spectra. Singular values of rounding noise fall by a few percent from one to the next.
+STEP_DOWN = 2.0  # factor between the last singular value of a signal and the first of the noise
+TAIL = 8  # singular values that must be seen beyond the rank
+FIRST_DIRECTIONS = 32
+POWER_ITERATIONS = 2
+SMALL = 96  # smallest side of a matrix whose singular vectors are computed exactly
+MOST_ENTRIES = 8_000_000  # of the change; of a wider layer the neurons that moved most are read
+# The fit.
+REFINEMENTS = 1
+SAMPLE = 64  # normal matrices of which the mean inverse is taken
+MOST_PRODUCTS = 4e10  # multiplications of one refinement; fewer neurons are used if there were more
+ROUNDING_SPACINGS = 1000.0  # rounding over a million steps, in units of one weight's spacing
+ALIKE = 0.5  # correlation with the earlier weights that only weight decay leaves
+SHARE_ROUNDS, SHARE_SETTLED = 12, 1e-13
+
+
+@dataclass(frozen=True)
+class Span:
+    """The row space of the change, with its precision.
+
+    >>> x = torch.randn(3, 50, dtype=torch.float64)
+    >>> change = torch.randn(40, 3, dtype=torch.float64) @ x
+    >>> span = find_span(change, None, torch.Generator())
+    >>> span.rank, bool((x - x @ span.basis.T @ span.basis).abs().max() < 1e-9)
+    (3, True)
+
+    Attributes:
+        basis: (r, d) float64, orthonormal rows that span the training inputs.
+        noise: (r, r) float64, covariance of the errors of the rows' entries in one pixel, the mean
+            over pixels: an input with coordinates a misses the span by ``sqrt(a noise a^T)``.
+        values: (r + some,) leading singular values of the change, in falling order.
+        share: what is left of the earlier weights, 1 without weight decay.
+        neurons: rows of the change.
+        outside: share of the change's energy outside the span, in [0, 1].
+    """
+
+    basis: Tensor
+    noise: Tensor
+    values: Tensor
+    share: float
+    neurons: int
+    outside: float
+
+    @classmethod
+    def none(cls, d: int) -> Span:
+        """No direction is known."""
+        nothing = torch.zeros(0, 0, dtype=torch.float64)
+        return cls(nothing.reshape(0, d), nothing, nothing.flatten(), 1.0, 0, 1.0)
+
+    @property
+    def rank(self) -> int:
+        """The number of directions in the span."""
+        return len(self.basis)
+
+    @property
+    def floor(self) -> float:
+        """The first singular value that is noise, 0 if there is none."""
+        return float(self.values[self.rank]) if len(self.values) > self.rank else 0.0
+
+
+def find_span(
+    after: Tensor, before: Tensor | None, generator: torch.Generator, max_rank: int = 512
+) -> Span:
+    """Find the span of the training inputs between two checkpoints.
+
+    Args:
+        after: (h, d) the first layer's weight at the later checkpoint, in the type it was trained in.
+        before: the same at the earlier checkpoint; None: zeros.
+        generator: for the start of the subspace iteration (Halko, Martinsson, Tropp 2011).
+        max_rank: the largest rank that is looked for.
+
+    Returns:
+        The span; of rank 0 where the change is zero, not finite, or of no low rank.
+    """
+    later, start = after.detach().cpu(), None if before is None else before.detach().cpu()
+    change = later if start is None else later - start
+    if not torch.isfinite(change).all() or not change.any():
+        return Span.none(change.shape[1])
+    if len(change) > (most := max(1, MOST_ENTRIES // change.shape[1])):
+        rows = change.double().square().sum(1).topk(most).indices  # the neurons that moved most
+        later, start = later[rows], None if start is None else start[rows]
+    spacing = _spacing(later) if start is None else torch.maximum(_spacing(later), _spacing(start))
+    later, start = later.double(), None if start is None else start.double()
+    directions, values, share = _low_rank(later, start, spacing, generator, max_rank)
+    change = later if start is None else later - share * start
+    if len(directions) == 0:
+        return Span.none(change.shape[1])
+    basis, noise = _refined(change, directions, spacing)
+    total = change.square().sum()
+    outside = float((1 - (change @ basis.T).square().sum() / total).clamp(0, 1))
+    return Span(basis, noise, values, share, len(after), outside)
+
+
+def _low_rank(
+    after: Tensor,
+    before: Tensor | None,
+    spacing: Tensor,
+    random: torch.Generator,
+    max_rank: int,
+) -> tuple[Tensor, Tensor, float]:
+    """The leading directions of the change, its singular values, and the share of the start in it.
+
+    More and more directions are looked at, until what they leave over is rounding. With weight decay
+    this happens only once the earlier weights are taken off in the right share.
+    """
+    count, least, decays, share = FIRST_DIRECTIONS, min(after.shape), False, 1.0
+    while True:
+        count = least if least <= SMALL else min(count, least)
+        if decays:
+            assert before is not None
+            share = _share_left(after, before, min(count, least // 2), random)
+        change = after if before is None else after - share * before
+        directions, values = _leading(change, count, random)
+        rank = _rank(values, whole=count == least)
+        if count == least or rank <= count - TAIL:
+            if _is_rounding(_left_over(change, directions[:rank]), spacing):
+                return directions[:rank], values, share
+        if before is not None and not decays and count < least:
+            rest = _left_over(change, directions)
+            decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
+            if decays:
+                continue
+        if count >= min(least, max_rank + TAIL):
+            return directions[:rank], values, share
+        count *= 2
+
+
+def _spacing(weight: Tensor) -> Tensor:
+    """(h, d) float64 distance of neighbouring floating-point numbers at each weight."""
+    _, exponent = torch.frexp(weight.detach().cpu().abs().clamp_min(torch.finfo(weight.dtype).tiny))
+    one = torch.full(weight.shape, torch.finfo(weight.dtype).eps / 2, dtype=torch.float64)
+    return torch.ldexp(one, exponent)
+
+
+def _leading(change: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The leading right singular vectors (count, d) and singular values (count,)."""
+    if count == min(change.shape):
+        _, values, directions = torch.linalg.svd(change, full_matrices=False)
+        return directions, values
+    rows, _ = _subspace(change, count, random)
+    _, values, turn = torch.linalg.svd(torch.linalg.qr((rows @ change.T).T).R)
+    return turn @ rows, values
+
+
+def _subspace(change: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Orthonormal rows (count, d) and columns (h, count) near the leading singular vectors."""
+    rows = torch.randn(count, change.shape[1], generator=random, dtype=torch.float64)
+    for _ in range(POWER_ITERATIONS):
+        columns = torch.linalg.qr((rows @ change.T).T).Q
+        rows = torch.linalg.qr((columns.T @ change).T).Q.T
+    return rows, columns
+
+
+def _rank(values: Tensor, whole: bool) -> int:
+    """The last place where singular values step down.
+
+    Without a step all of them are signal if the whole spectrum is there, as with as many neurons as
+    samples.
+    """
+    values = values.clamp_min(values[0] * 1e-15)
+    steps = (values[:-1] > STEP_DOWN * values[1:]).nonzero().flatten()
+    steps = steps if whole else steps[steps < len(values) - TAIL // 2]
+    last = int(steps[-1]) + 1 if len(steps) else 0
+    flat = len(values) - last
+    return len(values) if whole and flat < TAIL // 2 else last
+
+
+def _left_over(change: Tensor, basis: Tensor) -> Tensor:
+    """(h, d) what a span leaves over of the change."""
+    return change - (basis @ change.T).T @ basis
+
+
+def _is_rounding(rest: Tensor, spacing: Tensor) -> bool:
+    """Whether what a span leaves over is as small as rounding over many steps makes it."""
+    return bool(rest.square().mean() < (ROUNDING_SPACINGS * spacing).square().mean())
+
+
+def _share_left(after: Tensor, before: Tensor, width: int, random: torch.Generator) -> float:
+    """What weight decay has left of the earlier weights.
+
+    Outside the leading directions of the change, on both sides, the later weights are the earlier
+    ones times this share; a regression there gives it, and the change gives better directions.
+    """
+    share = float((after * before).sum() / before.square().sum())
+    for _ in range(SHARE_ROUNDS):
+        rows, columns = _subspace(after - share * before, width, random)
+        old = before - columns @ (columns.T @ before)
+        old = old - (old @ rows.T) @ rows
+        updated = float((after * old).sum() / (before * old).sum())
+        settled = abs(updated - share) < SHARE_SETTLED
+        share = updated
+        if settled:
+            break
+    return share
+
+
+def _refined(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
+    """A weighted fit of ``change = C basis``, and the covariance of the new basis's entries."""
+    r, d = basis.shape
+    most = max(4 * r, int(MOST_PRODUCTS / (r * r * d)))
+    if len(change) > most:
+        rows = (basis @ change.T).square().sum(0).topk(most).indices
+        change, spacing = change[rows], spacing[rows]
+    free = 1 - r / len(change)  # degrees of freedom of the rest, as a share
+    for _ in range(REFINEMENTS):
+        rest = _left_over(change, basis)
+        variance = _variance(rest, spacing, free)
+        weight = (variance.mean() / variance).float()
+        # What the span leaves over is orthogonal to it in the plain metric, not in the weighted one.
+        coefficients = (basis @ change.T).T + _correction(rest, weight, basis)[0]
+        rest = change - coefficients @ basis
+        step, inverse = _correction(rest.T, weight.T, coefficients.T)
+        # basis = turn^-T rows, and so its errors turn with it
+        orthonormal, turn = torch.linalg.qr((basis.T + step))
+        back = torch.linalg.inv(turn)
+        basis, noise = orthonormal.T, back.T @ (inverse * variance.mean()) @ back
+    return basis, (noise + noise.T) / 2
+
+
+def _variance(rest: Tensor, spacing: Tensor, free: float) -> Tensor:
+    """(h, d) variance of the noise: a factor of each binade times a factor of each neuron."""
+    if (
+        free <= 0
+    ):  # nothing is left over: all that is known is the rounding of the weights themselves
+        return spacing.square()
+    square = rest.square() / free
+    binade = spacing.log2().round().long()
+    binade = binade - binade.min()
+    count = torch.bincount(binade.flatten()).double()
+    mean = square.mean()
+    # A few entries of the overall mean keep empty binades and quiet neurons away from zero.
+    total = torch.zeros_like(count).index_add_(0, binade.flatten(), square.flatten())
+    levels = (total + 1e-3 * mean) / (count + 1)
+    variance = levels.clamp_min(1e-6 * mean)[binade]
+    neuron = (square / variance).mean(1, keepdim=True).clamp(0.05, 20)
+    return variance * neuron
+
+
+def _correction(rest: Tensor, weight: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Row by row, weighted least-squares coefficients (h, r) of rest (h, d) on basis (r, d).
+
+    The rest is small, so that float32 does for the normal matrices.
+
+    Returns:
+        The coefficients, and the mean inverse (r, r) of a sample of the normal matrices.
+    """
+    r = len(basis)
+    first, second = torch.triu_indices(r, r)
+    scale = basis.norm(dim=1)  # far from 1 for coefficients
+    rows = (basis / scale[:, None]).float()
+    upper = weight @ (rows[first] * rows[second]).T
+    place = torch.empty(r, r, dtype=torch.long)
+    place[first, second] = place[second, first] = torch.arange(len(first))
+    normal = upper[:, place.flatten()].reshape(-1, r, r)
+    right = ((weight * rest) @ (basis / scale[:, None]).T)[..., None]
+    found = torch.linalg.solve(normal.double(), right).squeeze(-1) / scale
+    sample = normal[:: max(1, len(rest) // SAMPLE)].double()
+    return found, torch.linalg.inv(sample).mean(0) / scale / scale[:, None]
