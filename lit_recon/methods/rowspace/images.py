@@ -19,7 +19,9 @@ from lit_recon.methods.rowspace.lattice import (
     lll_transform,
 )
 from lit_recon.methods.rowspace.pixels import (
+    CONSTANT_ERROR,
     Vectors,
+    ambiguous,
     decoded,
     decoded_with_image,
     with_common_constant,
@@ -137,23 +139,23 @@ def separated(
         guesses: (m, r) approximate images in the space's coordinates; None: there are none.
     """
     lattice = lattice.turned(lll_transform(lattice.integers.astype(float)))
-    if frame.offset is None:
-        vectors = Vectors(differences.lifted(lattice.integers), np.zeros(len(lattice), np.int64))
-        fits, multiples = np.ones(len(lattice), dtype=bool), None
-    else:
-        noisy = lattice.coordinates @ rows
-        if frame.image:
-            length = float(np.linalg.norm(frame.offset))
-            vectors, fits = decoded_with_image(lattice, noisy, differences, length)
-        else:
-            vectors, fits = decoded(lattice, noisy, differences, frame.offset)
-        multiples = vectors.multiples
+    whole, multiples = differences.lifted(lattice.integers), None
+    if frame.image:
+        length = float(np.linalg.norm(frame.offset))
+        vectors, fits = decoded_with_image(lattice, lattice.coordinates @ rows, differences, length)
+        whole, multiples = vectors.whole, vectors.multiples
+    elif frame.offset is not None and not ambiguous(float(frame.offset[0]), CONSTANT_ERROR * lattice.error):
+        vectors, fits = decoded(lattice, lattice.coordinates @ rows, differences, frame.offset[0])
+        whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
-    turn, gap = _likeliest(vectors.whole, multiples, lattice, space, guesses, frame.shape, boxed)
+    turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
     lattice, other_levels = lattice.turned(turn), 0
+    noisy = lattice.coordinates @ rows
     if frame.offset is None:
-        noisy = lattice.coordinates @ rows
         vectors, other_levels = with_common_constant(lattice, noisy, differences)
+        fits = np.ones(len(vectors), dtype=bool)
+    elif multiples is None:
+        vectors, fits = decoded(lattice, noisy, differences, frame.offset[0], images=True)
     else:
         vectors = vectors.turned(turn)
     vectors = vectors.turned(np.diag(np.where(vectors.multiples < 0, -1, 1)))

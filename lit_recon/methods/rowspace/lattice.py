@@ -35,14 +35,13 @@ from scipy.linalg import qr
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# What LLL needs. A random lattice of dimension N has a shortest vector of about
-# sqrt(N / (2 pi e)) det^(1/N). LLL finds one that is 1.01^N to 1.02^N times longer (Nguyen and Stehle
-# 2006), 0.015 to 0.03 bits for each dimension.
-BITS_PER_DIMENSION = 0.015
-SHORTEST = log2(sqrt(2 * np.pi * np.e))
-SPARE_BITS = 1.0  # margin at which more checks are no longer worth their time
-LEAST_BITS = 0.3  # margin below which no search is made
-NEAREST_BITS = 1.5  # the same for the nearest point, which needs the whole reduced basis
+# What LLL needs, in bits for each dimension N. A random lattice has a shortest vector of about
+# sqrt(N / (2 pi e)) det^(1/N). LLL finds one that is 1.01^N to 1.02^N times longer, and its shortest
+# orthogonalised vector is 1.02^N times shorter than det^(1/N) (Nguyen and Stehle 2006). Errors of one
+# unit in every coordinate must stay below half of that for the nearest point to be found.
+SHORT = (log2(sqrt(2 * np.pi * np.e)) + 0.3, 0.015)  # for a short vector: bits, and bits times N
+NEAREST = (2.6, 0.027)  # for the nearest point
+SPARE_BITS = 0.7  # margin at which more checks are no longer worth their time
 UNIT = 64.0  # a vector's typical entry after scaling, before it is rounded to integers
 ERROR_SPARE = 1.5  # factor between a predicted error and what a check may miss
 SMALLEST = 0.3  # levels; least assumed size of a difference
@@ -58,6 +57,7 @@ WIDTH = 4.0  # pivots are assumed to lie within so many sizes to both sides
 SHARES = (0.5, 0.8, 1.0)  # of the directions, by precision, whose errors give a search's error
 WORSE = 4.0  # factor of the error between the last searches, where it may be underestimated
 WORST_ERROR = 0.06  # levels; a pixel error beyond which no search is made
+WORTHWHILE = 0.1  # share of the missing vectors that makes it worth while to search again
 MISSES = (0.1, 0.15, 0.25)  # of a guess's differences, relative to their size
 SCALES = np.exp(np.arange(-1.3, 1.0, 0.04))  # of a guess, in units of a typical image's contrast
 
@@ -73,6 +73,7 @@ class Search:
         inverse: (r, r) coordinates as a function of the pivots.
         size: (r,) assumed size of the pivots, or of what a guess misses, in levels.
         error: (e,) assumed error of the checks in levels.
+        demand: what LLL needs, SHORT or NEAREST.
     """
 
     pivots: Integers
@@ -81,6 +82,7 @@ class Search:
     inverse: Array
     size: Array
     error: Array
+    demand: tuple[float, float]
 
     @property
     def dimension(self) -> int:
@@ -94,35 +96,34 @@ class Search:
         return float(volume) / self.dimension
 
     @property
-    def needed(self) -> float:
-        """The bits that LLL needs."""
-        return SHORTEST + BITS_PER_DIMENSION * self.dimension
+    def margin(self) -> float:
+        """Bits beyond what LLL needs; far below 0 it will hardly find anything."""
+        return self.bits - self.demand[0] - self.demand[1] * self.dimension
 
     @property
     def seconds(self) -> float:
         """A rough prediction of the duration."""
         return SECONDS_AT_100 * (self.dimension / 100) ** GROWTH
 
-    @property
-    def precision_bits(self) -> float:
-        """Bits of a check: log2 of one level over its error."""
-        return float(-np.log2(self.error).mean())
-
 
 def plan(
-    values: Array, pixels: Integers, size: Array, error: float, spare: float = SPARE_BITS
+    values: Array,
+    pixels: Integers,
+    size: Array,
+    error: float,
+    demand: tuple[float, float] = SHORT,
 ) -> Search:
     """Choose pivots and checks.
 
     Pivots are small differences that determine a vector well; checks are those that the row space's
-    error disturbs least. There are as many as give a margin of `spare` bits, or the largest one.
+    error disturbs least. There are as many as give a margin of SPARE_BITS, or the largest one.
 
     Args:
         values: (r, m) differences of the row-space basis.
         pixels: (m,) how many pixels each difference takes.
         size: (m,) assumed size of the differences of what is looked for, in levels.
         error: predicted error of one pixel, in levels.
-        spare: bits for each dimension beyond what LLL needs.
+        demand: what LLL needs, SHORT or NEAREST.
 
     Returns:
         The search.
@@ -137,10 +138,10 @@ def plan(
     others = others[np.argsort(errors[others], kind="stable")][: 8 * r + 60]
     dimension = r + np.arange(1, len(others) + 1)
     volume = -np.log2(size[pivots]).sum() - np.cumsum(np.log2(errors[others]))
-    margin = volume / dimension - SHORTEST - BITS_PER_DIMENSION * dimension
-    enough = np.flatnonzero(margin > spare)
+    margin = volume / dimension - demand[0] - demand[1] * dimension
+    enough = np.flatnonzero(margin > SPARE_BITS)
     checks = others[: 1 + int(enough[0] if len(enough) else margin.argmax())]
-    return Search(pivots, checks, map, inverse, size[pivots], errors[checks])
+    return Search(pivots, checks, map, inverse, size[pivots], errors[checks], demand)
 
 
 def reduced(search: Search) -> Array:
@@ -239,10 +240,15 @@ class Lattice:
     def __len__(self) -> int:
         return len(self.integers)
 
+    @property
+    def error(self) -> float:
+        """The largest residual, in levels."""
+        return float(self.residual.max(initial=0))
+
     def turned(self, turn: Integers) -> Lattice:
         """Integer combinations of the vectors, by the rows of a matrix (m, k)."""
         size = np.abs(turn).max(1, initial=0)
-        worst = self.residual.max(initial=0) * np.minimum(size, 1)
+        worst = self.error * np.minimum(size, 1)
         return replace(
             self,
             coordinates=turn @ self.coordinates,
@@ -265,6 +271,8 @@ class Lattice:
             if np.linalg.norm(fresh) > INDEPENDENT * np.linalg.norm(coordinates[i]):
                 kept.append(i)
                 basis = _orthonormal(np.vstack([basis, fresh]))
+        # A multiple of an integer vector is one too, and not what is looked for.
+        whole[kept] /= np.gcd.reduce(whole[kept].astype(np.int64), axis=1)[:, None]
         # Pivots alone make coordinates; all differences together make more precise ones.
         precise = np.linalg.lstsq(space.values.T, whole[kept].T, rcond=None)[0].T
         return replace(
@@ -347,10 +355,9 @@ def integer_vectors(space: Space, found: Lattice, seconds: float) -> Lattice:
     while tried < len(errors) and len(found) < space.rank:
         sharp, turn = sharpened(space, found)
         search = plan(sharp.values, sharp.pixels, sharp.size, errors[tried])
-        lacking = LEAST_BITS - (search.bits - search.needed)
-        short_of = min(short_of, lacking)
+        short_of = min(short_of, -search.margin)
         tried += 1
-        if lacking > 0:
+        if search.margin < 0:
             break
         if search.seconds > deadline - perf_counter():
             return replace(found, seconds=search.seconds)
@@ -385,9 +392,8 @@ def nearest_vectors(space: Space, guesses: Array, found: Lattice, seconds: float
         sharp, turn = sharpened(space, found)
         here = guesses @ np.linalg.inv(turn)
         size = misses[tried] * np.sqrt(((here @ sharp.values) ** 2).mean(0))
-        search = plan(sharp.values, sharp.pixels, size, sharp.error(0.5), NEAREST_BITS)
-        lacking = NEAREST_BITS - (search.bits - search.needed)
-        short_of = min(short_of, lacking)
+        search = plan(sharp.values, sharp.pixels, size, sharp.error(0.5), NEAREST)
+        short_of = min(short_of, -search.margin)
         tried += 1
         if search.seconds > deadline - perf_counter():
             found = replace(found, seconds=search.seconds)
@@ -398,7 +404,7 @@ def nearest_vectors(space: Space, guesses: Array, found: Lattice, seconds: float
             found.with_more(space, whole @ search.inverse @ turn),
             dimension=max(found.dimension, search.dimension),
         )
-        if len(found) > before:
+        if len(found) - before > WORTHWHILE * (space.rank - before):
             tried = 0
     return replace(found, short_of=max(0.0, short_of) if len(found) < space.rank else 0.0)
 
@@ -416,5 +422,6 @@ def _nearest(search: Search, guesses: Array) -> Array:
         multiples[i] = np.rint(rest[i] / triangle[i, i])
         rest -= triangle[:, i : i + 1] * multiples[i]
     whole = np.rint((rows.T[:r] @ multiples).T / _pivot_scale(search))
-    order = np.argsort((rest**2).sum(0), kind="stable")
-    return np.unique(whole[order], axis=0)
+    whole = whole[np.argsort((rest**2).sum(0), kind="stable")]
+    _, first = np.unique(whole, axis=0, return_index=True)
+    return whole[np.sort(first)]

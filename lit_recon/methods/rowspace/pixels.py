@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 MOST_MULTIPLES = 60  # largest |k|
+FEW_MULTIPLES = 2  # of vectors that are images, or sums and differences of a few
 OFFSET_ERROR = 1e-3  # levels; float32 statistics of a training set miss by less
 CONSTANT_ERROR = 0.2  # of a vector's residual: errors of single pixels average out in the constant
 
@@ -48,8 +49,14 @@ class Vectors:
         return self.whole - self.multiples[:, None] * offset
 
 
+def ambiguous(offset: float, error: float) -> bool:
+    """Whether small multiples of the offset cannot be told from one another by their fractions."""
+    multiples = np.arange(1, 2 * FEW_MULTIPLES + 1) * offset
+    return bool((np.abs(_from_integer(multiples)) < 2 * (OFFSET_ERROR + error)).any())
+
+
 def decoded(
-    lattice: Lattice, rows: Array, differences: Differences, offset: Array
+    lattice: Lattice, rows: Array, differences: Differences, offset: float, *, images: bool = False
 ) -> tuple[Vectors, NDArray[np.bool_]]:
     """The pixels of a lattice's vectors.
 
@@ -57,7 +64,9 @@ def decoded(
         lattice: the vectors, short ones, so that their multiples are small.
         rows: (k, d) the same as they are in the noisy row space, in levels.
         differences: those in which the lattice was found.
-        offset: (d,) the image of a zero input, in levels; the same in every pixel.
+        offset: every pixel of a zero input, in levels.
+        images: the vectors are images or their negatives. Of several multiples that make a constant
+            an integer, the one that puts the pixels into 0..255 is taken, and not the smallest.
 
     Returns:
         The vectors, and whether each one's constant is the integer that it has to be (k,).
@@ -66,12 +75,23 @@ def decoded(
     c = differences.shape[0]
     constant = (rows - lifted).reshape(len(rows), c, -1).mean(2)
     tries = np.array(sorted(range(-MOST_MULTIPLES, MOST_MULTIPLES + 1), key=abs))
-    shifted = constant[:, :, None] + tries * offset[0]
-    miss = np.abs(shifted - np.rint(shifted)).max(1)
+    shifted = constant[:, :, None] + tries * offset
+    miss = np.abs(_from_integer(shifted)).max(1)
     fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual[:, None]
     first = np.where(fits.any(1), fits.argmax(1), miss.argmin(1))
-    shift = np.rint(shifted[np.arange(len(rows)), :, first]).astype(np.int64)
-    whole = lifted + np.repeat(shift, lifted.shape[1] // c, axis=1)
+    shift = np.rint(shifted).astype(np.int64)
+    spread = lifted.shape[1] // c
+    if images:
+        for i in range(len(rows)):
+            few = np.flatnonzero(fits[i] & (np.abs(tries) <= FEW_MULTIPLES))
+            whole = lifted[i] + np.repeat(shift[i][:, few], spread, axis=0).T
+            negative = tries[few, None] < 0
+            whole = np.where(negative, -whole, whole)
+            outside = (whole - 255).clip(min=0).sum(1) + (-whole).clip(min=0).sum(1)
+            if len(few):
+                first[i] = few[outside.argmin()]
+    constants = shift[np.arange(len(rows)), :, first]
+    whole = lifted + np.repeat(constants, spread, axis=1)
     return Vectors(whole, tries[first].astype(np.int64)), fits.any(1)
 
 

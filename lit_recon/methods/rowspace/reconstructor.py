@@ -33,7 +33,7 @@ from lit_recon.metrics.numbers import Number
 from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.solvers import OnStep
 
-QUICK_SECONDS = 1.0  # predicted duration up to which the plain lattice is tried first
+QUICK_SECONDS = 10.0  # predicted duration up to which the plain lattice is tried first
 LEAST_FALSE_BITS = -1000.0  # smaller numbers are no doubles
 
 Separation = Literal["auto", "lattice", "components"]
