@@ -1,15 +1,16 @@
 """Differences of neighbouring pixels: the integers in which the lattice is looked for.
 
-A difference of two pixels is an integer and several times smaller than a pixel; so is the difference
-of such differences in two colour channels. None of them changes if a constant is added to an image,
-which is why neither the mean of the normalisation nor a constant image has a part in the search.
+A difference of two pixels is an integer and several times smaller than a pixel; so is the
+difference of such differences in two colour channels. None of them changes if a constant is added
+to an image, which is why neither the mean of the normalisation nor a constant image has a part in
+the search.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix, coo_matrix
+from scipy.sparse import coo_matrix, csc_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.sparse.linalg import splu
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,8 @@ from lit_recon.methods.rowspace.separation import (
     shortened,
 )
 from lit_recon.methods.rowspace.span import Span
+
+Guesses = Callable[[], Array | None]
 
 PHOTOGRAPH = 0.25  # standard deviation of a photograph's pixels, where it is not known
 COMPONENTS_FROM = 8  # smallest image side with enough pixels for independent components
@@ -126,7 +129,7 @@ def separated(
     rows: Array,
     space: Space,
     differences: Differences,
-    guesses: Array | None,
+    guesses: Guesses,
 ) -> Images:
     """The images among the integer combinations of a lattice's vectors.
 
@@ -136,15 +139,18 @@ def separated(
         rows: (r, d) its unit rows.
         space: the row space in differences.
         differences: those.
-        guesses: (m, r) approximate images in the space's coordinates; None: there are none.
+        guesses: computes approximate images (m, r) in the space's coordinates, None without any.
     """
     lattice = lattice.turned(lll_transform(lattice.integers.astype(float)))
     whole, multiples = differences.lifted(lattice.integers), None
     if frame.image:
+        assert frame.offset is not None
         length = float(np.linalg.norm(frame.offset))
         vectors, fits = decoded_with_image(lattice, lattice.coordinates @ rows, differences, length)
         whole, multiples = vectors.whole, vectors.multiples
-    elif frame.offset is not None and not ambiguous(float(frame.offset[0]), CONSTANT_ERROR * lattice.error):
+    elif frame.offset is not None and not ambiguous(
+        float(frame.offset[0]), CONSTANT_ERROR * lattice.error
+    ):
         vectors, fits = decoded(lattice, lattice.coordinates @ rows, differences, frame.offset[0])
         whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
@@ -162,7 +168,7 @@ def separated(
     inside = (vectors.whole.min(1) >= 0) & (vectors.whole.max(1) <= 255)
     sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
     if len(lattice) < space.rank:
-        sure &= _alike(vectors.whole, guesses, rows, frame.shape).max(1, initial=0) > DOMINANT
+        sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
     return Images(vectors, sure, gap, other_levels)
 
 
@@ -171,32 +177,40 @@ def _likeliest(
     multiples: Integers | None,
     lattice: Lattice,
     space: Space,
-    guesses: Array | None,
+    guesses: Guesses,
     shape: tuple[int, int, int],
     boxed: bool,
 ) -> tuple[Integers, Array]:
     """The basis that looks most like images: its transform, and the gap to the next (k,)."""
-    starts = []
-    if guesses is not None and len(guesses) == len(lattice):
-        pictures = guesses @ space.values
-        real = np.linalg.lstsq(lattice.integers.T.astype(float), pictures.T, rcond=None)[0].T
+    found = []
+    if len(whole) <= TRIPLES:
+        found.append(_descended(shortened(whole, multiples, shape), whole, shape, boxed))
+        if found[0][2].min() > SURE_GAP:
+            return found[0][1:]
+    approximate = guesses()
+    if approximate is not None and len(approximate) == len(lattice):
+        looks = approximate @ space.values
+        real = np.linalg.lstsq(lattice.integers.T.astype(float), looks.T, rcond=None)[0].T
         combinations = rounded(real, multiples)
         if basis_of(combinations):
-            starts.append(combinations)
-    if not starts or len(whole) <= TRIPLES:
-        starts.append(shortened(whole, multiples, shape))
-    best: tuple[float, Integers, Array] | None = None
-    for start in starts:
-        moved, gap = descend(start @ whole, shape, boxed=boxed)
-        turn = moved @ start
-        cost = float(cost_of(turn @ whole, shape, boxed=boxed).sum())
-        if best is None or cost < best[0]:
-            best = cost, turn, gap
-    assert best is not None
-    return best[1], best[2]
+            found.append(_descended(combinations, whole, shape, boxed))
+    if not found:
+        found.append(_descended(shortened(whole, multiples, shape), whole, shape, boxed))
+    return min(found, key=lambda one: one[0])[1:]
 
 
-def _alike(images: Array, guesses: Array | None, rows: Array, shape: tuple[int, int, int]) -> Array:
+def _descended(
+    start: Integers, whole: Integers, shape: tuple[int, int, int], boxed: bool
+) -> tuple[float, Integers, Array]:
+    """The unlikeliness, the transform and the gaps of a basis that begins at `start`."""
+    moved, gap = descend(start @ whole, shape, boxed=boxed)
+    turn = moved @ start
+    return float(cost_of(turn @ whole, shape, boxed=boxed).sum()), turn, gap
+
+
+def _alike(
+    images: Array | Integers, guesses: Array | None, rows: Array, shape: tuple[int, int, int]
+) -> Array:
     """(k, m) squared cosines between images (k, d) and guesses (m, r), in their gradients."""
     if guesses is None or not len(guesses):
         return np.zeros((len(images), 0))
@@ -205,26 +219,28 @@ def _alike(images: Array, guesses: Array | None, rows: Array, shape: tuple[int, 
     return (units[0] @ units[1].T) ** 2
 
 
-def pictures(images: Images | None, guesses: Array | None, frame: Frame, rows: Array) -> Array:
+def pictures(images: Images | None, guesses: Guesses, frame: Frame, rows: Array) -> Array:
     """Approximate images for what was not found, (m, d) in levels without the offset.
 
     Args:
         images: what was found; None: nothing.
-        guesses: (m, r) approximate images up to scale and sign.
+        guesses: computes approximate images (m, r), up to scale and sign.
         frame: how the row space lies in pixels.
         rows: (r, d) its unit rows.
     """
-    if guesses is None:
-        return np.zeros((0, rows.shape[1]))
+    known = np.zeros((0, rows.shape[1]))
     if images is not None:
         known = images.vectors.whole[images.vectors.multiples != 0]
-        alike = _alike(known, guesses, rows, frame.shape).max(0, initial=0)
-        missing = max(0, len(guesses) - len(known))
-        guesses = guesses[np.argsort(alike, kind="stable")[:missing]]
-    found = guesses @ rows
+    candidates = None if len(known) >= len(rows) else guesses()
+    if candidates is None or (images is not None and images.only_differences):
+        return np.zeros((0, rows.shape[1]))
+    alike = _alike(known, candidates, rows, frame.shape).max(0, initial=0)
+    missing = max(0, len(candidates) - len(known))
+    candidates = candidates[np.argsort(alike, kind="stable")[:missing]]
+    found = candidates @ rows
     if frame.image:
         assert frame.offset is not None  # its share in an image is 1
-        share = guesses[:, -1:] / np.linalg.norm(frame.offset)
+        share = candidates[:, -1:] / np.linalg.norm(frame.offset)
         scaled = found / np.where(np.abs(share) > 1e-9, share, 1) - frame.offset
         return scaled
     unit = 255 * PHOTOGRAPH if frame.unit is None else frame.unit

@@ -1,18 +1,19 @@
 """Stage 2: integer vectors in the row space, by lattice reduction.
 
 Images are integer vectors, so the row space of a first layer's change holds a lattice: all integer
-combinations of the training images. It is looked for in differences of pixels (differences.py). r of
-them, the pivots, determine a vector of the r-dimensional row space; every other difference is a known
-linear function of them and has to be an integer too. The lattice of the rows
+combinations of the training images. It is looked for in differences of pixels (differences.py). r
+of them, the pivots, determine a vector of the r-dimensional row space; every other difference is a
+known linear function of them and has to be an integer too. The lattice of the rows
 
     [ for each pivot:  1 / size at the pivot  | what it gives at the e checks, over their error ]
     [ for each check:  0                      | 1 / error at the check                          ]
 
-has short vectors where all pivots are small and all checks are integers to within the error, and the
-algorithm of Lenstra, Lenstra and Lovasz (1982) finds them if there is precision enough; `margin` says
-so in advance. `integer_vectors` looks for short vectors without any guess. Where approximate images
-are there, `nearest_vectors` needs far less precision: "size" is then what a guess may miss, and the
-nearest lattice point (Babai 1986) of each guess is looked for, at many scales of the guess.
+has short vectors where all pivots are small and all checks are integers to within the error, and
+the algorithm of Lenstra, Lenstra and Lovasz (1982) finds them if there is precision enough;
+`margin` says so in advance. `integer_vectors` looks for short vectors without any guess. Where
+approximate images are there, `nearest_vectors` needs far less precision: "size" is then what a
+guess may miss, and the nearest lattice point (Babai 1986) of each guess is looked for, at many
+scales of the guess.
 
 Vectors that are found are exact. They take the place of their noisy directions in the row space,
 which is thus more precise for the others.
@@ -36,9 +37,10 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # What LLL needs, in bits for each dimension N. A random lattice has a shortest vector of about
-# sqrt(N / (2 pi e)) det^(1/N). LLL finds one that is 1.01^N to 1.02^N times longer, and its shortest
-# orthogonalised vector is 1.02^N times shorter than det^(1/N) (Nguyen and Stehle 2006). Errors of one
-# unit in every coordinate must stay below half of that for the nearest point to be found.
+# sqrt(N / (2 pi e)) det^(1/N). LLL finds one that is 1.01^N to 1.02^N times longer, and its
+# shortest orthogonalised vector is 1.02^N times shorter than det^(1/N) (Nguyen and Stehle 2006).
+# Errors of one unit in every coordinate must stay below half of that for the nearest point to be
+# found.
 SHORT = (log2(sqrt(2 * np.pi * np.e)) + 0.3, 0.015)  # for a short vector: bits, and bits times N
 NEAREST = (2.6, 0.027)  # for the nearest point
 SPARE_BITS = 0.7  # margin at which more checks are no longer worth their time
@@ -128,13 +130,14 @@ def plan(
     Returns:
         The search.
     """
-    r, m = values.shape
-    size = np.maximum(size, SMALLEST)
-    _, triangle, order = qr(values / size, mode="economic", pivoting=True)
+    r = len(values)
+    size = size.clip(min=SMALLEST)
+    order = qr(values / size, mode="r", pivoting=True)[1]
     pivots, others = order[:r], order[r:]
     inverse = np.linalg.inv(values[:, pivots])
     map = inverse @ values
-    errors = np.sqrt(pixels + (map**2 * pixels[pivots][:, None]).sum(0)) * (ERROR_SPARE * error)
+    stencils = pixels + (map**2 * pixels[pivots][:, None]).sum(0)
+    errors = np.sqrt(stencils) * (ERROR_SPARE * error)
     others = others[np.argsort(errors[others], kind="stable")][: 8 * r + 60]
     dimension = r + np.arange(1, len(others) + 1)
     volume = -np.log2(size[pivots]).sum() - np.cumsum(np.log2(errors[others]))
@@ -145,7 +148,7 @@ def plan(
 
 
 def reduced(search: Search) -> Array:
-    """The LLL-reduced basis of a search's lattice, (N, N) with an entry of UNIT for a typical one."""
+    """The LLL-reduced basis of a search's lattice, (N, N); typical entries are about UNIT."""
     r, e = len(search.pivots), len(search.checks)
     scale = UNIT / search.error
     rows = np.zeros((e + r, r + e))
@@ -173,7 +176,7 @@ def lll_transform(rows: Array) -> Integers:
     triangle = np.linalg.cholesky(gram)
     scaled = np.rint(triangle * (2.0**26 / np.sqrt(gram.diagonal().max())))
     matrix = flint.fmpz_mat([[int(value) for value in row] for row in scaled.tolist()])
-    _, turn = matrix.lll(transform=True)
+    _, turn = matrix.lll(True)
     return np.array([[int(value) for value in row] for row in turn.tolist()], dtype=np.int64)
 
 

@@ -29,7 +29,7 @@ LEAST_NEURONS = 2  # rows beyond the rank that show that there are no more sampl
 def at_once(
     span: Span, after: Tensor, before: Tensor, frame: Frame | None, d: int
 ) -> Outcome | None:
-    """The reason for which an attack cannot succeed, as far as the span tells; None: there is none."""
+    """The reason for which an attack cannot succeed, as far as the span tells; None: none."""
     if not bool(after.isfinite().all() and before.isfinite().all()):
         return NONFINITE
     if bool((after == before).all()):

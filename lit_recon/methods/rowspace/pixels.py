@@ -9,6 +9,7 @@ the smallest k that makes it an integer is the right one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,6 @@ class Vectors:
     def turned(self, turn: Integers) -> Vectors:
         """Integer combinations, by the rows of a matrix (m, k)."""
         return Vectors(turn @ self.whole, turn @ self.multiples)
-
-    def inputs(self, offset: Array) -> Array:
-        """The row-space vectors themselves, (k, d) in levels without their multiple of the offset."""
-        return self.whole - self.multiples[:, None] * offset
 
 
 def ambiguous(offset: float, error: float) -> bool:
@@ -133,7 +130,7 @@ def with_common_constant(
         differences: those in which the lattice was found.
 
     Returns:
-        The images with multiples of 1 or -1, and the number of other brightnesses that are possible.
+        The images with multiples of 1 or -1, and how many other brightnesses are possible.
     """
     lifted = differences.lifted(lattice.integers)
     c = differences.shape[0]
@@ -150,5 +147,5 @@ def with_common_constant(
     return Vectors(whole * sign[:, None], sign), max(0, high - low)
 
 
-def _from_integer(value: Array) -> Array:
-    return value - np.rint(value)
+def _from_integer(value: NDArray[np.floating[Any]]) -> Array:
+    return np.asarray(value - np.rint(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from math import inf, log2, nan
 from time import perf_counter
 from typing import Any, ClassVar, Literal
@@ -16,7 +17,14 @@ from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
 from lit_recon.methods.rowspace import outcomes
-from lit_recon.methods.rowspace.images import PHOTOGRAPH, Frame, Images, pictures, separated
+from lit_recon.methods.rowspace.images import (
+    PHOTOGRAPH,
+    Frame,
+    Guesses,
+    Images,
+    pictures,
+    separated,
+)
 from lit_recon.methods.rowspace.lattice import (
     Array,
     Lattice,
@@ -26,8 +34,7 @@ from lit_recon.methods.rowspace.lattice import (
     nearest_vectors,
 )
 from lit_recon.methods.rowspace.numbers import DESCRIBED
-from lit_recon.methods.rowspace.span import find_span
-from lit_recon.methods.rowspace.span import Span
+from lit_recon.methods.rowspace.span import Span, find_span
 from lit_recon.metrics.certificate import Certificates
 from lit_recon.metrics.numbers import Number
 from lit_recon.models.first_layer import first_dense_layer
@@ -42,10 +49,10 @@ Separation = Literal["auto", "lattice", "components"]
 class RowSpaceReconstructor(Reconstructor):
     """Images as integer vectors in the row space of a dense first layer's change.
 
-    The change of a dense first layer between two checkpoints is a sum of c_i x_i^T over the training
-    inputs that were used in between, whatever lies above the layer. Its row space is their span, and
-    images are integer vectors, which lattice reduction finds exactly. Nothing is optimised, and no
-    fact about the training set is needed but the normalisation of its pixels.
+    The change of a dense first layer between two checkpoints is a sum of c_i x_i^T over the
+    training inputs that were used in between, whatever lies above the layer. Its row space is their
+    span, and images are integer vectors, which lattice reduction finds exactly. Nothing is
+    optimised, and no fact about the training set is needed but the normalisation of its pixels.
 
     >>> from lit_recon.models import DeepMLP
     >>> model = DeepMLP(d=48, k=1, widths=[8])
@@ -133,7 +140,8 @@ class RowSpaceReconstructor(Reconstructor):
             return _told(ended, np.zeros((0, d)), None, _numbers(span), start)
         assert frame is not None
         rows, (space, differences) = frame.rows(span), frame.space(span)
-        lattice, guesses = self._search(space, span, frame, start + self.max_seconds, generator)
+        guesses = cache(partial(frame.components, span, generator))
+        lattice = self._search(space, guesses, start + self.max_seconds)
         found = None
         if len(lattice):
             found = separated(lattice, frame, rows, space, differences, guesses)
@@ -147,21 +155,20 @@ class RowSpaceReconstructor(Reconstructor):
             sign_blind=frame.offset is None,
         )
 
-    def _search(
-        self, space: Space, span: Span, frame: Frame, deadline: float, random: torch.Generator
-    ) -> tuple[Lattice, Array | None]:
-        """Integer vectors of the row space, and approximate images in its coordinates."""
-        lattice, guesses = Lattice.empty(space), None
-        if self.separation != "components":
-            quick = min(QUICK_SECONDS, deadline - perf_counter())
-            lattice = integer_vectors(space, lattice, quick)
-        if self.separation != "lattice":
-            guesses = frame.components(span, random)
-        if self.separation == "auto" and guesses is not None and len(lattice) < space.rank:
-            lattice = nearest_vectors(space, guesses, lattice, deadline - perf_counter())
-        if self.separation != "components" and len(lattice) < space.rank:
+    def _search(self, space: Space, guesses: Guesses, deadline: float) -> Lattice:
+        """Integer vectors: the quick way, then near approximate images, then the slow way."""
+        lattice = Lattice.empty(space)
+        if self.separation == "components":
+            return lattice
+        lattice = integer_vectors(space, lattice, min(QUICK_SECONDS, deadline - perf_counter()))
+        if self.separation == "auto" and len(lattice) < space.rank:
+            approximate = guesses()
+            if approximate is not None:
+                seconds = deadline - perf_counter()
+                lattice = nearest_vectors(space, approximate, lattice, seconds)
+        if len(lattice) < space.rank:
             lattice = integer_vectors(space, lattice, deadline - perf_counter())
-        return lattice, guesses
+        return lattice
 
 
 def _told(
@@ -218,14 +225,14 @@ def _candidates(
     unit = 255 * PHOTOGRAPH if frame.unit is None else frame.unit
     levels = np.vstack([whole - multiples[:, None] * offset, extra])
     images = np.vstack([whole + (1 - multiples[:, None]) * offset, extra + offset])
-    images = np.rint(images).clip(0, 255).astype(np.uint8).reshape(-1, *frame.shape)
+    bytes = np.rint(images).clip(0, 255).astype(np.uint8).reshape(-1, *frame.shape)
     inputs = levels / unit
     m = len(inputs)
     certificates = Certificates(
         accepted=torch.tensor(np.concatenate([sure, np.zeros(len(extra), dtype=bool)])),
         residual=torch.tensor(np.concatenate([np.zeros(len(whole)), np.full(len(extra), inf)])),
         scale=torch.tensor(np.linalg.norm(inputs, axis=1)),
-        images=torch.tensor(images),
+        images=torch.tensor(bytes),
         sign=torch.ones(m, dtype=torch.float64),
     )
     return inputs, certificates

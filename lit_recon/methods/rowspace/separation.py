@@ -6,9 +6,9 @@ photographs most of them are near zero and a few are large, in sums and differen
 fewer are. `unlikeliness` is minus the log-likelihood of a heavy-tailed law for them,
 ``sum log(d^2 + e)``, and of two bases the one with the smaller sum is the better one.
 
-1. LLL in a metric in which images are nearly orthogonal gives most images at once: differences, each
-   spatial frequency divided by its power in the basis found so far. With many vectors, independent
-   components (components.py) are rounded to integer combinations instead.
+1. LLL in a metric in which images are nearly orthogonal gives most images at once: differences,
+   each spatial frequency divided by its power in the basis found so far. With many vectors,
+   independent components (components.py) are rounded to integer combinations instead.
 2. `descend` adds and subtracts other vectors from each one as long as this lowers its unlikeliness.
 """
 
@@ -27,7 +27,7 @@ ROUNDS = 3  # of LLL, each in the metric of the last one's basis
 WHITE_FLOOR = 1e-3  # of the mean power, added to the power of every frequency
 SCALES = np.exp(np.arange(-0.4, 2.2, 0.02))  # largest coefficients of an approximate image
 TRIPLES = 48  # largest number of vectors for which sums of three are tried
-SHORTLIST = 400_000  # differences of the moves whose unlikeliness is computed; the shortest sums
+SHORTLIST = 200_000  # differences of the moves whose unlikeliness is computed; the shortest sums
 ROUND_UP = (0.3, 0.5, 0.7)  # shares of another vector from which one whole one is taken off
 PASSES = 30
 LEAST_GAIN = 1e-6  # nats
@@ -35,20 +35,20 @@ LEAST_LISTED = 24
 OUTSIDE_COST = 0.05  # for each level by which a pixel lies outside of 0..255
 
 
-def opponent(images: Array, shape: tuple[int, int, int]) -> Array:
+def opponent(images: Array | Integers, shape: tuple[int, int, int]) -> Array:
     """Images (m, d) as (m, c, h, w), three channels mixed to opponent colours."""
-    pictures = images.reshape(len(images), *shape)
+    pictures: Array = images.reshape(len(images), *shape).astype(float)
     return np.einsum("ab,mbij->maij", OPPONENT, pictures) if shape[0] == 3 else pictures
 
 
-def gradients(images: Array, shape: tuple[int, int, int]) -> Array:
+def gradients(images: Array | Integers, shape: tuple[int, int, int]) -> Array:
     """All differences of neighbouring pixels in opponent colours, (m, d) to (m, many)."""
     pictures = opponent(images, shape)
     right, down = np.diff(pictures, axis=3), np.diff(pictures, axis=2)
     return np.concatenate([right.reshape(len(images), -1), down.reshape(len(images), -1)], 1)
 
 
-def whitened(images: Array, shape: tuple[int, int, int]) -> Array:
+def whitened(images: Array | Integers, shape: tuple[int, int, int]) -> Array:
     """Spatial frequencies, each divided by the root of its mean power, (m, d) to (m, many)."""
     waves = np.fft.rfft2(opponent(images, shape))
     power = (np.abs(waves) ** 2).mean(0)
@@ -56,7 +56,7 @@ def whitened(images: Array, shape: tuple[int, int, int]) -> Array:
     return np.concatenate([flat.real, flat.imag], 1)
 
 
-def unlikeliness(images: Array, shape: tuple[int, int, int]) -> Array:
+def unlikeliness(images: Array | Integers, shape: tuple[int, int, int]) -> Array:
     """Minus the log-likelihood of images up to constants, in nats: (m, d) to (m,).
 
     Right and down differences of a pixel go together, so each counts half.
@@ -64,7 +64,9 @@ def unlikeliness(images: Array, shape: tuple[int, int, int]) -> Array:
     return 0.5 * np.log(gradients(images, shape) ** 2 + FLOOR).sum(1)
 
 
-def shortened(vectors: Array, multiples: Integers | None, shape: tuple[int, int, int]) -> Integers:
+def shortened(
+    vectors: Integers, multiples: Integers | None, shape: tuple[int, int, int]
+) -> Integers:
     """The transform (k, k) to a basis that is short in metrics in which images are orthogonal.
 
     Args:
@@ -116,7 +118,9 @@ def basis_of(combinations: Integers) -> bool:
     return square and abs(round(float(np.linalg.det(combinations)))) == 1
 
 
-def descend(vectors: Array, shape: tuple[int, int, int], *, boxed: bool) -> tuple[Integers, Array]:
+def descend(
+    vectors: Integers, shape: tuple[int, int, int], *, boxed: bool
+) -> tuple[Integers, Array]:
     """Replace vectors by sums with others, as long as this makes them likelier images.
 
     Args:
@@ -167,7 +171,7 @@ def _moves(k: int) -> Array:
 
 
 def _shortest(moves: Array, gram: Array, b: int, count: int) -> Integers:
-    """The `count` moves (many, k) that leave vector b shortest, by the Gram matrix (k, k) of gradients."""
+    """The `count` moves (many, k) that leave vector b shortest, by the gradients' Gram matrix."""
     change = ((moves @ gram) * moves).sum(1) + 2 * moves @ gram[b]
     return np.argpartition(change, count - 1)[:count]
 
@@ -185,7 +189,7 @@ def _projections(gram: Array, b: int) -> Array:
     return moves[moves.any(1)]
 
 
-def cost_of(vectors: Array, shape: tuple[int, int, int], *, boxed: bool) -> Array:
+def cost_of(vectors: Array | Integers, shape: tuple[int, int, int], *, boxed: bool) -> Array:
     """Unlikeliness (m,) of vectors (m, d), with a cost for pixels outside of 0..255 if `boxed`.
 
     A vector that is the negative of an image has pixels in -255..0.

@@ -81,7 +81,7 @@ def find_span(
     """Find the span of the training inputs between two checkpoints.
 
     Args:
-        after: (h, d) the first layer's weight at the later checkpoint, in the type it was trained in.
+        after: (h, d) the first layer's weight at the later checkpoint, in its own type.
         before: the same at the earlier checkpoint; None: zeros.
         generator: for the start of the subspace iteration (Halko, Martinsson, Tropp 2011).
         max_rank: the largest rank that is looked for.
@@ -117,8 +117,8 @@ def _low_rank(
 ) -> tuple[Tensor, Tensor, float]:
     """The leading directions of the change, its singular values, and the share of the start in it.
 
-    More and more directions are looked at, until what they leave over is rounding. With weight decay
-    this happens only once the earlier weights are taken off in the right share.
+    More and more directions are looked at, until what they leave over is rounding. With weight
+    decay this happens only once the earlier weights are taken off in the right share.
     """
     count, least, decays, share = FIRST_DIRECTIONS, min(after.shape), False, 1.0
     while True:
@@ -129,9 +129,9 @@ def _low_rank(
         change = after if before is None else after - share * before
         directions, values = _leading(change, count, random)
         rank = _rank(values, whole=count == least)
-        if count == least or rank <= count - TAIL:
-            if _is_rounding(_left_over(change, directions[:rank]), spacing):
-                return directions[:rank], values, share
+        seen = count == least or rank <= count - TAIL
+        if seen and _is_rounding(_left_over(change, directions[:rank]), spacing):
+            return directions[:rank], values, share
         if before is not None and not decays and count < least:
             rest = _left_over(change, directions)
             decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
@@ -223,12 +223,12 @@ def _refined(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Te
         rest = _left_over(change, basis)
         variance = _variance(rest, spacing, free)
         weight = (variance.mean() / variance).float()
-        # What the span leaves over is orthogonal to it in the plain metric, not in the weighted one.
+        # The rest is orthogonal to the span in the plain metric, not in the weighted one.
         coefficients = (basis @ change.T).T + _correction(rest, weight, basis)[0]
         rest = change - coefficients @ basis
         step, inverse = _correction(rest.T, weight.T, coefficients.T)
         # basis = turn^-T rows, and so its errors turn with it
-        orthonormal, turn = torch.linalg.qr((basis.T + step))
+        orthonormal, turn = torch.linalg.qr(basis.T + step)
         back = torch.linalg.inv(turn)
         basis, noise = orthonormal.T, back.T @ (inverse * variance.mean()) @ back
     return basis, (noise + noise.T) / 2
