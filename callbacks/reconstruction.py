@@ -86,7 +86,9 @@ class ReconstructionCallback(Checkpoint):
         model = copy.deepcopy(module.model, memo=buffers).eval()
         training = TrainingFacts(module.optim.initial_share(step), module.optim.keeps_span)
         initial = load_weights(checkpoint_path(self.directory, 0))
-        knowledge = knowledge_of(model, initial, training, left[0].truth)
+        truth = left[0].truth
+        assert truth is not None  # from `on_fit_start`
+        knowledge = knowledge_of(model, initial, training, truth)
         for recorder in left:
             with _progress(trainer, step, recorder.reconstructor.name) as on_step:
                 recorder.attack(step, self.checkpoint.last_saved_epoch, knowledge, on_step)

@@ -13,13 +13,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lit_recon.audit.scoring import score_reconstruction
-    from lit_recon.knowledge import DenseLayer, Knowledge, MeanImageScale, PixelScale
+    from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, MeanImageScale, PixelScale
     from lit_recon.methods import Outcome, ProjectionReconstructor, Reconstruction, Reconstructor
     from lit_recon.models import MLP, DeepMLP, RandomFeatures, ResNet
     from lit_recon.records.checkpoints import load_weights
     from lit_recon.records.truth import Truth
 
 _PLACES = {
+    "ChannelScale": "lit_recon.knowledge",
     "DeepMLP": "lit_recon.models",
     "DenseLayer": "lit_recon.knowledge",
     "Knowledge": "lit_recon.knowledge",
@@ -39,6 +40,7 @@ _PLACES = {
 
 __all__ = [
     "MLP",
+    "ChannelScale",
     "DeepMLP",
     "DenseLayer",
     "Knowledge",

@@ -7,7 +7,7 @@ dimension, ``p`` features, ``k`` outputs; ``x (n, d)``, ``candidates (m, d)``, `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PixelScale:
     """How integer pixels became inputs: ``x = (u / 255 - mean) / std`` with ``u`` in 0..255.
 
@@ -31,8 +31,8 @@ class PixelScale:
     """
 
     shape: tuple[int, int, int]  # channels, height, width
-    mean: float | Tensor  # a number; the subclass has one for each pixel
-    std: float
+    mean: float | Tensor  # a number; subclasses have one for each pixel or channel
+    std: float | Tensor  # a number; a subclass has one for each channel
 
     @property
     def d(self) -> int:
@@ -49,8 +49,20 @@ class PixelScale:
         """The image of a zero input, in levels of 0..255: one number, or (d,) float64."""
         return 255 * self.mean
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are the same; a generated comparison fails on tensors."""
+        if type(other) is not type(self):
+            return NotImplemented
+        assert isinstance(other, PixelScale)
+        pairs = ((self.mean, other.mean), (self.std, other.std))
+        doubles = [[torch.as_tensor(value, dtype=torch.float64) for value in two] for two in pairs]
+        return self.shape == other.shape and all(torch.equal(*two) for two in doubles)
 
-@dataclass(frozen=True)
+    def __hash__(self) -> int:
+        return hash(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
 class MeanImageScale(PixelScale):
     """A scale with one mean for each pixel: ``x = (u / 255 - mean image) / std``.
 
@@ -82,15 +94,31 @@ class MeanImageScale(PixelScale):
     def offset(self) -> Tensor:
         return 255 * self.mean.flatten()
 
-    def __eq__(self, other: object) -> bool:
-        """Whether all values are the same; the generated comparison fails on tensors."""
-        if not isinstance(other, MeanImageScale):
-            return NotImplemented
-        same_numbers = (self.shape, self.std) == (other.shape, other.std)
-        return same_numbers and torch.equal(self.mean, other.mean)
 
-    def __hash__(self) -> int:
-        return hash((self.shape, self.std))
+@dataclass(frozen=True, eq=False)
+class ChannelScale(PixelScale):
+    """A scale with one mean and one standard deviation for each channel, as pipelines often have.
+
+    >>> scale = ChannelScale.of((3, 1, 1), [0.2, 0.4, 0.6], [0.25, 0.25, 0.5])
+    >>> [round(level) for level in scale.offset.tolist()]
+    [51, 102, 153]
+    """
+
+    mean: Tensor  # (c, 1, 1) float64 on the CPU, in [0, 1]
+    std: Tensor  # (c, 1, 1) float64 on the CPU, above 0
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+    ) -> ChannelScale:
+        """The scale of images of that shape (c, h, w), from c means and c standard deviations."""
+        tall = (shape[0], 1, 1)
+        values = (torch.tensor(list(given), dtype=torch.float64) for given in (mean, std))
+        return cls(shape, *(value.reshape(tall) for value in values))
+
+    @property
+    def offset(self) -> Tensor:
+        return 255 * self.mean.expand(self.shape).flatten()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import socket
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors import safe_open
 from datamodules import CIFAR10Subset, ImageFolderSubset, Photos, ReconDataModule, Sphere
 from datamodules import cifar as cifar_file
 from lit_recon.errors import InputError
+from lit_recon.knowledge import ChannelScale
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.truth import Truth
 
@@ -171,6 +173,13 @@ def test_the_scale_comes_back_from_a_run_directory(tmp_path: Path, normalize: st
     assert Truth.read(tmp_path).pixels == data.pixels
     with safe_open(tmp_path / "data.safetensors", framework="pt") as file:
         assert ("mean_image" in file.keys()) == (normalize == "mean_image")  # noqa: SIM118
+
+
+def test_a_scale_for_each_channel_comes_back_from_a_run_directory(tmp_path: Path) -> None:
+    truth = Truth.of(ready(Photos(n=4, image_size=8)))
+    scale = ChannelScale.of((3, 8, 8), [0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
+    replace(truth, pixels=scale).write(RunDirectory(tmp_path))
+    assert Truth.read(tmp_path).pixels == scale
 
 
 def test_down_sampling_averages_squares_and_rounds_halves_up(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ X = sphere(N, D, 0)
 
 def recovered(held: Knowledge, **settings: object) -> float:
     attack = ProjectionReconstructor(max_seconds=60, **settings)  # type: ignore[arg-type]
-    return score(X, attack.reconstruct(held).candidates).metrics.recovered_fraction
+    share = score(X, attack.reconstruct(held).candidates).metrics.recovered_fraction
+    assert share is not None
+    return share
 
 
 def test_every_fact_but_the_model_may_be_unknown() -> None:

@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from lit_recon.knowledge import MeanImageScale, PixelScale
+from lit_recon.knowledge import ChannelScale, MeanImageScale, PixelScale
 from lit_recon.metrics import (
     ABSOLUTE,
     DIRECTION,
@@ -467,6 +467,46 @@ def test_verdicts_do_not_depend_on_company_scale_or_precision(patches: Tensor) -
         assert (other.images.flip(0)[exact_ones] == together.images[exact_ones]).all()
 
 
+# -- Certificates with a mean and a standard deviation for each channel -------------------------
+
+MEANS, STDS = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)  # of CIFAR-10's usual pipeline
+
+
+def test_a_scale_for_each_channel_is_that_of_the_usual_pipelines(patches: Tensor) -> None:
+    scale = ChannelScale.of((3, 32, 32), MEANS, STDS)
+    x = inputs_from_images(patches, scale).reshape(patches.shape)
+    for channel in range(3):
+        one = PixelScale((1, 32, 32), MEANS[channel], STDS[channel])
+        expected = inputs_from_images(patches[:, channel : channel + 1], one)
+        assert torch.allclose(x[:, channel].flatten(1), expected)
+    assert torch.equal(images_from_inputs(x.flatten(1), scale), patches)
+    assert scale == ChannelScale.of((3, 32, 32), MEANS, STDS)
+    assert scale != ChannelScale.of((3, 32, 32), STDS, MEANS)
+    assert scale != PixelScale((3, 32, 32), MEANS[0], STDS[0])
+
+
+def test_certificates_with_a_scale_for_each_channel(patches: Tensor) -> None:
+    scale = ChannelScale.of((3, 32, 32), MEANS, STDS)
+    x = inputs_from_images(patches, scale)
+    found = certify(0.01 * off_by(x, 1e-4), scale)
+    assert found.accepted.all() and torch.equal(found.images, patches)
+    assert torch.allclose(found.scale, x.norm(dim=1))
+    other = ChannelScale.of((3, 32, 32), MEANS, (0.247, 0.247, 0.3))
+    for wrong in (off_by(x, 2e-2), x + 0.3 * x.roll(1, 0), -x, inputs_from_images(patches, other)):
+        assert not certify(wrong, scale).accepted.any()
+
+
+def test_channels_with_equal_scales_are_one_scale(patches: Tensor) -> None:
+    plain = PixelScale((3, 32, 32), 0.47, 0.25)
+    same = ChannelScale.of(plain.shape, [0.47] * 3, [0.25] * 3)
+    x = inputs_from_images(patches, plain)
+    assert torch.equal(x, inputs_from_images(patches, same))
+    for candidates in (x, off_by(x, 5e-4), -x):
+        first, second = certify(candidates, plain), certify(candidates, same)
+        for name in ("accepted", "residual", "scale", "images", "sign"):
+            assert torch.equal(getattr(first, name), getattr(second, name)), name
+
+
 # -- Certificates with a mean image -------------------------------------------------------------
 
 
@@ -490,7 +530,7 @@ def test_one_mean_image_of_equal_pixels_is_the_scale_with_one_mean(
     images = KINDS[kind](patches)
     plain = scale_of(images[:10])
     flat = torch.full(plain.shape, plain.mean, dtype=torch.float64)  # type: ignore[arg-type]
-    same = MeanImageScale(plain.shape, flat, plain.std)
+    same = MeanImageScale(plain.shape, flat, float(plain.std))
     x = inputs_from_images(images, plain)
     assert torch.equal(x, inputs_from_images(images, same))
     for candidates in (x, off_by(x, 5e-4), off_by(x, 1e-2), -x, 2 * x - x.roll(1, 0)):

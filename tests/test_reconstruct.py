@@ -295,8 +295,8 @@ def test_a_resumed_run_starts_where_the_undisturbed_one_did(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ("", "--run missing give either --run runs/NAME or --checkpoint FILE"),
-        ("--run runs/mlp --checkpoint x", "--run runs/mlp give either"),
+        ("", "--run missing give either --run runs/NAME, --checkpoint"),
+        ("--run runs/mlp --checkpoint x", "--checkpoint x is not for --run"),
         ("--run nowhere", "--run nowhere is no run directory"),
         ("--run runs", "--run runs is no run directory"),
         ("--run runs/mlp --steps 3", "--steps 3 has no checkpoint there are 0, 2, 4"),
@@ -511,7 +511,7 @@ def test_a_module_of_ones_own_is_attacked(theirs: list[str], run: Run, tmp_path:
     kept = files(tmp_path / "found")
     refused(run(*other, "--out", "found"), "--out found", "other results of step 20")
     refused(run(*theirs, "--out", "found", "--data.seed", "3"), "another --data.seed")
-    refused(run("reconstruct", "--run", "found"), "--run found", "--checkpoint")
+    refused(run("reconstruct", "--run", "found"), "--run found", "results of files")
     assert files(tmp_path / "found") == kept
     early = [word.replace("end.ckpt", "start.ckpt") for word in theirs]
     assert run(*early, "--out", "found")[0] == 0

@@ -53,7 +53,7 @@ class Job:
         wandb: the flags of W&B.
         record: the configuration as YAML.
         directory: the run directory.
-        truth: the training data, for scoring.
+        truth: the training data, for scoring; None: not known.
         targets: the methods.
         checkpoints: (step, epoch, knowledge) of each checkpoint.
         device: where attacks run.
@@ -62,7 +62,7 @@ class Job:
     wandb: Namespace
     record: str
     directory: RunDirectory
-    truth: Truth
+    truth: Truth | None
     targets: Sequence[Target]
     checkpoints: Iterator[tuple[int, int, Knowledge]]
     device: torch.device

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from jsonargparse import Namespace
 
 from lit_recon.audit.choice import Choice, chosen, settle
@@ -16,13 +17,14 @@ from lit_recon.audit.recorder import of_method
 from lit_recon.audit.threat import TrainingFacts, knowledge_of
 from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, build
+from lit_recon.knowledge import Knowledge
 from lit_recon.models.wrapped import Wrapped
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.provenance import FILE as PROVENANCE
 from lit_recon.records.provenance import provenance
 from lit_recon.records.truth import Truth
 
-CHECKPOINT_FLAGS = ("checkpoint", "device")  # may differ between results in one directory
+WEIGHTS = ("checkpoint", "before", "after", "update")  # flags that name the attacked weights
 
 
 def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType]) -> Job:
@@ -48,17 +50,43 @@ def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType
         raise InputError("--initial", flags.initial, remedy)
     choice = chosen(command, flags).for_model(model, disabled=True)
     settle(flags, choice)
-    step, epoch = int(saved.get("global_step", 0)), int(saved.get("epoch", 0))
-    directory = place_for(command, flags, cls.__name__.lower(), step, choice)
+    known = knowledge_of(model.to(device), initial, TrainingFacts(), truth)
+    at = (int(saved.get("global_step", 0)), int(saved.get("epoch", 0)), known)
+    return job_of_files(command, flags, cls.__name__.lower(), choice, at, truth, device)
+
+
+def job_of_files(
+    command: CommandLine,
+    flags: Namespace,
+    stem: str,
+    choice: Choice,
+    at: tuple[int, int, Knowledge],
+    truth: Truth | None,
+    device: torch.device,
+) -> Job:
+    """The job for weights that are in no run, with a directory for their results.
+
+    Args:
+        command: the flags of `reconstruct`.
+        flags: their values.
+        stem: the start of the name of a new directory.
+        choice: the methods.
+        at: step, epoch and knowledge of the checkpoint.
+        truth: the training data; None: not known.
+        device: where attacks run.
+
+    Raises:
+        InputError: as in `place_for`.
+    """
+    directory = place_for(command, flags, stem, at[0], choice)
     record = command.dump(flags)
     directory.write_text("config.yaml", record)  # first: `place_for` needs it in the next command
     seed = choice.methods[0].seed
     directory.write_json(PROVENANCE, provenance(sys.argv, seed, device))
-    truth.write(directory)
-    known = knowledge_of(model.to(device), initial, TrainingFacts(), truth)
+    if truth is not None:
+        truth.write(directory)
     targets = [Target(method, of_method(directory, method.name)) for method in choice.methods]
-    attacked = iter([(step, epoch, known)])
-    return Job(flags.wandb, record, directory, truth, targets, attacked, device)
+    return Job(flags.wandb, record, directory, truth, targets, iter([at]), device)
 
 
 def place_for(
@@ -82,7 +110,7 @@ def place_for(
             raise InputError("--out", out, remedy) from error
         for flag, value in now.items():
             if (
-                flag not in CHECKPOINT_FLAGS
+                flag not in (*WEIGHTS, "device")
                 and not flag.startswith("wandb")
                 and earlier.get(flag) != value
             ):
@@ -90,7 +118,7 @@ def place_for(
         done = any(
             of_method(RunDirectory(out), method.name).has_step(step) for method in choice.methods
         )
-        if done and earlier["checkpoint"] != flags.checkpoint:
+        if done and any(earlier.get(flag) != flags[flag] for flag in WEIGHTS):
             raise InputError("--out", out, f"has other results of step {step}; give another")
     try:
         return RunDirectory.create(out.parent, out.name, resume=True)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from jsonargparse import Namespace
+
+from lit_recon.audit.change import PixelFlags, of_change
 from lit_recon.audit.job import attack
 from lit_recon.audit.own_module import of_file
 from lit_recon.audit.saved_run import of_run
@@ -15,16 +18,27 @@ from lit_recon.flags import CommandLine, Group, describe
 INTRODUCTION = """\
 usage: python train.py reconstruct --run runs/NAME [--steps last|all|0,100] [--recon.FLAG value ...]
        python train.py reconstruct --checkpoint FILE --initial FILE --plugin PACKAGE --data ...
+       python train.py reconstruct --before FILE --after FILE [--pixels.shape ... | --data ...]
+       python train.py reconstruct --update FILE [--pixels.shape ... | --data ...]
 
 Attacks the saved checkpoints of a run. With the run's own settings the results go to
 runs/NAME/recon, with other settings to runs/NAME/recon-NAME. Or attacks a checkpoint of your own
-LightningModule, from an importable package that you trust.
+LightningModule, from an importable package that you trust. Or attacks the change of a first dense
+layer between two checkpoints of any network, or in the update of a client of federated learning:
+Lightning checkpoints, state dicts (.pt, .pth) or .safetensors files. Without --data nothing is
+known of the training data, and the results are candidates with their certificates.
 
 """
 GROUPS_OF_FIT = ("data", "recon", "recon.solver", "wandb")  # this command has them too
 CLASS_GROUPS = ("data", "recon", "wandb")
-RUN_FLAGS = ("steps", "name")  # only with --run
-FILE_FLAGS = ("initial", "module", "readout", "features", "out")  # only with --checkpoint
+# What is attacked, by one of these flags, and which other flags belong to it.
+SOURCES = {
+    "run": {"steps", "name"},
+    "checkpoint": {"initial", "module", "readout", "features", "out"},
+    "before": {"after", "layer", "out"},
+    "after": {"before", "layer", "out"},
+    "update": {"layer", "out"},
+}
 
 
 @dataclass
@@ -44,8 +58,12 @@ class ReconstructFlags:
         readout: dotted name of its last linear layer; null: the layer whose output is the module's.
         features: its method that computes the readout's input; null: the input is recorded in a
             forward pass.
-        out: directory for the results of --checkpoint; several checkpoints of one training can
-            share it; null: a new one in runs.
+        before: an earlier checkpoint of any network, without its class; with --after.
+        after: a later checkpoint of the same network.
+        update: the difference of two checkpoints, such as the update of a client, instead of both.
+        layer: dotted name of the dense layer that the inputs meet; null: the first layer.
+        out: directory for results of files; several checkpoints of one training can share it; null:
+            a new one in runs.
     """
 
     run: str | None = None
@@ -57,6 +75,10 @@ class ReconstructFlags:
     module: str | None = None
     readout: str | None = None
     features: str | None = None
+    before: str | None = None
+    after: str | None = None
+    update: str | None = None
+    layer: str | None = None
     out: str | None = None
 
 
@@ -72,8 +94,8 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
         InputError: a wrong flag, or a wrong file.
         RunError: results cannot be written.
     """
-    own = Group("", (ReconstructFlags,))
-    groups = [own, *(fit.groups[name] for name in GROUPS_OF_FIT)]
+    own, pixels = Group("", (ReconstructFlags,)), Group("pixels", (PixelFlags,))
+    groups = [own, pixels, *(fit.groups[name] for name in GROUPS_OF_FIT)]
     if {"-h", "--help"} & set(argv):
         print(INTRODUCTION + describe(groups), end="")
         return
@@ -81,15 +103,39 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
     sources = command.read(argv)
     # Without the flags of classes: only the run's configuration may say which classes have them.
     flags = command.parse([source.without(*CLASS_GROUPS) for source in sources])
-    if (flags.run is None) == (flags.checkpoint is None):
-        given = flags.run or "missing"
-        raise InputError("--run", given, "give either --run runs/NAME or --checkpoint FILE")
-    use, others = ("--run", FILE_FLAGS) if flags.checkpoint is None else ("--checkpoint", RUN_FLAGS)
-    for name in others:
-        if flags[name] != getattr(ReconstructFlags(), name):
-            raise InputError(f"--{name}", flags[name], f"is not for {use}; leave it out")
-    if flags.run is not None:
+    use = source_of(flags)
+    data_given = any(source.only("data").values for source in sources)
+    for source in sources:
+        for flag, value in source.only("pixels").values:
+            if use in ("run", "checkpoint") or data_given:
+                known = "--data" if data_given else f"--{use}"
+                raise InputError(
+                    f"--{flag}", source.given(value), f"{known} gives it; leave it out"
+                )
+    if use == "run":
         settings = [source.without(*vars(ReconstructFlags())) for source in sources]
         attack(of_run(fit, settings, flags))
-    else:
-        attack(of_file(command, command.parse(sources), plugins))
+        return
+    # The record of an attack without data must not name any.
+    left_out = "pixels" if use == "checkpoint" or data_given else "data"
+    kept = [group for group in groups if group.name != left_out]
+    command = CommandLine(command.command, kept, fit.packages)
+    flags = command.parse(sources)
+    attack(of_file(command, flags, plugins) if use == "checkpoint" else of_change(command, flags))
+
+
+def source_of(flags: Namespace) -> str:
+    """Which flag of `SOURCES` says what is attacked.
+
+    Raises:
+        InputError: none, several, or a flag that belongs to another one.
+    """
+    given = [name for name in SOURCES if flags[name] is not None]
+    if not given:
+        remedy = "give either --run runs/NAME, --checkpoint, --before and --after, or --update"
+        raise InputError("--run", "missing", remedy)
+    use = given[0]
+    for name, default in vars(ReconstructFlags()).items():
+        if name not in SOURCES[use] | {use, "device"} and flags[name] != default:
+            raise InputError(f"--{name}", flags[name], f"is not for --{use}; leave it out")
+    return use

@@ -26,6 +26,7 @@ from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.media import log_curve, log_image, log_image_table
 from lit_recon.records.truth import Truth
+from lit_recon.report.candidates import candidates_figure
 from lit_recon.report.grid import figure_to_uint8, overlay_figure, reconstruction_grid, save_png
 from lit_recon.solvers import OnStep, SolverStep
 
@@ -43,7 +44,7 @@ class Recorder:
     Attributes:
         reconstructor: the method.
         directory: the run directory with the method's folder of results, from `of_method`.
-        truth: the training data, for scoring after the attack.
+        truth: the training data, for scoring after the attack; None: not known.
         loggers: the loggers of metrics.jsonl and of W&B.
         leader: whether this is rank 0.
         broadcast: returns rank 0's value on every rank.
@@ -52,7 +53,7 @@ class Recorder:
 
     reconstructor: Reconstructor
     directory: RunDirectory
-    truth: Truth
+    truth: Truth | None
     loggers: Sequence[Logger] = ()
     leader: bool = True
     broadcast: Callable[[T], T] = _alone
@@ -82,13 +83,16 @@ class Recorder:
         warm = self.broadcast(self._earlier(step) if self.reconstructor.warm_start else None)
         found = self.reconstructor.reconstruct(knowledge, on_step=on_step, earlier=warm and warm[1])
         scores = score_reconstruction(found, self.truth)
-        numbers = cast(dict[str, Any], plain(numbers_of(found, scores, self.truth)))
+        numbers = cast(
+            dict[str, Any],
+            plain(numbers_of(found, scores, self.truth, self.reconstructor.describes)),
+        )
         self.results[step] = {
             **numbers,
             "reason": found.outcome.reason,
             "sure": found.outcome.sure,
             "empty": found.outcome.empty,
-            "n": self.truth.n,
+            "n": None if self.truth is None else self.truth.n,
             **sizes(knowledge.model),
             "d": found.candidates.shape[1],
             "method": self.reconstructor.name,
@@ -97,7 +101,10 @@ class Recorder:
             "images": self._images(step, scores),
         }
         if self.leader:
-            self._write(step, epoch, found, scores, numbers)
+            drawn = picture(
+                found, scores, self.truth, knowledge, sentence(step, self.results[step])
+            )
+            self._write(step, epoch, found, numbers, figure_to_uint8(drawn))
 
     def _images(self, step: int, scores: Scores) -> list[dict[str, Any]]:
         """The rows of the table of images, with the first step at which each was recovered.
@@ -130,12 +137,10 @@ class Recorder:
         step: int,
         epoch: int,
         found: Reconstruction,
-        scores: Scores,
         numbers: dict[str, Any],
+        pixels: NDArray[np.uint8],
     ) -> None:
         results = self.results[step]
-        line = sentence(step, results)
-        pixels = figure_to_uint8(picture(found, scores, self.truth, title=line))
         prefix = self.directory.results
         named = {f"{prefix}/{key}": value for key, value in numbers.items()}
         with self.directory.step_directory(step) as folder:
@@ -149,7 +154,7 @@ class Recorder:
             for logger in self.loggers:
                 if isinstance(logger, JsonlLogger):
                     logger.log_metrics(row, step=step)
-        print(line, flush=True)
+        print(sentence(step, results), flush=True)
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
                 self._log_to_wandb(logger, prefix, step, named, pixels, found)
@@ -201,8 +206,15 @@ def read_results(directory: RunDirectory, step: int) -> dict[str, Any]:
 
 
 def tally(results: dict[str, Any]) -> str:
-    """The counts of a step: ``10 of 10 images recovered, 10 exact to the pixel``."""
+    """The counts of a step: ``10 of 10 images recovered, 10 exact to the pixel``.
+
+    Where the training data are not known: ``12 candidates, 9 certified``.
+    """
     n = results["n"]
+    if n is None:
+        m, share = results["candidates"], results["certified_fraction"]
+        counted = f"{m} candidate{'' if m == 1 else 's'}"
+        return counted if share is None else f"{counted}, {round(share * m)} certified"
     what = "samples" if results["exact_fraction"] is None else "images"
     line = f"{round(results['recovered_fraction'] * n)} of {n} {what} recovered"
     if results["exact_fraction"] is not None:
@@ -217,7 +229,7 @@ def sentence(step: int, results: dict[str, Any]) -> str:
         "loss": results.get("projection_loss"),
     }
     told = [f"{name} {value:.1e}" for name, value in numbers.items() if isfinite(value or nan)]
-    if results.get("candidates", results["n"]) != results["n"]:
+    if results["n"] is not None and results.get("candidates", results["n"]) != results["n"]:
         told.append(f"{results['candidates']} candidates")
     told.append(f"{results['seconds']:.0f} s")
     what = f"step {step}, {results['method']}: {tally(results)}"
@@ -242,8 +254,21 @@ def write_curve(rows: Sequence[SolverStep], path: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def picture(found: Reconstruction, scores: Scores, truth: Truth, title: str) -> Any:
-    """The figure of one reconstruction: pairs of images, or coordinates for other data."""
+def picture(
+    found: Reconstruction, scores: Scores, truth: Truth | None, knowledge: Knowledge, title: str
+) -> Any:
+    """The figure of one reconstruction: pairs of images, or coordinates for other data.
+
+    Where the training data are not known, it shows the candidates alone.
+    """
+    if truth is None:
+        return candidates_figure(
+            found.candidates,
+            title,
+            certificates=found.certificates,
+            shape=knowledge.input_shape,
+            pixels=knowledge.pixels,
+        )
     if truth.images is None:
         return overlay_figure(truth.x, found.candidates, scores.rows, title=title)
     assert scores.reconstructions is not None

@@ -44,7 +44,7 @@ def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
             )
     own = fit.read([f"--config={file}"])[0]
     if "checkpoint" in dict(own.values):
-        remedy = "has results of --checkpoint; give that and --out"
+        remedy = "has results of files; give these again, as --checkpoint, and --out"
         raise InputError("--run", flags.run, remedy)
     before, config = fit.parse([own]), fit.parse([own, *given])
     config.run.name = path.name

@@ -28,6 +28,7 @@ from lit_recon.metrics.scores import (
     recovered_fraction,
     score,
     ssim,
+    unscored,
 )
 
 __all__ = [
@@ -54,4 +55,5 @@ __all__ = [
     "recovered_fraction",
     "score",
     "ssim",
+    "unscored",
 ]

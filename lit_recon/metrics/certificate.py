@@ -186,9 +186,10 @@ def certify(candidates: Tensor, pixels: PixelScale, *, both_signs: bool = False)
     candidates = candidates.detach().to("cpu", torch.float64)
     if candidates.ndim != 2 or candidates.shape[1] != pixels.d:
         raise ValueError(f"candidates {tuple(candidates.shape)} do not have d = {pixels.d} columns")
-    norm = candidates.norm(dim=1, keepdim=True)
+    in_levels = candidates * _relative_spread(pixels)
+    norm = in_levels.norm(dim=1, keepdim=True)
     usable = torch.isfinite(norm) & (norm > 0)
-    unit = torch.where(usable, candidates / norm, 0.0)
+    unit = torch.where(usable, in_levels / norm, 0.0)
     at_once = max(1, CHUNK // (2 * STARTS * pixels.d))
     offset = torch.as_tensor(pixels.offset, dtype=torch.float64).expand(pixels.d)
     verdicts = [_judge(part, offset, both_signs) for part in unit.split(at_once)]
@@ -199,6 +200,13 @@ def certify(candidates: Tensor, pixels: PixelScale, *, both_signs: bool = False)
     images = torch.where(accepted[:, None, None, None], decoded, as_it_stands)
     scale = inputs_from_images(images, pixels).norm(dim=1)
     return Certificates(accepted, residual, scale, images, sign)
+
+
+def _relative_spread(pixels: PixelScale) -> float | Tensor:
+    """How fast each pixel moves with its input: 1 for all, or (d,) with one std per channel."""
+    if not isinstance(pixels.std, Tensor):
+        return 1.0
+    return (pixels.std / pixels.std.amax()).expand(pixels.shape).flatten()
 
 
 def _judge(unit: Tensor, offset: Tensor, both_signs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

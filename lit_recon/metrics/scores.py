@@ -11,7 +11,7 @@ all n training samples. So a missing candidate lowers a share and does not chang
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import log10, sqrt
 
 import torch
@@ -70,7 +70,7 @@ class Metrics:
 
     matched_error: float | None
     direction_error: float | None
-    recovered_fraction: float
+    recovered_fraction: float | None
     exact_fraction: float | None
     certified_fraction: float | None
     psnr: float | None
@@ -87,7 +87,7 @@ class Scores:
 
     Attributes:
         metrics: the numbers.
-        rows: one for each training sample, in training order.
+        rows: one for each training sample, in training order; none where these are not known.
         reconstructions: (n, c, h, w) uint8, the images that psnr, ssim and exact pixels were
             computed from, in training order, black where a sample has no candidate; None without
             images.
@@ -260,6 +260,19 @@ def score(
         else null_direction_error(candidates, held_out, len(x), sign_blind=sign_blind),
     )
     return Scores(metrics, rows, reconstructions)
+
+
+def unscored(certified: Tensor | None = None) -> Scores:
+    """The scores where the true training set is not known: only the certificates' share.
+
+    >>> unscored(torch.tensor([True, False])).metrics.certified_fraction
+    0.5
+
+    Args:
+        certified: (m,) bool, which candidates the certificate accepts; None without certificates.
+    """
+    blank: dict[str, None] = dict.fromkeys(field.name for field in fields(Metrics))
+    return Scores(Metrics(**{**blank, "certified_fraction": _mean(certified)}), (), None)
 
 
 def _pair_error(x: Tensor, aligned: Tensor, matching: Matching) -> Tensor:

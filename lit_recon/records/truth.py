@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lit_recon.errors import InputError
-from lit_recon.knowledge import MeanImageScale, PixelScale
+from lit_recon.knowledge import ChannelScale, MeanImageScale, PixelScale
 from lit_recon.records.directory import RunDirectory
 
 FILE = "data.safetensors"
@@ -94,11 +94,13 @@ class Truth:
             tensors["images"] = self.images
         pixels: dict[str, Any] | None = None
         if self.pixels is not None:
-            pixels = {"shape": self.pixels.shape, "std": self.pixels.std}
-            if isinstance(self.pixels.mean, Tensor):
-                tensors[MEAN_IMAGE] = self.pixels.mean
-            else:
-                pixels["mean"] = self.pixels.mean
+            pixels = {"shape": self.pixels.shape}
+            for name in ("mean", "std"):
+                value = getattr(self.pixels, name)
+                if isinstance(self.pixels, MeanImageScale) and name == "mean":
+                    tensors[MEAN_IMAGE] = value
+                else:
+                    pixels[name] = value.flatten().tolist() if isinstance(value, Tensor) else value
         facts = {
             "labels": self.labels,
             "class_names": self.class_names,
@@ -145,6 +147,7 @@ def _pixels(facts: dict[str, Any] | None, mean_image: Tensor | None) -> PixelSca
     if facts is None:
         return None
     c, h, w = facts["shape"]
-    if mean_image is None:
-        return PixelScale((c, h, w), facts["mean"], facts["std"])
-    return MeanImageScale((c, h, w), mean_image, facts["std"])
+    if mean_image is not None:
+        return MeanImageScale((c, h, w), mean_image, facts["std"])
+    kind = ChannelScale.of if isinstance(facts["std"], list) else PixelScale
+    return kind((c, h, w), facts["mean"], facts["std"])

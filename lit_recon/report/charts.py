@@ -300,7 +300,7 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
 def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
     """From step 0 on, by powers of ten where there are many: most happens at the start."""
     axes.set_xlabel("training step")
-    last = max(steps, default=1)
+    last = max(1, *steps)
     if last > 20:
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
         axes.set_xlim(-0.15, last * 1.3)

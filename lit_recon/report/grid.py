@@ -81,7 +81,7 @@ def reconstruction_grid(
     columns = ceil(len(shown) / ceil(len(shown) / COLUMNS))
     blocks = ceil(len(shown) / columns)
     block_h = 3 * (tile_h + GAP) + CAPTION + MARGIN
-    canvas = _Canvas(
+    canvas = Canvas(
         width=2 * MARGIN + LABELS + columns * (tile_w + GAP),
         height=HEADER + blocks * block_h,
         title=title,
@@ -135,7 +135,7 @@ def overlay_figure(
     shown = best_and_worst(rows, max_shown)
     columns = ceil(len(shown) / ceil(len(shown) / 6))
     panel, step_x, step_y = 150, 162, 212
-    canvas = _Canvas(
+    canvas = Canvas(
         width=2 * MARGIN + 40 + columns * step_x,
         height=HEADER + ceil(len(shown) / columns) * step_y + 26,
         title=title,
@@ -187,7 +187,7 @@ def save_png(pixels: NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
         Image.fromarray(pixels).save(draft, format="PNG")
 
 
-class _Canvas:
+class Canvas:
     """A figure addressed in pixels from the top left, as tiles need to fall on whole pixels."""
 
     def __init__(self, width: int, height: int, title: str, summary: str) -> None:
@@ -274,14 +274,14 @@ def tiles(
     Returns:
         Three pictures of (h, w, 3) uint8.
     """
-    truth, found = _pixels(image), _pixels(reconstruction)
+    truth, found = rgb(image), rgb(reconstruction)
     difference = np.abs(truth.astype(int) - found.astype(int)) * amplify
     if row.candidate is None:
         found, difference = np.full_like(truth, BLANK), np.full_like(truth, BLANK)
     return truth, found, difference.clip(0, 255).astype(np.uint8)
 
 
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
+def rgb(image: Tensor) -> NDArray[np.uint8]:
     """(c, h, w) uint8 to (h, w, 3); grey is repeated, as a colour map would be stretched."""
     array = image.detach().cpu().numpy().transpose(1, 2, 0)
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array

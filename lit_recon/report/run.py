@@ -40,7 +40,7 @@ class Checkpoint:
         folder: where its files are.
         step: the training step.
         numbers: what metrics.json holds under its public names, null as None.
-        rows: one for each training sample, in training order.
+        rows: one for each training sample, in training order; none where these are not known.
         curve: the inner curve; empty where there was nothing to solve.
     """
 
@@ -53,6 +53,11 @@ class Checkpoint:
     @property
     def n(self) -> int:
         return len(self.rows)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the training data were known, so that the candidates have scores."""
+        return self.numbers["n"] is not None
 
     def number(self, name: str) -> float | None:
         """A number by its public name; None where it has no meaning or is not recorded."""
@@ -238,7 +243,7 @@ def _checkpoint(folder: Path) -> Checkpoint:
     with checked(folder / METRICS):
         named = {name: numbers[name] for name in NEEDED}
         rows = tuple(_fields(SampleScore, row) for row in numbers.pop("images"))
-        if len(rows) != named["n"]:
+        if len(rows) != (named["n"] or 0):
             raise ValueError(f"{len(rows)} rows for n = {named['n']}")
         step = int(folder.name.removeprefix("step="))
     with checked(folder / "curve.csv") as file, file.open(newline="") as lines:

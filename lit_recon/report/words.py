@@ -51,7 +51,7 @@ def value(described: Number, found: float | None) -> str:
 def at(point: Checkpoint, described: Number) -> str | None:
     """The same at a checkpoint, as ``3 of 4`` where something is counted; None without a value."""
     counts = {
-        "recovered_fraction": (recovered(point), point.n),
+        "recovered_fraction": (recovered(point) if point.scored else None, point.n),
         "exact_fraction": (exact(point), point.n),
         "certified_fraction": certified(point) or (None, 0),
     }
@@ -94,7 +94,7 @@ def things(point: Checkpoint, count: int) -> str:
 def strongest(results: MethodResults) -> Checkpoint:
     """The first checkpoint at which most came back; the last one if nothing ever did."""
     best = max(results.checkpoints, key=_came_back)
-    return best if recovered(best) else results.last
+    return best if any(_came_back(best)) else results.last
 
 
 def best(run: Run) -> MethodResults:
@@ -103,7 +103,10 @@ def best(run: Run) -> MethodResults:
 
 
 def _came_back(point: Checkpoint) -> tuple[int, int]:
-    return recovered(point), exact(point) or 0
+    if point.scored:
+        return recovered(point), exact(point) or 0
+    accepted, _ = certified(point) or (0, 0)
+    return accepted, 0
 
 
 def headline(results: MethodResults, by: str = "") -> str:
@@ -114,6 +117,8 @@ def headline(results: MethodResults, by: str = "") -> str:
         by: what the sentence says of the method, as ``by projection``; empty: nothing.
     """
     point = strongest(results)
+    if not point.scored:
+        return _unscored_headline(point, by)
     n, found, right = point.n, recovered(point), exact(point)
     came = f"came back from the weights {by}".rstrip()
     if not found:
@@ -130,12 +135,22 @@ def headline(results: MethodResults, by: str = "") -> str:
     return f"{sentence}, {right or 'none'} of them exact in every pixel"
 
 
+def _unscored_headline(point: Checkpoint, by: str) -> str:
+    what = f"candidates from the weights {by}".rstrip()
+    counts = certified(point)
+    if counts is None:
+        return f"{point.numbers['candidates']} {what}, without a certificate"
+    accepted, of = counts
+    which = {0: f"None of {of}", of: f"All {of}"}.get(accepted, f"{accepted} of {of}")
+    return f"{which} {what} {'is' if accepted == 0 else 'are'} certified"
+
+
 def headline_of(run: Run) -> str:
     """The same for a run, of the method by which most came back."""
     first = best(run)
     if len(run.methods) == 1:
         return headline(first)
-    if not recovered(strongest(first)):
+    if not any(_came_back(strongest(first))):
         return headline(first, f"by any of {len(run.methods)} methods")
     return headline(first, f"by {first.label}")
 
@@ -144,6 +159,9 @@ def when(results: MethodResults) -> Iterator[str]:
     """From which step on, in sentences."""
     points = results.checkpoints
     best, last = strongest(results), points[-1]
+    if not best.scored:
+        yield "The training data were not given, so that nothing is scored against them."
+        return
     if not recovered(best):
         many = f"{len(points)} checkpoints, steps {points[0].step:,} to {last.step:,}"
         yield f"It was tried at {many if len(points) > 1 else f'step {last.step:,}'}."
@@ -214,7 +232,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
     config = run.config
     shown = []
     for group, title in (("data", "Data"), ("model", "Model"), ("optim", "Optimiser")):
-        part = config.get(group) or {}
+        part = config.get(group)
+        if part is None:  # `reconstruct` knows no training
+            continue
         given = part.get("init_args") or {}
         named = [f"{name} {_plain(given[name])}" for name in SHOWN if given.get(name) is not None]
         shown.append((title, ", ".join([short(part.get("class_path")), *named])))

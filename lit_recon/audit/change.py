@@ -1,0 +1,248 @@
+"""The change of a first layer between two files, as `reconstruct --before --after` attacks it.
+
+The class of the network is not needed: of its weights only the first dense layer is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from jsonargparse import Namespace
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from lit_recon.audit.choice import chosen, settle
+from lit_recon.audit.job import Job, device_of
+from lit_recon.audit.own_module import job_of_files
+from lit_recon.errors import InputError, RunError
+from lit_recon.flags import CommandLine, build
+from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, PixelScale
+from lit_recon.records.checkpoints import SavedWeights, load_any_weights
+from lit_recon.records.truth import Truth
+
+
+@dataclass
+class PixelFlags:
+    """How pixels became inputs, where --data is not given.
+
+    Args:
+        shape: channels, height and width of an image; null: the inputs are no images.
+        mean: subtracted from pixels in [0, 1]; one number, or one for each channel; null: not
+            known.
+        std: pixels were then divided by it; one number above 0, or one for each channel; null: not
+            known.
+    """
+
+    shape: Sequence[int] | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+
+
+def of_change(command: CommandLine, flags: Namespace) -> Job:
+    """The job for ``--before`` and ``--after``, or for ``--update``.
+
+    Args:
+        command: the flags of `reconstruct`, either with the group ``data`` or with ``pixels``.
+        flags: their values.
+
+    Raises:
+        InputError: a wrong flag, or a wrong file.
+    """
+    update = flags["update"] is not None  # `flags.update` is a method
+    for one, other in (("before", "after"), ("after", "before")):
+        if not update and flags[one] is None:
+            raise InputError(f"--{one}", "missing", f"give a checkpoint to compare with --{other}")
+    flag, file = ("--update", flags["update"]) if update else ("--after", flags.after)
+    device, saved = device_of(flags.device), _weights(flag, file)
+    truth, shape, pixels = _inputs(flags)
+    name = first_layer_name(saved, flag, file, flags.layer, None if shape is None else prod(shape))
+    layer = _layer(saved, flag, file, name)
+    if shape is not None and prod(shape) != layer.d:
+        fault = f"has {prod(shape)} values in an input, and the layer {name} takes {layer.d}"
+        raise InputError("--pixels.shape" if truth is None else "--data", list(shape), fault)
+    earlier = _zeros(layer) if update else _earlier(flags.before, layer)
+    if torch.equal(layer.weight, earlier.weight):
+        same = "is 0" if update else "is the same in --before, so nothing of the data is in it"
+        raise InputError(flag, file, f"its layer {name} {same}")
+    model = module_of(layer)
+    choice = chosen(command, flags).for_model(model, disabled=True)
+    settle(flags, choice)
+    known = Knowledge(
+        model.eval().to(device),
+        earlier_first_layer=earlier,
+        n=None if truth is None else truth.n,
+        pixels=pixels,
+        radius=None if truth is None else truth.radius,
+        shape=None if pixels is not None else shape or (layer.d,),
+    )
+    at = (saved.step or 0, saved.epoch or 0, known)
+    return job_of_files(command, flags, "update" if update else "change", choice, at, truth, device)
+
+
+def first_layer_name(
+    saved: SavedWeights, flag: str, file: str, name: str | None, d: int | None
+) -> str:
+    """The dotted name of the dense layer that the inputs meet, by names and shapes of weights.
+
+    Args:
+        saved: the weights of the file.
+        flag, file: where they are from, for messages.
+        name: the layer's name; None: that of the first weight that is a matrix or has more axes.
+        d: number of values in an input; None: not known.
+
+    Raises:
+        InputError: there is no such layer, it is not dense, or it is not clear which one it is.
+    """
+    weights = {
+        key: value
+        for key, value in saved.weights.items()
+        if value.is_floating_point() and value.dim() > 1
+    }
+    dense = {
+        key.removesuffix("weight").removesuffix("."): value.shape[1]
+        for key, value in weights.items()
+        if value.dim() == 2 and (key == "weight" or key.endswith(".weight"))
+    }
+    there = f"its dense layers are {', '.join(dense) or 'none'}"
+    if name is not None:
+        if name in dense:
+            return name
+        shape = next(
+            (tuple(w.shape) for key, w in weights.items() if key == f"{name}.weight"), None
+        )
+        fault = (
+            "is not in" if shape is None else f"is not dense, its weight has the shape {shape}, in"
+        )
+        raise InputError("--layer", name, f"{fault} {file}; {there}")
+    if not dense:
+        raise InputError(flag, file, "has no dense layer")
+    if not saved.in_order:
+        fitting = [key for key, columns in dense.items() if d in (None, columns)]
+        if len(fitting) == 1 and len(dense) == len(weights):
+            return fitting[0]
+        fault = f"{file} does not say which layer is first; {there}"
+        raise InputError("--layer", "missing", fault)
+    first, layer = next(iter(weights)), next(iter(dense))
+    if first.removesuffix("weight").removesuffix(".") != layer:
+        fault = f"the first weight of {file}, {first}, has the shape {tuple(weights[first].shape)}"
+        raise InputError("--layer", "missing", f"{fault} and is of no dense layer; {there}")
+    return layer
+
+
+def module_of(layer: DenseLayer) -> nn.Module:
+    """A module that holds one dense layer under its dotted name.
+
+    >>> module_of(DenseLayer("body.0", torch.zeros(4, 3)))
+    OneLayer(
+      (body): OneLayer(
+        (0): Linear(in_features=3, out_features=4, bias=False)
+      )
+    )
+    """
+    h, d = layer.weight.shape
+    dense = skip_init(nn.Linear, d, h, bias=layer.bias is not None, dtype=layer.weight.dtype)
+    values = {"weight": layer.weight, "bias": layer.bias}
+    dense.load_state_dict({key: value for key, value in values.items() if value is not None})
+    module: nn.Module = dense
+    for part in reversed(layer.name.split(".") if layer.name else []):
+        outer = OneLayer()
+        outer.add_module(part, module)
+        module = outer
+    return module
+
+
+class OneLayer(nn.Module):
+    """A network of which one layer is known."""
+
+
+def pixel_scale(given: Namespace) -> tuple[tuple[int, ...] | None, PixelScale | None]:
+    """The shape of an input and the pixel scale from ``--pixels``, each None if it is not known.
+
+    Raises:
+        InputError: a number out of its range, or one without the others.
+    """
+    shape = None if given.shape is None else tuple(given.shape)
+    if shape is not None and (len(shape) != 3 or min(shape) < 1):
+        remedy = "give channels, height and width, such as '[3, 32, 32]'"
+        raise InputError("--pixels.shape", list(shape), remedy)
+    numbers = {"mean": given.mean, "std": given.std}
+    missing = [name for name, value in numbers.items() if value is None]
+    if len(missing) == 2:
+        return shape, None
+    if shape is None:
+        raise InputError("--pixels.shape", "missing", "give channels, height and width")
+    if missing:
+        remedy = "give --pixels.mean and --pixels.std, or neither of them"
+        raise InputError(f"--pixels.{missing[0]}", "missing", remedy)
+    mean, std = (_per_channel(f"--pixels.{name}", v, shape[0]) for name, v in numbers.items())
+    if not all(0 <= value <= 1 for value in mean):
+        raise InputError("--pixels.mean", given.mean, "give numbers in [0, 1], the units of pixels")
+    if not all(0 < value < float("inf") for value in std):
+        raise InputError("--pixels.std", given.std, "give numbers above 0, in units of [0, 1]")
+    if len(set(mean)) == len(set(std)) == 1:
+        return shape, PixelScale(shape, mean[0], std[0])
+    return shape, ChannelScale.of(shape, mean, std)
+
+
+def _per_channel(flag: str, value: float | Sequence[float], channels: int) -> list[float]:
+    values = [value] * channels if isinstance(value, int | float) else list(value)
+    if len(values) != channels:
+        remedy = f"give one number, or one for each of {channels} channels"
+        raise InputError(flag, values, remedy)
+    return values
+
+
+def _inputs(
+    flags: Namespace,
+) -> tuple[Truth | None, tuple[int, ...] | None, PixelScale | None]:
+    """The training data, the shape of an input and the pixel scale, as far as they are known."""
+    if "data" not in flags:
+        return None, *pixel_scale(flags.pixels)
+    data = build(flags.data)
+    data.setup()
+    truth = Truth.of(data)
+    return truth, truth.shape, truth.pixels
+
+
+def _weights(flag: str, file: str) -> SavedWeights:
+    try:
+        return load_any_weights(file)
+    except RunError as error:
+        raise InputError(flag, file, str(error)) from error
+
+
+def _layer(saved: SavedWeights, flag: str, file: str, name: str) -> DenseLayer:
+    """A layer of a file, in float32 or float64."""
+    layer = DenseLayer.of(saved.weights, name, saved.step)
+    if not all(bool(torch.isfinite(v).all()) for v in (layer.weight, layer.bias) if v is not None):
+        raise InputError(flag, file, f"its layer {name} has values that are not finite")
+    return replace(
+        layer, weight=_wide(layer.weight), bias=None if layer.bias is None else _wide(layer.bias)
+    )
+
+
+def _wide(values: Tensor) -> Tensor:
+    """The same values in float32, or in float64 if they are; half precision is for storage only."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _earlier(file: str, later: DenseLayer) -> DenseLayer:
+    """The same layer in ``--before``."""
+    saved = _weights("--before", file)
+    try:
+        layer = _layer(saved, "--before", file, later.name)
+    except KeyError as error:
+        raise InputError("--before", file, f"has no layer {later.name}, as --after has") from error
+    if layer.weight.shape != later.weight.shape:
+        shapes = f"{tuple(layer.weight.shape)}, not {tuple(later.weight.shape)} as in --after"
+        raise InputError("--before", file, f"the weight of {layer.name} has the shape {shapes}")
+    return layer
+
+
+def _zeros(layer: DenseLayer) -> DenseLayer:
+    """The layer before an update, which is a difference."""
+    bias = None if layer.bias is None else torch.zeros_like(layer.bias)
+    return replace(layer, weight=torch.zeros_like(layer.weight), bias=bias, step=None)
