@@ -109,13 +109,14 @@ class Images:
         vectors: the integer vectors, images where they could be told apart.
         sure: (k,) whether each is certainly a training image.
         gap: (k,) nats by which the likeliest other combination is less likely than each.
-        other_levels: how many other brightnesses all images together can have; 0: none.
+        brightnesses: how many brightnesses all images together can have, where the pixel scale is
+            not known; 0 where it is.
     """
 
     vectors: Vectors
     sure: NDArray[np.bool_]
     gap: Array
-    other_levels: int = 0
+    brightnesses: int = 0
 
     @property
     def only_differences(self) -> bool:
@@ -155,10 +156,10 @@ def separated(
         whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
     turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
-    lattice, other_levels = lattice.turned(turn), 0
+    lattice, brightnesses = lattice.turned(turn), 0
     noisy = lattice.coordinates @ rows
     if frame.offset is None:
-        vectors, other_levels = with_common_constant(lattice, noisy, differences)
+        vectors, brightnesses = with_common_constant(lattice, noisy, differences)
         fits = np.ones(len(vectors), dtype=bool)
     elif multiples is None:
         vectors, fits = decoded(lattice, noisy, differences, frame.offset[0], images=True)
@@ -169,7 +170,8 @@ def separated(
     sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
     if len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
-    return Images(vectors, sure, gap, other_levels)
+    sure &= frame.offset is not None  # without it a negative is an image as well
+    return Images(vectors, sure, gap, brightnesses)
 
 
 def _likeliest(

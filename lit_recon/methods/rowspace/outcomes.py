@@ -23,7 +23,13 @@ NO_IMAGES = Outcome(
     "the shape of the images is not known, or the inputs are none, so nothing has to be an integer",
     empty=True,
 )
-LEAST_NEURONS = 2  # rows beyond the rank that show that there are no more samples
+NO_LOW_RANK = Outcome(
+    "no_low_rank",
+    "the first layer's change has no low rank, so its row space is not that of the training inputs"
+    " (Adam scales every weight on its own; or there are more inputs than are looked for)",
+    empty=True,
+)
+OUTSIDE = 1e-3  # share of the change's energy outside the span that no rounding explains
 
 
 def at_once(
@@ -40,12 +46,8 @@ def at_once(
     if c * h * w != d:
         reason = f"the first layer reads {d} numbers, and an image of {c}x{h}x{w} has {c * h * w}"
         return Outcome("no_images", reason, empty=True)
-    if span.rank == 0:
-        reason = (
-            "the first layer's change has no low rank, so its row space is not that of the training"
-            " inputs (Adam and its kin scale every weight on its own)"
-        )
-        return Outcome("no_low_rank", reason, empty=True)
+    if span.rank == 0 or (not span.low_rank and span.outside > OUTSIDE):
+        return NO_LOW_RANK
     return None
 
 
@@ -63,9 +65,15 @@ def ending(
         return Outcome("differences", reason, sure=found == r)
     if images is not None and sure == r:
         reason = f"every direction of the row space is an image of integer pixels, {r} in all"
-        if images.other_levels:
-            reason += f", up to one brightness that all share, of {images.other_levels + 1}"
         return Outcome("exact", reason, sure=True)
+    if images is not None and images.brightnesses and found == r:
+        reason = (
+            f"every direction of the row space is an image of integer pixels, {r} in all, up to one"
+            " sign that all share"
+        )
+        if images.brightnesses > 1:
+            reason += f" and one brightness that all share, of {images.brightnesses}"
+        return Outcome("shared_offset", reason, sure=True)
     reason = f"{sure} of {r} training images are certain" if sure else "no image is certain"
     if found == r:
         reason += ": the integer vectors are exact, but not all of them could be told apart"
@@ -79,8 +87,6 @@ def ending(
 
 def _why(lattice: Lattice, space: Space, span: Span) -> str:
     """What kept the lattice from being found whole."""
-    if span.neurons <= space.rank - LEAST_NEURONS or span.neurons < space.rank:
-        return f"{span.neurons} neurons span at most as many images"
     if span.neurons == span.rank:
         return (
             f"the layer has {span.neurons} neurons, and shows no more images than neurons; with"

@@ -121,8 +121,8 @@ def with_common_constant(
     """Images where the offset is not known, up to one common level of brightness and one sign.
 
     All constants have the same fraction, that of the offset, or its negative where the vector is a
-    negated image. The range of 0..255 that all images together leave open is returned; the middle
-    of it is taken.
+    negated image. Of the brightnesses that all images together can have in 0..255 the middle one is
+    taken, and of the two signs the one that makes them darker.
 
     Args:
         lattice: the images, up to sign.
@@ -130,7 +130,7 @@ def with_common_constant(
         differences: those in which the lattice was found.
 
     Returns:
-        The images with multiples of 1 or -1, and how many other brightnesses are possible.
+        The images with multiples of 1 or -1, and how many brightnesses are possible.
     """
     lifted = differences.lifted(lattice.integers)
     c = differences.shape[0]
@@ -142,9 +142,11 @@ def with_common_constant(
         sign[i] = 1 if miss[0] <= miss[1] else -1
     shift = np.rint(sign[:, None] * constant - fraction).astype(np.int64)
     whole = sign[:, None] * lifted + np.repeat(shift, lifted.shape[1] // c, axis=1)
+    if whole.mean() + (255 - whole.max() - whole.min()) / 2 > 127.5:
+        whole, sign = -whole, -sign  # most photographs are darker than the middle
     low, high = -int(whole.min()), 255 - int(whole.max())
     whole = whole + (low + high) // 2
-    return Vectors(whole * sign[:, None], sign), max(0, high - low)
+    return Vectors(whole * sign[:, None], sign), max(1, high - low + 1)
 
 
 def _from_integer(value: NDArray[np.floating[Any]]) -> Array:

@@ -27,6 +27,7 @@ REFINEMENTS = 1
 SAMPLE = 64  # normal matrices of which the mean inverse is taken
 MOST_PRODUCTS = 4e10  # multiplications of one refinement; fewer neurons are used if there were more
 ROUNDING_SPACINGS = 1000.0  # rounding over a million steps, in units of one weight's spacing
+NOTHING = 1e-7  # share of a change's energy that is taken for rounding in any case
 ALIKE = 0.5  # correlation with the earlier weights that only weight decay leaves
 SHARE_ROUNDS, SHARE_SETTLED = 12, 1e-13
 
@@ -49,6 +50,7 @@ class Span:
         share: what is left of the earlier weights, 1 without weight decay.
         neurons: rows of the change.
         outside: share of the change's energy outside the span, in [0, 1].
+        low_rank: what the span leaves over is as small as rounding.
     """
 
     basis: Tensor
@@ -57,12 +59,13 @@ class Span:
     share: float
     neurons: int
     outside: float
+    low_rank: bool = True
 
     @classmethod
     def none(cls, d: int) -> Span:
         """No direction is known."""
         nothing = torch.zeros(0, 0, dtype=torch.float64)
-        return cls(nothing.reshape(0, d), nothing, nothing.flatten(), 1.0, 0, 1.0)
+        return cls(nothing.reshape(0, d), nothing, nothing.flatten(), 1.0, 0, 1.0, False)
 
     @property
     def rank(self) -> int:
@@ -105,7 +108,8 @@ def find_span(
     basis, noise = _refined(change, directions, spacing)
     total = change.square().sum()
     outside = float((1 - (change @ basis.T).square().sum() / total).clamp(0, 1))
-    return Span(basis, noise, values, share, len(after), outside)
+    low_rank = _is_rounding(_left_over(change, basis), change, spacing)
+    return Span(basis, noise, values, share, len(after), outside, low_rank)
 
 
 def _low_rank(
@@ -130,7 +134,7 @@ def _low_rank(
         directions, values = _leading(change, count, random)
         rank = _rank(values, whole=count == least)
         seen = count == least or rank <= count - TAIL
-        if seen and _is_rounding(_left_over(change, directions[:rank]), spacing):
+        if seen and _is_rounding(_left_over(change, directions[:rank]), change, spacing):
             return directions[:rank], values, share
         if before is not None and not decays and count < least:
             rest = _left_over(change, directions)
@@ -187,9 +191,13 @@ def _left_over(change: Tensor, basis: Tensor) -> Tensor:
     return change - (basis @ change.T).T @ basis
 
 
-def _is_rounding(rest: Tensor, spacing: Tensor) -> bool:
-    """Whether what a span leaves over is as small as rounding over many steps makes it."""
-    return bool(rest.square().mean() < (ROUNDING_SPACINGS * spacing).square().mean())
+def _is_rounding(rest: Tensor, change: Tensor, spacing: Tensor) -> bool:
+    """Whether what a span leaves over is as small as rounding over many steps makes it.
+
+    The rounding of weights whose difference alone is known does not show in its own precision.
+    """
+    error = (ROUNDING_SPACINGS * spacing).square().mean()
+    return bool(rest.square().mean() < torch.maximum(error, NOTHING * change.square().mean()))
 
 
 def _share_left(after: Tensor, before: Tensor, width: int, random: torch.Generator) -> float:
