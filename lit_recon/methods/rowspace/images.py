@@ -67,7 +67,7 @@ class Frame:
         if pixels is None:
             return cls(shape, None, None)
         offset = torch.as_tensor(pixels.offset, dtype=torch.float64).expand(pixels.d).numpy()
-        return cls(shape, 255 * pixels.std, offset)
+        return cls(shape, 255 * float(pixels.std), offset)
 
     @property
     def image(self) -> bool:
@@ -92,7 +92,7 @@ class Frame:
         standardised = self.unit is not None and not self.image
         contrast = self.unit if standardised and self.unit else 255 * PHOTOGRAPH
         norm = float(contrast) * rows.shape[1] ** 0.5
-        return Space(differences(rows), noise, differences.pixels, norm), differences
+        return Space(differences(rows), noise, differences.pixels, norm, span.noisy), differences
 
     def components(self, span: Span, random: torch.Generator) -> Array | None:
         """(m, r) approximate images in the rows' coordinates, up to scale and sign."""
@@ -214,8 +214,8 @@ def _alike(
     images: Array | Integers, guesses: Array | None, rows: Array, shape: tuple[int, int, int]
 ) -> Array:
     """(k, m) squared cosines between images (k, d) and guesses (m, r), in their gradients."""
-    if guesses is None or not len(guesses):
-        return np.zeros((len(images), 0))
+    if guesses is None or not len(guesses) or not len(images):
+        return np.zeros((len(images), 0 if guesses is None else len(guesses)))
     parts = [gradients(part, shape) for part in (images, guesses @ rows)]
     units = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-300) for part in parts]
     return (units[0] @ units[1].T) ** 2

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log2, sqrt
 from time import perf_counter
+from typing import Any
 
 import flint
 import numpy as np
@@ -51,6 +52,8 @@ SMALLEST = 0.3  # levels; least assumed size of a difference
 SECONDS_AT_100, GROWTH = 1.5, 4.2
 
 # What is accepted. Distances of random numbers to the nearest integer have an rms of 0.29.
+SIGMAS = 6.0  # largest residual in units of its prediction
+LEAST_RESIDUAL = 1e-3  # levels; numerical errors stay below
 RESIDUAL_CAP = 0.15  # levels, rms over all differences
 FALSE_BITS = -40.0  # log2 of the number of wrong vectors that may be expected to pass
 INDEPENDENT = 1e-6  # least share of a vector's norm outside the span of those before it
@@ -76,6 +79,8 @@ class Search:
         size: (r,) assumed size of the pivots, or of what a guess misses, in levels.
         error: (e,) assumed error of the checks in levels.
         demand: what LLL needs, SHORT or NEAREST.
+        known: vectors that are found already and exact in the basis. They are short and come first,
+            so that all others are looked for in a lattice of fewer dimensions.
     """
 
     pivots: Integers
@@ -85,6 +90,7 @@ class Search:
     size: Array
     error: Array
     demand: tuple[float, float]
+    known: int
 
     @property
     def dimension(self) -> int:
@@ -92,15 +98,10 @@ class Search:
         return len(self.pivots) + len(self.checks)
 
     @property
-    def bits(self) -> float:
-        """log2 of the root of the lattice's volume, in units of a vector's entry."""
-        volume = -np.log2(self.size).sum() - np.log2(self.error).sum()
-        return float(volume) / self.dimension
-
-    @property
     def margin(self) -> float:
         """Bits beyond what LLL needs; far below 0 it will hardly find anything."""
-        return self.bits - self.demand[0] - self.demand[1] * self.dimension
+        volume = -np.log2(self.size).sum() - np.log2(self.error).sum()
+        return float(_margin(volume, self.dimension, len(self.size), self.known, self.demand))
 
     @property
     def seconds(self) -> float:
@@ -114,6 +115,7 @@ def plan(
     size: Array,
     error: float,
     demand: tuple[float, float] = SHORT,
+    known: int = 0,
 ) -> Search:
     """Choose pivots and checks.
 
@@ -126,6 +128,7 @@ def plan(
         size: (m,) assumed size of the differences of what is looked for, in levels.
         error: predicted error of one pixel, in levels.
         demand: what LLL needs, SHORT or NEAREST.
+        known: how many vectors of the lattice are exact in the basis.
 
     Returns:
         The search.
@@ -134,17 +137,24 @@ def plan(
     size = size.clip(min=SMALLEST)
     order = qr(values / size, mode="r", pivoting=True)[1]
     pivots, others = order[:r], order[r:]
-    inverse = np.linalg.inv(values[:, pivots])
+    inverse: Array = np.linalg.inv(values[:, pivots]).astype(float)
     map = inverse @ values
     stencils = pixels + (map**2 * pixels[pivots][:, None]).sum(0)
     errors = np.sqrt(stencils) * (ERROR_SPARE * error)
     others = others[np.argsort(errors[others], kind="stable")][: 8 * r + 60]
     dimension = r + np.arange(1, len(others) + 1)
     volume = -np.log2(size[pivots]).sum() - np.cumsum(np.log2(errors[others]))
-    margin = volume / dimension - demand[0] - demand[1] * dimension
+    margin = _margin(volume, dimension, r, known, demand)
     enough = np.flatnonzero(margin > SPARE_BITS)
     checks = others[: 1 + int(enough[0] if len(enough) else margin.argmax())]
-    return Search(pivots, checks, map, inverse, size[pivots], errors[checks], demand)
+
+    return Search(pivots, checks, map, inverse, size[pivots], errors[checks], demand, known)
+
+
+def _margin(volume: Any, dimension: Any, rank: int, known: int, demand: tuple[float, float]) -> Any:
+    """Bits for each dimension beyond what LLL needs, for volumes in bits."""
+    left = dimension - known
+    return (volume - known * log2(rank) / 2) / left - demand[0] - demand[1] * left
 
 
 def reduced(search: Search) -> Array:
@@ -189,12 +199,14 @@ class Space:
         noise: (r, r) covariance of the rows' errors in one pixel.
         pixels: (m,) how many pixels each difference takes.
         norm: norm in pixel space of a typical image without its mean, in levels.
+        measured: the noise is a measurement; otherwise it is a least that rounding leaves.
     """
 
     values: Array
     noise: Array
     pixels: Integers
     norm: float
+    measured: bool = True
 
     @property
     def rank(self) -> int:
@@ -212,6 +224,11 @@ class Space:
         variances = np.linalg.eigvalsh(noisy).clip(0)
         used = variances[: max(1, round(share * len(variances)))].sum()
         return max(float(sqrt(used / self.rank)), np.finfo(float).eps) * self.norm
+
+    def predicted(self, coordinates: Array) -> Array:
+        """Predicted rms error (k,) of the differences of vectors (k, r), in levels."""
+        variance = ((coordinates @ self.noise) * coordinates).sum(1)
+        return np.asarray(np.sqrt(variance.clip(min=0) * self.pixels.mean()))
 
 
 @dataclass(frozen=True)
@@ -265,6 +282,9 @@ class Lattice:
         whole = np.rint(differences)
         residual = np.sqrt(((differences - whole) ** 2).mean(1))
         sure = residual < RESIDUAL_CAP
+        if space.measured:
+            # Where there are many images, some of their combinations lie near any given space.
+            sure &= residual < SIGMAS * space.predicted(coordinates) + LEAST_RESIDUAL
         sure &= false_bits(space, residual) + log2(len(residual) + 1) < FALSE_BITS
         kept, basis = [], _orthonormal(self.coordinates)
         for i in np.flatnonzero(sure & np.abs(whole).any(1)):
@@ -337,7 +357,7 @@ def _errors(space: Space) -> Iterator[float]:
         if error > 1.3 * last:
             last = error
             yield error
-    while last * WORSE < WORST_ERROR:
+    while not space.measured and last * WORSE < WORST_ERROR:
         last *= WORSE
         yield last
 
@@ -357,7 +377,7 @@ def integer_vectors(space: Space, found: Lattice, seconds: float) -> Lattice:
     errors = list(_errors(space))
     while tried < len(errors) and len(found) < space.rank:
         sharp, turn = sharpened(space, found)
-        search = plan(sharp.values, sharp.pixels, sharp.size, errors[tried])
+        search = plan(sharp.values, sharp.pixels, sharp.size, errors[tried], known=len(found))
         short_of = min(short_of, -search.margin)
         tried += 1
         if search.margin < 0:
@@ -395,7 +415,7 @@ def nearest_vectors(space: Space, guesses: Array, found: Lattice, seconds: float
         sharp, turn = sharpened(space, found)
         here = guesses @ np.linalg.inv(turn)
         size = misses[tried] * np.sqrt(((here @ sharp.values) ** 2).mean(0))
-        search = plan(sharp.values, sharp.pixels, size, sharp.error(0.5), NEAREST)
+        search = plan(sharp.values, sharp.pixels, size, sharp.error(0.5), NEAREST, len(found))
         short_of = min(short_of, -search.margin)
         tried += 1
         if search.seconds > deadline - perf_counter():

@@ -75,7 +75,9 @@ def ending(
             reason += f" and one brightness that all share, of {images.brightnesses}"
         return Outcome("shared_offset", reason, sure=True)
     reason = f"{sure} of {r} training images are certain" if sure else "no image is certain"
-    if found == r:
+    if not sure and not span.noisy:
+        reason += f": {_why(lattice, space, span)}"
+    elif found == r:
         reason += ": the integer vectors are exact, but not all of them could be told apart"
     else:
         reason += f", {found} of {r} integer vectors were found: {_why(lattice, space, span)}"
@@ -87,7 +89,7 @@ def ending(
 
 def _why(lattice: Lattice, space: Space, span: Span) -> str:
     """What kept the lattice from being found whole."""
-    if span.neurons == span.rank:
+    if not span.noisy:
         return (
             f"the layer has {span.neurons} neurons, and shows no more images than neurons; with"
             " more images than neurons, none can be had back"

@@ -73,6 +73,11 @@ class Span:
         return len(self.basis)
 
     @property
+    def noisy(self) -> bool:
+        """Whether there are more neurons than directions, so that the noise could be measured."""
+        return self.neurons > self.rank
+
+    @property
     def floor(self) -> float:
         """The first singular value that is noise, 0 if there is none."""
         return float(self.values[self.rank]) if len(self.values) > self.rank else 0.0
@@ -136,6 +141,8 @@ def _low_rank(
         seen = count == least or rank <= count - TAIL
         if seen and _is_rounding(_left_over(change, directions[:rank]), change, spacing):
             return directions[:rank], values, share
+        if count == least <= SMALL:  # no noise shows, as with no more neurons than samples
+            return directions, values, share
         if before is not None and not decays and count < least:
             rest = _left_over(change, directions)
             decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
@@ -173,17 +180,14 @@ def _subspace(change: Tensor, count: int, random: torch.Generator) -> tuple[Tens
 
 
 def _rank(values: Tensor, whole: bool) -> int:
-    """The last place where singular values step down.
+    """The last place where singular values step down, 0 if there is none.
 
-    Without a step all of them are signal if the whole spectrum is there, as with as many neurons as
-    samples.
+    The last ones of a part of the spectrum are too small, and tell nothing.
     """
     values = values.clamp_min(values[0] * 1e-15)
     steps = (values[:-1] > STEP_DOWN * values[1:]).nonzero().flatten()
     steps = steps if whole else steps[steps < len(values) - TAIL // 2]
-    last = int(steps[-1]) + 1 if len(steps) else 0
-    flat = len(values) - last
-    return len(values) if whole and flat < TAIL // 2 else last
+    return int(steps[-1]) + 1 if len(steps) else 0
 
 
 def _left_over(change: Tensor, basis: Tensor) -> Tensor:
