@@ -166,6 +166,9 @@ def test_what_came_back_in_words() -> None:
     }
     assert tally(results) == "7 of 10 images recovered, 6 exact to the pixel"
     assert tally({**results, "exact_fraction": None}) == "7 of 10 samples recovered"
+    unknown = {**results, "n": None, "candidates": 4, "certified_fraction": 0.75}
+    assert tally(unknown) == "4 candidates, 3 certified"
+    assert tally({**unknown, "candidates": 1, "certified_fraction": None}) == "1 candidate"
     told = "(direction error 1.2e-01, 2 s; because)"
     assert sentence(3, results) == f"step 3, projection: {tally(results)} {told}"
 

@@ -96,6 +96,7 @@ def tensors(place: str, step: int = 0) -> State:
 # --- without the training data
 
 
+@pytest.mark.slow
 def test_an_outside_auditor_gets_candidates_and_certificates(
     states: Any, type_command: Run
 ) -> None:
@@ -297,12 +298,13 @@ def test_safetensors_do_not_say_which_layer_is_first(
         }
         files += [f"--{name}", save(renamed, "safetensors", name)]
     argv = ["reconstruct", *files, *METHOD]
-    refused(type_command(*argv), "--layer missing", "does not say which layer is first; ", "stem")
+    refused(type_command(*argv), "--layer missing", "has no order of layers; ", "stem")
     assert type_command(*argv, "--layer", "stem", "--out", "named")[0] == 0
     assert type_command(*argv, *PIXELS, "--out", "found")[0] == 0  # 192 columns: it is clear
     assert results("found")["certified_fraction"] == 1
 
 
+@pytest.mark.slow
 def test_one_directory_takes_several_checkpoints_of_a_training(
     states: tuple[State, State], type_command: Run
 ) -> None:
@@ -468,3 +470,11 @@ def test_weights_of_any_file_need_tensors_by_name(tmp_path: Path) -> None:
     torch.save({"step": 3, "weights": {"a": torch.zeros(2)}}, tmp_path / "other.pt")
     with pytest.raises(RunError, match="holds no state dict"):
         load_any_weights(tmp_path / "other.pt")
+
+
+def test_help_names_the_flags(type_command: Run) -> None:
+    status, out, _ = type_command("reconstruct", "--help")
+    assert status == 0
+    for flag in ("before", "after", "update", "layer", "pixels.shape", "pixels.mean", "pixels.std"):
+        assert f"    --{flag}\n" in out
+    assert "a number, a list such as '[0.4, 0.5]' or null; default null" in out

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from lit_recon.metrics import SampleScore, score
+from lit_recon.metrics import Certificates, SampleScore, score
+from lit_recon.report.candidates import MOST, candidates_figure
 from lit_recon.report.grid import (
     GAP,
     HEADER,
@@ -151,3 +152,58 @@ def test_pyplot_is_left_alone() -> None:
     reconstruction_grid(images, images, [row(0, 0.1), row(1, 0.2)])
     assert sys.modules.get("matplotlib.pyplot") is pyplot
     assert (pyplot.get_fignums() if pyplot else None) == before
+
+
+# --- candidates alone, where the training data are not known
+
+
+def certificates(images: Tensor, accepted: list[bool]) -> Certificates:
+    ones = torch.ones(len(images), dtype=torch.float64)
+    return Certificates(torch.tensor(accepted), ones, ones, images, ones)
+
+
+def words_in(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_certified_candidates_come_first_in_true_pixels(channels: int) -> None:
+    images = random_images(3, channels)
+    figure = candidates_figure(
+        torch.zeros(3, channels * 64), certificates=certificates(images, [False, True, False])
+    )
+    picture, factor = figure_to_uint8(figure), round(TILE / 8)
+    for place, index in enumerate((1, 0, 2)):
+        left = MARGIN + place * (8 * factor + GAP) + factor // 2
+        shown = picture[HEADER + factor // 2 :, left:][: 8 * factor : factor, : 8 * factor : factor]
+        assert np.array_equal(shown, rgb(images[index]))
+    written = words_in(figure)
+    assert "3 candidates  ·  1 certified" in written
+    assert "#1  certified" in written and "#0  not certified" in written
+
+
+def test_images_of_an_unknown_scale_are_stretched_to_their_own_range() -> None:
+    candidates = torch.linspace(-3, 5, 64)[None] * torch.tensor([[1.0], [0.01]])
+    figure = candidates_figure(candidates, shape=(1, 8, 8))
+    assert "each image stretched to its own range" in words_in(figure)
+    picture, factor = figure_to_uint8(figure), round(TILE / 8)
+    for place in range(2):
+        left = MARGIN + place * (8 * factor + GAP) + factor // 2
+        shown = picture[HEADER + factor // 2 :, left:][: 8 * factor : factor, : 8 * factor : factor]
+        assert (shown.min(), shown.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("shape", [None, (8,), (2, 2, 2)])
+def test_candidates_that_cannot_be_drawn_as_images_are_lines(shape: tuple[int, ...] | None) -> None:
+    figure = candidates_figure(torch.randn(2, 8), shape=shape)
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1]
+    assert "coordinates of each candidate" in words_in(figure)
+
+
+@pytest.mark.parametrize(
+    ("m", "shown", "words"), [(0, 0, "0 candidates"), (MOST + 5, MOST, "5 not")]
+)
+def test_no_candidates_and_too_many(m: int, shown: int, words: str) -> None:
+    figure = candidates_figure(torch.zeros(m, 4), title="found", shape=(1, 2, 2))
+    assert len(figure.axes) == shown and words in words_in(figure)
+    assert figure_to_uint8(figure).shape[2] == 3

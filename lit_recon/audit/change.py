@@ -90,46 +90,46 @@ def first_layer_name(
     Args:
         saved: the weights of the file.
         flag, file: where they are from, for messages.
-        name: the layer's name; None: that of the first weight that is a matrix or has more axes.
+        name: the layer's name; None: that of the first weight with two axes or more.
         d: number of values in an input; None: not known.
 
     Raises:
         InputError: there is no such layer, it is not dense, or it is not clear which one it is.
     """
     weights = {
-        key: value
+        key: tuple(value.shape)
         for key, value in saved.weights.items()
         if value.is_floating_point() and value.dim() > 1
     }
     dense = {
-        key.removesuffix("weight").removesuffix("."): value.shape[1]
-        for key, value in weights.items()
-        if value.dim() == 2 and (key == "weight" or key.endswith(".weight"))
+        _layer_of(key): shape[1]
+        for key, shape in weights.items()
+        if len(shape) == 2 and key.rpartition(".")[2] == "weight"
     }
     there = f"its dense layers are {', '.join(dense) or 'none'}"
+    if name in dense:
+        return name
     if name is not None:
-        if name in dense:
-            return name
-        shape = next(
-            (tuple(w.shape) for key, w in weights.items() if key == f"{name}.weight"), None
-        )
-        fault = (
-            "is not in" if shape is None else f"is not dense, its weight has the shape {shape}, in"
-        )
+        shape = weights.get(f"{name}.weight")
+        fault = f"is not dense, its weight has the shape {shape}, in" if shape else "is not in"
         raise InputError("--layer", name, f"{fault} {file}; {there}")
     if not dense:
         raise InputError(flag, file, "has no dense layer")
-    if not saved.in_order:
-        fitting = [key for key, columns in dense.items() if d in (None, columns)]
-        if len(fitting) == 1 and len(dense) == len(weights):
-            return fitting[0]
-        fault = f"{file} does not say which layer is first; {there}"
-        raise InputError("--layer", "missing", fault)
-    first, layer = next(iter(weights)), next(iter(dense))
-    if first.removesuffix("weight").removesuffix(".") != layer:
-        fault = f"the first weight of {file}, {first}, has the shape {tuple(weights[first].shape)}"
+    if saved.in_order:
+        first, layer = next(iter(weights)), next(iter(dense))
+        if _layer_of(first) == layer:
+            return layer
+        fault = f"the first weight of {file}, {first}, has the shape {weights[first]}"
         raise InputError("--layer", "missing", f"{fault} and is of no dense layer; {there}")
-    return layer
+    fitting = [layer for layer, columns in dense.items() if d in (None, columns)]
+    if len(fitting) != 1 or len(dense) != len(weights):
+        raise InputError("--layer", "missing", f"{file} has no order of layers; {there}")
+    return fitting[0]
+
+
+def _layer_of(weight: str) -> str:
+    """The name of the layer of a weight; empty for a network that is one layer."""
+    return weight.rpartition(".")[0]
 
 
 def module_of(layer: DenseLayer) -> nn.Module:

@@ -11,7 +11,8 @@ commands
   fit --help     list every flag
   sweep          fit over a grid of flags, and draw the law: --grid.FLAG 1,2,4 --jobs 2
   sweep --help   list its own flags
-  reconstruct    attack saved checkpoints: --run runs/NAME --steps all, or --checkpoint FILE
+  reconstruct    attack saved checkpoints: --run runs/NAME --steps all, --checkpoint FILE, or
+                 --before FILE --after FILE of any network
   report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from lit_recon.errors import InputError
 
 AUTO = "auto"  # in a group with several=True: all classes that apply
+LISTS = {int: "[1, 10]", float: "[0.4, 0.5]"}  # examples
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -179,6 +180,6 @@ def _words(annotation: Any) -> list[str]:
         elif member in NAMES:
             words.append(NAMES[member])
         elif inspect.isclass(origin) and issubclass(origin, Sequence):
-            example = "[1, 10]" if arguments == (int,) else "[a, b]"
+            example = LISTS.get(arguments[0], "[a, b]")
             words.append(f"a list such as '{example}'")
     return words
