@@ -187,7 +187,7 @@ class Ours:
         command, clock = train.command_line(), Clock()
         with tempfile.TemporaryDirectory() as runs:
             flags = [*argv, "--run.dir", runs, *self.flags]
-            sources, _ = read_sources(command, flags)
+            sources, _ = read_sources(command, flags, train.DEMO)
             config, data = settle(command, sources)
             checkpoint = train.make_checkpoint(config)
             loaded, choice = train.load(config, data, chosen(command, config))

@@ -137,7 +137,7 @@ def problem(n: int = 12, size: int = 16, h: int = 150, between: float = 0.2, bia
     change = coefficients @ rows
     after = before + change
     change += 1e-9 * normal(*change.shape)
-    return Problem(rows, change, before, after, levels, offset, factor, (3, size, size))
+    return Problem(rows, change, before, after, levels, float(offset), factor, (3, size, size))
 
 
 def contaminated(x: Tensor, size: float, seed: int = 0) -> Estimate:
