@@ -10,11 +10,11 @@ normalisation, so that every accepted image is wrong:
 - `noise`: the change is noise without a low rank.
 
 In two more they are images, but the attacker is wrong about the normalisation: `wrong_mean` and
-`wrong_std`. The lattice of integers has no scale, so a wrong standard deviation may leave all images
-exact; what counts are accepted images that no training image equals. A mean that is wrong by a
-whole number of levels makes images of another brightness, which no attacker can tell from the
-right ones; it is wrong by at least 0.1 levels more or less here. `control` are images under the
-right normalisation, and shows that the attack accepts what it should. It is not part of the null.
+`wrong_std`. The lattice of integers has no scale, so that images may be exact in spite of a wrong
+standard deviation; what counts are accepted images that equal no training image. A mean that is
+wrong by a whole number of levels makes images of another brightness, which are integers as well;
+here it misses every whole number by 0.1 levels or more. `control` are images under the right
+normalisation, and shows that the attack accepts what it should. It is not part of the null.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Draw:
             x = F.interpolate(coarse, size=self.shape[1:], mode="bicubic").flatten(1)
         claimed = right
         if kind == "wrong_mean":
-            wrong = int(torch.randint(-30, 31, (), generator=random))
+            wrong = float(torch.randint(-30, 31, (), generator=random))
             wrong += 0.1 + 0.8 * float(torch.rand((), generator=random))
             claimed = PixelScale(self.shape, mean + wrong / 255, std)
         if kind == "wrong_std":
