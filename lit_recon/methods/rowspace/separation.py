@@ -14,6 +14,8 @@ fewer are. `unlikeliness` is minus the log-likelihood of a heavy-tailed law for 
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +46,8 @@ def opponent(images: Array | Integers, shape: tuple[int, int, int]) -> Array:
 def gradients(images: Array | Integers, shape: tuple[int, int, int]) -> Array:
     """All differences of neighbouring pixels in opponent colours, (m, d) to (m, many)."""
     pictures = opponent(images, shape)
-    right, down = np.diff(pictures, axis=3), np.diff(pictures, axis=2)
-    return np.concatenate([right.reshape(len(images), -1), down.reshape(len(images), -1)], 1)
+    parts = [np.diff(pictures, axis=axis) for axis in (3, 2)]
+    return np.concatenate([part.reshape(len(part), prod(part.shape[1:])) for part in parts], 1)
 
 
 def whitened(images: Array | Integers, shape: tuple[int, int, int]) -> Array:
