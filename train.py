@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 PLUGINS: list[ModuleType] = []  # packages of the user's own, whose classes can be chosen
 TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
+DEMO = str(Path(__file__).parent / "configs" / "demo.yaml")  # a run without flags
 DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 
 
@@ -65,7 +67,7 @@ def fit(argv: list[str]) -> None:
     """Train, save checkpoints, reconstruct at each, score and log; or list the flags."""
     from callbacks import only_our_lines
     from lit_recon.audit.choice import chosen
-    from lit_recon.fit.settings import read_given, read_sources, resumed_changes, settle
+    from lit_recon.fit.settings import or_demo, read_given, read_sources, resumed_changes, settle
     from lit_recon.fit.trainer import check_trainer
     from lit_recon.flags import describe
 
@@ -75,10 +77,11 @@ def fit(argv: list[str]) -> None:
     command = command_line()
     if "--print_config" in argv:
         sources = read_given(command, [flag for flag in argv if flag != "--print_config"])
+        sources = or_demo(command, sources, DEMO)
         print(command.dump(command.parse(sources)), end="")
         return
     with only_our_lines():
-        sources, earlier = read_sources(command, argv)
+        sources, earlier = read_sources(command, argv, DEMO)
         config, data = settle(command, sources)
         leader = check_trainer(config)
         choice, checkpoint = chosen(command, config), make_checkpoint(config)

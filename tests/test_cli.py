@@ -74,7 +74,7 @@ def run(
 def configured(*argv: str) -> dict[str, Any]:
     """The flags that a command comes to, before data are loaded."""
     command = train.command_line()
-    sources, _ = read_sources(command, list(argv))
+    sources, _ = read_sources(command, list(argv), train.DEMO)
     return command.values(settle(command, sources)[0])
 
 
@@ -169,19 +169,16 @@ def test_fit_help_lists_every_flag_of_every_class(capsys: pytest.CaptureFixture[
 # --- configuration
 
 
-def test_no_flag_is_the_demo() -> None:
-    config = str(ROOT / "configs" / "rf_photos.yaml")
-    bare, demo = configured(), configured("--config", config)
-    assert bare.pop("model.p_over_dn") is None
-    ratio = demo.pop("model.p_over_dn")
-    # All methods that apply to random features, where the file names the only one.
-    methods = {flag for flag in demo if flag.startswith("recon.")} - {"recon.seed"}
-    assert bare.pop("recon") == "auto"
-    assert demo.pop("recon").endswith(".ProjectionReconstructor")
-    demo = {flag: value for flag, value in demo.items() if flag not in methods}
-    assert bare == demo
-    sizes = [models.RandomFeatures(d=8, k=1, n=2, p_over_dn=given).p for given in (None, ratio)]
-    assert sizes[0] == sizes[1]
+@pytest.mark.parametrize("flags", [[], ["--run.seed", "0"], ["--wandb.mode", "disabled"]])
+def test_no_flag_is_the_demo(flags: list[str]) -> None:
+    demo = configured("--config", train.DEMO, *flags)
+    assert configured(*flags) == demo
+    assert demo["model"].endswith(".DeepMLP") and demo["data.batch_size"] == 4
+
+
+def test_a_flag_of_a_run_s_work_starts_from_the_defaults() -> None:
+    assert configured("--data.n", "6")["model"].endswith(".RandomFeatures")
+    assert configured("--data.n", "6")["recon"] == "auto"
 
 
 def test_print_config_can_be_given_back(run: Run, tmp_path: Path) -> None:
@@ -243,7 +240,7 @@ def test_the_last_word_on_the_number_of_features(
 
 
 def test_training_stops_and_is_logged_in_reasonable_numbers() -> None:
-    closed = configured()
+    closed = configured("--model", "RandomFeatures")
     assert (closed["trainer.max_steps"], closed["trainer.max_epochs"]) == (1, None)
     assert configured("--optim", "SGD")["trainer.max_epochs"] == EPOCHS
     long = configured("--optim", "SGD", "--trainer.max_steps", "100000", "--data.batch_size", "5")

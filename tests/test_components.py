@@ -1,13 +1,18 @@
-"""Images come back as independent components of their span."""
+"""Independent components, exact zeros and rounding give the images of a span back."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from datamodules.photos import Photos
-from lit_recon.methods.rowspace.components import independent_components
+from lit_recon.methods.rowspace.components import component_spread, independent_components
+from lit_recon.methods.rowspace.rounding import Rounded, recover_integers, round_to_integers
+from lit_recon.methods.rowspace.zeros import Estimate, isotropic, refine_by_zeros
 
 Shape = tuple[int, int, int]
 
@@ -83,3 +88,208 @@ def test_other_shapes_give_finite_numbers(shape):
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(2, 12, dtype=torch.float64, generator=generator)
     assert torch.isfinite(components_of(basis, shape)).all()
+
+
+def test_the_spread_is_the_size_of_the_errors():
+    x, shape = photographs(20, 32)
+    found = components_of(mixed(x), shape)
+    shares = (found @ torch.linalg.pinv(x))[:, correlations(x, found).argmax(0)]
+    scale = shares.diagonal()
+    errors = shares / scale  # E in units of the candidates
+    errors.fill_diagonal_(0)
+    ratio = (errors / component_spread(found, shape).fill_diagonal_(1)).square().mean().sqrt()
+    assert 0.5 < ratio < 2
+
+
+# Zeros and rounding. The problem: images x, a first layer before and after, and a change whose
+# coefficients are zero where a neuron is inactive at both, but for some that were active between.
+
+
+@dataclass(frozen=True)
+class Problem:
+    x: Tensor
+    change: Tensor
+    before: Tensor
+    after: Tensor
+    levels: Tensor
+    offset: float
+    factor: float
+    shape: Shape
+
+
+def problem(n: int = 12, size: int = 16, h: int = 150, between: float = 0.2, bias=False) -> Problem:
+    data = Photos(n=n, image_size=size)
+    data.load()
+    assert data.images is not None and data.pixels is not None
+    levels, factor = data.images.double().flatten(1), 255 * data.pixels.std
+    offset = float(data.pixels.offset)
+    x = (levels - offset) / factor
+    rows = torch.cat([x, torch.ones(n, 1, dtype=x.dtype)], 1) if bias else x
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, dtype=torch.float64, generator=generator)
+
+    before = normal(h, rows.shape[1]) / rows.shape[1] ** 0.5
+    coefficients = 1e-3 * normal(h, n)
+    inactive = before @ rows.T < 0
+    coefficients[inactive & (torch.rand(h, n, generator=generator) >= between)] = 0
+    change = coefficients @ rows
+    after = before + change
+    change += 1e-9 * normal(*change.shape)
+    return Problem(rows, change, before, after, levels, offset, factor, (3, size, size))
+
+
+def contaminated(x: Tensor, size: float, seed: int = 0) -> Estimate:
+    """Candidates with errors of a given relative size, and the spread that says so."""
+    generator = torch.Generator().manual_seed(seed)
+    leak = torch.randn(len(x), len(x), dtype=x.dtype, generator=generator)
+    leak *= isotropic(x, size).spread
+    return Estimate(x + leak @ x, isotropic(x, size).spread)
+
+
+def direction_errors(x: Tensor, candidates: Tensor) -> Tensor:
+    return (F.normalize(x, dim=1) - F.normalize(candidates, dim=1)).norm(dim=1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_zeros_remove_the_errors(bias):
+    p = problem(bias=bias)
+    prior = contaminated(p.x, 0.15)
+    assert direction_errors(p.x, prior.candidates).median() > 0.1
+    firm, best = refine_by_zeros(p.change, p.before, p.after, prior, prior.candidates)
+    assert firm.settled.all()
+    assert direction_errors(p.x, best.candidates).max() < 1e-4
+
+
+@pytest.mark.parametrize("missing", ["before", "after"])
+def test_one_checkpoint_s_masks_are_enough(missing):
+    p = problem()
+    prior = contaminated(p.x, 0.15)
+    before, after = (None, p.after) if missing == "before" else (p.before, None)
+    _, best = refine_by_zeros(p.change, before, after, prior, prior.candidates)
+    assert direction_errors(p.x, best.candidates).max() < 1e-4
+
+
+def test_masks_decide_the_signs():
+    p = problem()
+    prior = contaminated(p.x, 0.05)
+    signs = torch.tensor([1.0, -1.0] * 6, dtype=p.x.dtype)[:, None]
+    turned = Estimate(signs * prior.candidates, prior.spread)
+    _, best = refine_by_zeros(p.change, p.before, p.after, turned, turned.candidates)
+    assert direction_errors(p.x, best.candidates).max() < 1e-4
+
+
+def test_too_few_neurons_leave_the_prior_and_nothing_is_settled():
+    p = problem(h=14, between=0.5)
+    prior = contaminated(p.x, 0.1)
+    firm, best = refine_by_zeros(p.change, p.before, p.after, prior, prior.candidates)
+    assert not firm.settled.any()
+    before = direction_errors(p.x, prior.candidates).median()
+    assert direction_errors(p.x, best.candidates).median() < 1.5 * before
+
+
+def test_known_candidates_stay_and_help():
+    p = problem(h=40)
+    prior = contaminated(p.x, 0.15)
+    known = torch.arange(12) < 8
+    candidates, spread = prior.candidates.clone(), prior.spread.clone()
+    candidates[known], spread[known] = p.x[known], 0
+    helped = Estimate(candidates, spread, known)
+    _, without = refine_by_zeros(p.change, p.before, p.after, prior, prior.candidates)
+    _, best = refine_by_zeros(p.change, p.before, p.after, helped, candidates)
+    assert torch.equal(best.candidates[known], p.x[known])
+    assert direction_errors(p.x, best.candidates).max() < 1e-3
+    assert direction_errors(p.x, without.candidates).max() > 1e-3
+
+
+def test_zeros_need_masks():
+    p = problem()
+    with pytest.raises(ValueError, match="weights of at least one checkpoint"):
+        refine_by_zeros(p.change, None, None, contaminated(p.x, 0.1), p.x)
+
+
+def rounded(p: Problem, estimate: Estimate, offset: float | Tensor | None = None) -> Rounded:
+    generator = torch.Generator().manual_seed(0)
+    zero = p.offset if offset is None else offset
+    return round_to_integers(estimate, zero, p.factor, p.shape, generator)
+
+
+def test_rounding_finds_the_exact_images_at_any_scale_and_sign():
+    p = problem()
+    prior = contaminated(p.x, 0.003)
+    scale = torch.linspace(-1.5, 2, 12, dtype=p.x.dtype)[:, None]
+    spread = prior.spread * scale.abs() / scale.abs().T
+    found = rounded(p, Estimate(scale * prior.candidates, spread))
+    assert found.exact.all() and torch.equal(found.levels, p.levels)
+    assert found.residual.max() < 0.01 and found.log10_chance < -50
+
+
+def test_larger_errors_in_few_directions_are_found():
+    p = problem()
+    spread = isotropic(p.x, 0.02).spread
+    spread[:, 2:] = 0
+    leak = spread * torch.randn(12, 12, generator=torch.Generator().manual_seed(2)).double()
+    found = rounded(p, Estimate(p.x + leak @ p.x, spread))
+    assert found.exact.sum() >= 10
+    assert torch.equal(found.levels[found.exact], p.levels[found.exact])
+
+
+@pytest.mark.parametrize("error", [0.3, 1.0])
+def test_rounding_accepts_nothing_that_is_wrong(error):
+    p = problem()
+    found = rounded(p, contaminated(p.x, error))
+    assert not found.exact.any()
+    other = torch.randn(12, p.x.shape[1], dtype=p.x.dtype, generator=torch.Generator())
+    assert not rounded(p, isotropic(other, error / 10)).exact.any()
+
+
+def test_small_images_give_too_little_evidence():
+    p = problem(n=2, size=2)
+    found = rounded(p, contaminated(p.x, 1e-4))
+    assert found.log10_chance > -12 and not found.exact.any()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_mean_image_is_an_offset_too(sign):
+    p = problem()
+    mean = p.levels.mean(0)
+    x = (p.levels - mean) / p.factor
+    prior = contaminated(x[:11], 0.003)  # the twelfth is a combination of these
+    found = rounded(p, Estimate(sign * prior.candidates, prior.spread), mean)
+    assert found.exact.all() and torch.equal(found.levels, p.levels[:11])
+
+
+def test_known_images_are_left_alone():
+    p = problem()
+    prior = contaminated(p.x, 0.003)
+    known = torch.arange(12) == 4
+    prior.candidates[known] = p.x[known]
+    found = rounded(p, Estimate(prior.candidates, prior.spread, known))
+    assert found.exact[4] and torch.equal(found.levels[4], p.levels[4])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_zeros_and_rounding_by_turns_find_all_images(bias):
+    p = problem(h=60, between=0.3, bias=bias)
+    generator = torch.Generator().manual_seed(0)
+    best, found = recover_integers(
+        p.change,
+        p.before,
+        p.after,
+        contaminated(p.x, 0.15),
+        p.offset,
+        p.factor,
+        p.shape,
+        generator,
+    )
+    assert found.exact.all() and torch.equal(found.levels, p.levels)
+    assert torch.allclose(best.candidates, p.x)
+
+
+def test_rounding_alone_needs_no_masks():
+    p = problem()
+    generator = torch.Generator().manual_seed(0)
+    prior = contaminated(p.x, 0.003)
+    _, found = recover_integers(p.change, None, None, prior, p.offset, p.factor, p.shape, generator)
+    assert found.exact.all() and torch.equal(found.levels, p.levels)

@@ -16,6 +16,7 @@ from lit_recon.records.directory import refuse_older_layout
 
 EPOCHS = 1000  # of an iterative optimiser, if no flag limits training
 LOGGED_ROWS = 200  # approximate number of training rows in metrics.jsonl
+OF_NO_WORK = {"run", "wandb"}  # groups of flags that leave the demo what it is
 # Flags that a resumed run may change: where the data are and how much of V is stored.
 MAY_CHANGE = {"data.root", "data.url", "data.download", "model.stored_rows"}
 
@@ -25,8 +26,21 @@ def read_given(command: CommandLine, argv: list[str]) -> list[Source]:
     return [source.without("grid") if source.file else source for source in command.read(argv)]
 
 
-def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], Mapping[str, Any]]:
+def or_demo(command: CommandLine, sources: list[Source], demo: str) -> list[Source]:
+    """The sources, or the demo's file too where none of them says anything about a run's work."""
+    said = {flag.partition(".")[0] for source in sources for flag, _ in source.values}
+    return sources if said - OF_NO_WORK else [*command.read([f"--config={demo}"]), *sources]
+
+
+def read_sources(
+    command: CommandLine, argv: list[str], demo: str
+) -> tuple[list[Source], Mapping[str, Any]]:
     """Read files and flags; for a resumed run, its own configuration is the weakest source.
+
+    Args:
+        command: the parser.
+        argv: files and flags.
+        demo: the configuration of a new run without flags.
 
     Returns:
         The sources, weakest first, and the resumed run's own values; empty for a new run.
@@ -40,7 +54,7 @@ def read_sources(command: CommandLine, argv: list[str]) -> tuple[list[Source], M
     place = os.path.join(flags.dir, flags.name or "")
     file = os.path.join(place, "config.yaml")
     if not (flags.resume and flags.name and os.path.exists(file)):
-        return sources, {}
+        return or_demo(command, sources, demo), {}
     refuse_older_layout("--run.resume", place)
     earlier = command.read([f"--config={file}"])[0]
     # The run directory may have been moved.

@@ -45,6 +45,7 @@ REFINE_RATE = 0.7  # full steps oscillate at n = 100
 LARGEST_STEP = 0.5  # norm of a row of one relative step
 LEAST_CURVATURE = 1.3  # of two images against each other; 1 would be Gaussian sources
 RANK_TOLERANCE = 1e-6  # singular values of the maps below this share of the largest are no images
+SPREAD = 0.15  # standard deviation of a coefficient times its curvature; see component_spread
 
 
 def independent_components(
@@ -77,6 +78,27 @@ def independent_components(
     return found @ to_basis
 
 
+def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The expected share of one image in the component of another.
+
+    The components are ``(I + E) images``. The likelihood is steep against a coefficient E_ki where
+    image i has edges and image k is flat, so E_ki is small there. With the curvature H of
+    :func:`_score`, the standard deviation of E_ki is 0.15 / H_ki from the lowest to the highest
+    tenth of H (0.002 to 0.024), measured on CIFAR-10 at n = 60 and 100.
+
+    Args:
+        candidates: (k, d) components in pixel space, at any scale.
+        shape: (c, h, w) of an image.
+
+    Returns:
+        (k, k) standard deviations of E, zero on the diagonal.
+    """
+    maps = _equalised(_differences(candidates.reshape(-1, *shape)))
+    rms = maps.square().mean((1, 2, 3, 4)).sqrt()
+    _, curvature = _score(maps / rms[:, None, None, None, None])
+    return (SPREAD / curvature * rms[:, None] / rms).fill_diagonal_(0)
+
+
 def _differences(images: Tensor) -> Tensor:
     """Maps (r, c, 3, h, w) of images (r, c, h, w), zero where the neighbour is missing."""
     if images.shape[1] == len(OPPONENT):
@@ -89,13 +111,15 @@ def _differences(images: Tensor) -> Tensor:
     )
 
 
-def _whiten(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """White maps (k, c, 3, h, w) and the matrix (k, r) that makes them of the basis.
-
-    Every map has the same energy before, so that faint colours count as much as strong ones.
-    """
+def _equalised(maps: Tensor) -> Tensor:
+    """Maps with the same energy in each kind and colour, so that faint colours count too."""
     energy = maps.square().mean((0, 3, 4), keepdim=True)
-    maps = maps / energy.clamp_min(torch.finfo(maps.dtype).tiny).sqrt()
+    return maps / energy.clamp_min(torch.finfo(maps.dtype).tiny).sqrt()
+
+
+def _whiten(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """White maps (k, c, 3, h, w) and the matrix (k, r) that makes them of the basis."""
+    maps = _equalised(maps)
     flat = maps.flatten(1)
     values, vectors = torch.linalg.eigh(flat @ flat.T)
     kept = values > RANK_TOLERANCE**2 * values[-1]
@@ -139,23 +163,30 @@ def _search(white: Tensor, start: Tensor) -> Tensor:
 def _refine(white: Tensor, start: Tensor) -> Tensor:
     """Step 2: quasi-Newton steps ``A <- (I - D) A`` on the likelihood, A (k, k).
 
-    With weights ``w = 1 / (E + e)`` the gradient is ``G_ij = mean(w_i s_i s_j) - I``, and the
-    curvature of D_ij is ``H_ij = mean(w_i s_j^2)``; only D_ij and D_ji are coupled.
+    With gradient G and curvature H of :func:`_score`, only D_ij and D_ji are coupled.
     """
     flat, found = white.flatten(1).float(), start.float()
     for _ in range(REFINE_STEPS):
         sources = found @ flat
         rms = sources.square().mean(1, keepdim=True).sqrt()
         sources, found = sources / rms, found / rms
-        maps = sources.reshape(white.shape)
-        weight = 1 / (maps.square().mean(2, keepdim=True) + REFINE_FLOOR)
-        weight = weight.expand_as(maps).flatten(1)
-        scale = (weight * sources.square()).sum(1, keepdim=True)  # makes the diagonal of G zero
-        gradient = (weight * sources) @ sources.T / scale
-        curvature = weight @ sources.square().T / scale
+        gradient, curvature = _score(sources.reshape(white.shape))
         pair = (curvature * curvature.T).clamp_min(LEAST_CURVATURE) - 1
         step = (curvature.T * gradient - gradient.T) / pair
         step.fill_diagonal_(0)
         step *= REFINE_RATE * min(1.0, LARGEST_STEP / float(step.norm(dim=1).max()))
         found = found - step @ found
     return found.double()
+
+
+def _score(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient and curvature (k, k) of the likelihood of maps (k, c, 3, h, w) with unit rms.
+
+    With weights ``w = 1 / (E + e)`` the gradient is ``G_ij = mean(w_i s_i s_j)`` and the curvature
+    ``H_ij = mean(w_i s_j^2)``, both relative to G_ii.
+    """
+    weight = 1 / (maps.square().mean(2, keepdim=True) + REFINE_FLOOR)
+    weight = weight.expand_as(maps).flatten(1)
+    flat = maps.flatten(1)
+    scale = (weight * flat.square()).sum(1, keepdim=True)
+    return (weight * flat) @ flat.T / scale, weight @ flat.square().T / scale

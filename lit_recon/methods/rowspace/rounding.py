@@ -1,0 +1,335 @@
+"""Exact integer images near candidates, within the space that the candidates span.
+
+Shapes: ``candidates (n, d)`` with ``spread (n, n)`` as in :mod:`zeros`; ``levels (n, d)`` are
+pixels in 0..255; a *feature* is the difference of two neighbouring pixels or of two colours of a
+pixel.
+
+An image is ``u = offset + a (y_k + sum_i e_i y_i)``, with directions y in levels, an unknown scale
+a, and unknown coefficients e whose standard deviations are row k of the spread. Features are
+integers, and three to four times smaller than pixels.
+
+1. *Scale*, where nothing else gives it: the a in front of which the features are most nearly
+   integers, by the sum of their cosines (a periodogram). Each counts as precisely as it is known.
+2. *Progressive rounding*: features whose predicted deviation is below ``SURE`` are rounded, e is
+   fitted to them by robust least squares, which predicts further features.
+3. *Certificate*: a fifth of the pixels takes no part in 1 and 2. In an exact image they are
+   integers up to the noise of the row space; otherwise their distances from integers are uniform.
+   So the chance of a wrong acceptance is the volume of a ball, times the number of scales tried.
+
+A negated image is an integer image as well where ``2 offset`` is an integer. The sign with the
+smaller residual is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import lgamma, log, pi, prod
+
+import torch
+from torch import Tensor
+
+from lit_recon.methods.rowspace.zeros import Estimate, refine_by_zeros
+
+SURE = 0.17  # levels; three standard deviations are then half a level
+ROUNDING_SIGMA = 0.05  # levels; deviation of a feature that counts as rounded rightly
+HELD_OUT = 0.2  # share of the pixels, for the certificate
+POOL = 3000  # features at most, drawn at random
+FITTED = 600  # of them in one fit, and EXTRA for each unknown: those that tell most
+EXTRA = 6
+ROUNDS, FITS = 16, 3
+SCALES = 8.0  # the largest scale that keeps the image in 0..255, over the smallest one tried
+SCALE_STEP = 0.004  # between two scales, relative
+SCALE_FEATURES = 1000
+LEAST_SCORE = 5.0  # standard deviations of the periodogram
+LIMIT = 0.05  # levels; largest rms residual of the held-out pixels, plus twice the noise
+LARGEST_LIMIT = 0.1  # levels; a wrong pixel is then five standard deviations away
+DOUBTS = (0.1, 0.3, 1.0)  # in the spread, one after the other, where a pass found nothing new
+SMALL_SHARE = 2e-5  # of a candidate's norm; smaller spreads are not fitted
+LOG10_CHANCE = -12.0  # of all wrong acceptances together
+CHUNK = 16  # candidates in one batch
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Integer images, and which of them are certain.
+
+    >>> Rounded(torch.zeros(1, 4), torch.tensor([True]), torch.tensor([0.01]), -20.0).exact
+    tensor([True])
+
+    Attributes:
+        levels: (n, d) float64 integers; NaN where nothing was found.
+        exact: (n,) bool, accepted by the certificate.
+        residual: (n,) rms distance from integers of the held-out pixels; 0.29 is chance.
+        log10_chance: expected number of wrong acceptances among n, as a decimal logarithm.
+    """
+
+    levels: Tensor
+    exact: Tensor
+    residual: Tensor
+    log10_chance: float
+
+
+def log10_chance(residual: float, pixels: int, trials: float) -> float:
+    """Expected number of times that unrelated pixels are so close to integers, as a logarithm.
+
+    >>> round(log10_chance(0.05, 600, 1e5))
+    -408
+    """
+    ball = pixels / 2 * log(pi) - lgamma(pixels / 2 + 1) + pixels * log(residual + 1e-12)
+    return (ball + pixels / 2 * log(pixels) + log(trials)) / log(10)
+
+
+def round_to_integers(
+    estimate: Estimate,
+    offset: float | Tensor,
+    factor: float,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    noise: float | Tensor = 0.0,
+) -> Rounded:
+    """Find the exact image of every candidate that is not known yet.
+
+    Args:
+        estimate: candidates of inputs ``x = (u - offset) / factor``, at any scale and with either
+            sign; columns beyond the pixels, as those of a bias, are not used.
+        offset: levels of a zero input, one number or (d,).
+        factor: levels of one unit of an input, ``255 std``.
+        shape: (c, h, w) of an image.
+        generator: draws the held-out pixels and the pool of features.
+        noise: (n,) rms error of a candidate's pixels that the rounding of weights causes, or one
+            number for all.
+
+    Returns:
+        Levels, exact where the certificate accepts; those of known candidates as they are.
+    """
+    d = prod(shape)
+    candidates = factor * estimate.candidates[:, :d]
+    zero = torch.as_tensor(offset, dtype=candidates.dtype).expand(d)
+    held = torch.randperm(d, generator=generator)[: max(1, round(HELD_OUT * d))]
+    features = _features(shape, held, generator)
+    wanted = torch.nonzero(~estimate.known).flatten()
+    levels = (zero + candidates).round()
+    levels[wanted] = torch.nan
+    residual = torch.zeros(len(candidates), dtype=candidates.dtype)
+    residual[wanted] = torch.inf
+    expected = torch.as_tensor(noise, dtype=candidates.dtype).expand(len(candidates)).clone()
+    for part in wanted.split(CHUNK):
+        image, scale = _fit(estimate, candidates, zero, part, features)
+        expected[part] *= factor * scale.abs()
+        both = torch.stack([image, 2 * zero - image])
+        error = (both - both.round())[:, :, held].square().mean(2).sqrt().nan_to_num(torch.inf)
+        better = error.argmin(0)
+        levels[part] = both[better, torch.arange(len(part))].round()
+        residual[part] = error.amin(0)
+    limit = (LIMIT + 2 * expected).clamp_max(LARGEST_LIMIT)
+    in_range = (levels >= 0).all(1) & (levels <= 255).all(1)
+    trials = 2.0 * len(wanted) * log(SCALES) / SCALE_STEP
+    chance = log10_chance(float(limit.amax()), len(held), trials)
+    exact = in_range & (residual < limit) & (chance < LOG10_CHANCE)
+    return Rounded(levels, exact | estimate.known, residual, chance)
+
+
+def recover_integers(
+    change: Tensor,
+    before: Tensor | None,
+    after: Tensor | None,
+    prior: Estimate,
+    offset: float | Tensor,
+    factor: float,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+) -> tuple[Estimate, Rounded]:
+    """Zeros and rounding by turns, until all images are exact or a pass brings nothing new.
+
+    Args:
+        change: (h, d) float64 change of the first layer, or (h, d + 1) with that of its bias.
+        before: the first layer at the first checkpoint, of the same shape; None: not used.
+        after: the same at the second checkpoint; None with ``before`` None: rounding alone.
+        prior: candidates that span the row space of the change.
+        offset: levels of a zero input, one number or (d,).
+        factor: levels of one unit of an input.
+        shape: (c, h, w) of an image.
+        generator: source of the random choices.
+
+    Returns:
+        The best candidates, exact ones at their own scale and sign, and the rounded images.
+    """
+    best, doubts = prior, iter(DOUBTS)
+    doubt: float | None = 0.0
+    while doubt is not None:
+        found = prior.known.sum() + prior.settled.sum()
+        if before is not None or after is not None:
+            prior, best = refine_by_zeros(change, before, after, prior, best.candidates)
+        best, noise = _refit(change, best)
+        doubtful = best.doubted(prior, doubt)
+        rounded = round_to_integers(doubtful, offset, factor, shape, generator, noise)
+        prior, best = (_with_known(each, rounded, offset, factor) for each in (prior, best))
+        if prior.known.all():
+            break
+        if prior.known.sum() + prior.settled.sum() == found:
+            doubt = next(doubts, None)
+    return best, rounded
+
+
+def _refit(change: Tensor, estimate: Estimate) -> tuple[Estimate, Tensor]:
+    """Candidates of which the known ones no longer carry the rounding of the weights.
+
+    With ``C = change pinv(candidates)``, unknown candidates are fitted to what the known ones leave
+    of the change. Their noise then is that of their own columns of C, whose condition is better.
+
+    Returns:
+        The estimate, and the rms noise (n,) of the candidates' pixels.
+    """
+    candidates, unknown = estimate.candidates.clone(), ~estimate.known
+    coefficients = torch.linalg.lstsq(candidates.T, change.T).solution.T  # (h, n)
+    own = coefficients[:, unknown]
+    rest = change - coefficients[:, ~unknown] @ candidates[~unknown]
+    inverse = torch.linalg.pinv(own)
+    candidates[unknown] = inverse @ rest
+    error = (rest - own @ candidates[unknown]).square().mean(1)  # of each neuron
+    noise = torch.zeros(len(candidates), dtype=change.dtype)
+    noise[unknown] = (inverse.square() @ error).sqrt()
+    return replace(estimate, candidates=candidates), noise
+
+
+def _with_known(
+    estimate: Estimate, rounded: Rounded, offset: float | Tensor, factor: float
+) -> Estimate:
+    """The estimate with exact images in the place of their candidates."""
+    new = rounded.exact & ~estimate.known
+    pixels = (rounded.levels[new] - offset) / factor
+    rest = torch.ones(len(pixels), estimate.candidates.shape[1] - pixels.shape[1]).to(pixels)
+    candidates, spread = estimate.candidates.clone(), estimate.spread.clone()
+    candidates[new] = torch.cat([pixels, rest], 1)
+    # E_ki is in units of candidate i, whose scale is another one now.
+    spread[:, new] *= estimate.candidates[new].norm(dim=1) / candidates[new].norm(dim=1)
+    spread[new] = 0
+    return replace(estimate, candidates=candidates, spread=spread, known=rounded.exact)
+
+
+def _features(
+    shape: tuple[int, int, int], held: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Indices (f,) and (f,) of the pixels whose difference is a feature, none of them held out."""
+    index = torch.arange(prod(shape)).reshape(shape)
+    pairs = [(index[:, :, 1:], index[:, :, :-1]), (index[:, 1:], index[:, :-1])]
+    pairs += [(index[channel], index[channel + 1]) for channel in range(shape[0] - 1)]
+    first, second = (torch.cat([p[side].flatten() for p in pairs]) for side in (0, 1))
+    free = torch.ones(prod(shape), dtype=torch.bool)
+    free[held] = False
+    usable = torch.nonzero(free[first] & free[second]).flatten()
+    chosen = usable[torch.randperm(len(usable), generator=generator)[:POOL]]
+    return first[chosen], second[chosen]
+
+
+def _fit(
+    estimate: Estimate,
+    candidates: Tensor,
+    zero: Tensor,
+    part: Tensor,
+    features: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Images (b, d), NaN where no scale stands out, and their scales (b,)."""
+    first, second = features
+    norms = candidates.norm(dim=1)
+    share = estimate.spread[part] * norms / norms[part, None]
+    unknown = torch.nonzero((share > SMALL_SHARE).any(0)).flatten()
+    unknown = torch.cat([unknown, part[torch.isin(part, unknown, invert=True)]])
+    prior = estimate.spread[part][:, unknown]  # (b, q)
+    maps = candidates[:, first] - candidates[:, second]  # (n, f)
+    own, base = maps[part], zero[first] - zero[second]
+    variance = prior.square() @ maps[unknown].square()
+    largest = _largest_scale(candidates[part], zero)
+    scale, score = _scale(own, variance, base, largest)
+    if base.any():  # else both signs have the same features
+        negative, other = _scale(-own, variance, base, largest)
+        scale, score = torch.where(other > score, -negative, scale), torch.maximum(score, other)
+    prior[part[:, None] == unknown] = SCALE_STEP
+    out = torch.nonzero(score > LEAST_SCORE).flatten()
+    start = base + scale[:, None] * own
+    shift = _progressive(start[out], scale[out], maps[unknown], prior[out])
+    image = torch.full((len(part), len(zero)), torch.nan, dtype=own.dtype)
+    moved = candidates[part[out]] + shift @ candidates[unknown]
+    image[out] = zero + scale[out, None] * moved
+    return image, scale
+
+
+def _largest_scale(candidates: Tensor, zero: Tensor) -> Tensor:
+    """(b,) a little more than the largest scale at which some sign keeps the image in 0..255."""
+    room = torch.stack([255 - zero, zero])[:, None] + 1
+    sides = torch.stack([candidates, -candidates]).clamp_min(1e-12)
+    signs = torch.stack([room / sides, room / sides.flip(0)])  # (2, 2, b, d)
+    return 1.1 * signs.amin((1, 3)).amax(0)
+
+
+def _scale(own: Tensor, variance: Tensor, base: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """The scale (b,) at which features (b, f) are integers, and how far it stands out (b,)."""
+    count = round(log(SCALES) / SCALE_STEP)
+    grid = largest[:, None] * torch.exp(-SCALE_STEP * torch.arange(count, dtype=own.dtype))
+    weight = torch.exp(-2 * pi**2 * variance * (largest[:, None] / 2).square())
+    telling = weight * (own * largest[:, None]).square().clamp_max(1)
+    chosen = telling.topk(min(SCALE_FEATURES, own.shape[1]), dim=1).indices
+    weight, own, base = weight.gather(1, chosen), own.gather(1, chosen), base[chosen]
+    phase = base[:, None] + grid[:, :, None] * own[:, None]  # (b, scales, f)
+    total = (torch.cos(2 * pi * phase.float()) @ weight.float()[:, :, None])[:, :, 0]
+    score, place = (total / (weight.square().sum(1, keepdim=True) / 2).sqrt()).max(1)
+    return grid.gather(1, place[:, None])[:, 0], score
+
+
+def _progressive(start: Tensor, scale: Tensor, maps: Tensor, prior: Tensor) -> Tensor:
+    """Coefficients (b, q) that make features integers.
+
+    Args:
+        start: (b, f) features of the candidates.
+        scale: (b,) levels of the candidates.
+        maps: (q, f) features of the directions, before scaling.
+        prior: (b, q) standard deviations of the coefficients.
+    """
+    b, q = prior.shape
+    prior = prior.clamp_min(torch.finfo(prior.dtype).eps)
+    mean, covariance = torch.zeros_like(prior), torch.diag_embed(prior.square())
+    most, before = FITTED + EXTRA * q, torch.zeros(b, dtype=torch.long)
+    active = torch.arange(b)
+    for _ in range(ROUNDS):
+        deviation = ((covariance[active] @ maps) * maps).sum(1).clamp_min(0).sqrt()
+        deviation = deviation * scale[active, None].abs()  # (a, f)
+        sure = deviation < SURE
+        count = sure.sum(1)
+        grows = count > 1.02 * before[active] + 2
+        before[active] = count
+        active, sure, deviation = active[grows], sure[grows], deviation[grows]
+        if len(active) == 0:
+            break
+        # Of the features that are sure, the least certain ones tell most.
+        told, chosen = torch.where(sure, deviation, -1).topk(min(most, maps.shape[1]), dim=1)
+        rows = maps[:, chosen].permute(1, 2, 0) * scale[active, None, None]  # (a, l, q)
+        aim = start[active].gather(1, chosen)
+        fitted = _fit_integers(rows, aim, told >= 0, prior[active], mean[active])
+        mean[active], covariance[active] = fitted
+    return mean
+
+
+def _fit_integers(
+    rows: Tensor, start: Tensor, used: Tensor, prior: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean (a, q) and covariance (a, q, q) of coefficients with which features are integers.
+
+    Args:
+        rows: (a, l, q) features of the directions.
+        start: (a, l) features of the candidates.
+        used: (a, l) bool, features that are rounded.
+        prior: (a, q) standard deviations.
+        mean: (a, q) coefficients to begin with.
+    """
+    weight = used / ROUNDING_SIGMA**2
+    for _ in range(FITS):
+        value = start + (rows @ mean[:, :, None])[:, :, 0]
+        weighted = (rows * weight[:, :, None]).transpose(1, 2)
+        precision = weighted @ rows
+        precision.diagonal(dim1=1, dim2=2).add_(1 / prior.square())
+        factor = torch.linalg.cholesky(precision)
+        aim = value.round() - start
+        mean = torch.cholesky_solve(weighted @ aim[:, :, None], factor)[:, :, 0]
+        residual = aim - (rows @ mean[:, :, None])[:, :, 0]
+        weight = used / (ROUNDING_SIGMA**2 + residual.square())
+    return mean, torch.cholesky_inverse(factor)
