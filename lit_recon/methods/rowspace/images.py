@@ -142,7 +142,11 @@ def separated(
         differences: those.
         guesses: computes approximate images (m, r) in the space's coordinates, None without any.
     """
-    lattice = lattice.turned(lll_transform(lattice.integers.astype(float)))
+    images = lattice.images
+    to_short = lll_transform(lattice.integers.astype(float))
+    if images == len(lattice):
+        to_short = np.eye(images, dtype=np.int64)  # nothing is left to be told apart
+    lattice = lattice.turned(to_short)
     whole, multiples = differences.lifted(lattice.integers), None
     if frame.image:
         assert frame.offset is not None
@@ -155,7 +159,10 @@ def separated(
         vectors, fits = decoded(lattice, lattice.coordinates @ rows, differences, frame.offset[0])
         whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
-    turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
+    if images == len(lattice):
+        turn, gap = to_short, np.full(images, np.inf)
+    else:
+        turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
     lattice, brightnesses = lattice.turned(turn), 0
     noisy = lattice.coordinates @ rows
     if frame.offset is None:
@@ -168,7 +175,7 @@ def separated(
     vectors = vectors.turned(np.diag(np.where(vectors.multiples < 0, -1, 1)))
     inside = (vectors.whole.min(1) >= 0) & (vectors.whole.max(1) <= 255)
     sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
-    if len(lattice) < space.rank:
+    if images < len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
     sure &= frame.offset is not None  # without it a negative is an image as well
     return Images(vectors, sure, gap, brightnesses)

@@ -242,6 +242,7 @@ class Lattice:
         dimension: the largest dimension that was reduced; 0 if none was.
         seconds: predicted duration of the search that was not made for lack of time; 0: none.
         short_of: bits for each dimension that the best search lacked; 0: none was refused.
+        images: so many of the first vectors are known to be images.
     """
 
     coordinates: Array
@@ -250,12 +251,27 @@ class Lattice:
     dimension: int = 0
     seconds: float = 0.0
     short_of: float = 0.0
+    images: int = 0
 
     @classmethod
     def empty(cls, space: Space) -> Lattice:
         """No vector yet."""
         r, m = space.values.shape
         return cls(np.zeros((0, r)), np.zeros((0, m), dtype=np.int64), np.zeros(0))
+
+    @classmethod
+    def of_images(cls, space: Space, integers: Integers) -> Lattice:
+        """Exact images, by their differences (k, m).
+
+        Raises:
+            ValueError: they are linearly dependent.
+        """
+        coordinates, _, rank, _ = np.linalg.lstsq(space.values.T, integers.T.astype(float), None)
+        if rank < space.rank:
+            raise ValueError("the differences of the basis are dependent")
+        miss = coordinates.T @ space.values - integers
+        residual = np.sqrt((miss**2).mean(1))
+        return cls(coordinates.T, integers, residual, images=len(integers))
 
     def __len__(self) -> int:
         return len(self.integers)

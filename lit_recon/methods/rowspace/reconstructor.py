@@ -17,6 +17,7 @@ from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
 from lit_recon.methods.rowspace import outcomes
+from lit_recon.methods.rowspace.approximate import Change, by_rounding
 from lit_recon.methods.rowspace.images import (
     PHOTOGRAPH,
     Frame,
@@ -141,7 +142,14 @@ class RowSpaceReconstructor(Reconstructor):
         assert frame is not None
         rows, (space, differences) = frame.rows(span), frame.space(span)
         guesses = cache(partial(frame.components, span, generator))
-        lattice = self._search(space, guesses, start + self.max_seconds)
+        lattice = self._quick(space, start + self.max_seconds)
+        if self.separation != "lattice" and len(lattice) < space.rank:
+            change = Change.of(weight, before.weight, span.share)
+            sharper, exact = by_rounding(change, frame, rows, guesses(), differences, generator)
+            guesses = cache(partial(_given, sharper))
+            if len(exact) > len(lattice):
+                lattice = Lattice.of_images(space, exact)
+        lattice = self._slow(space, guesses, lattice, start + self.max_seconds)
         found = None
         if len(lattice):
             found = separated(lattice, frame, rows, space, differences, guesses)
@@ -155,20 +163,27 @@ class RowSpaceReconstructor(Reconstructor):
             sign_blind=frame.offset is None,
         )
 
-    def _search(self, space: Space, guesses: Guesses, deadline: float) -> Lattice:
-        """Integer vectors: the quick way, then near approximate images, then the slow way."""
-        lattice = Lattice.empty(space)
+    def _quick(self, space: Space, deadline: float) -> Lattice:
+        """Integer vectors, if a lattice reduction of a few seconds is enough."""
+        nothing = Lattice.empty(space)
         if self.separation == "components":
-            return lattice
-        lattice = integer_vectors(space, lattice, min(QUICK_SECONDS, deadline - perf_counter()))
+            return nothing
+        return integer_vectors(space, nothing, min(QUICK_SECONDS, deadline - perf_counter()))
+
+    def _slow(self, space: Space, guesses: Guesses, lattice: Lattice, deadline: float) -> Lattice:
+        """More integer vectors: near approximate images, and by longer lattice reductions."""
         if self.separation == "auto" and len(lattice) < space.rank:
             approximate = guesses()
             if approximate is not None:
                 seconds = deadline - perf_counter()
                 lattice = nearest_vectors(space, approximate, lattice, seconds)
-        if len(lattice) < space.rank:
+        if self.separation != "components" and len(lattice) < space.rank:
             lattice = integer_vectors(space, lattice, deadline - perf_counter())
         return lattice
+
+
+def _given(guesses: Array | None) -> Array | None:
+    return guesses
 
 
 def _told(

@@ -1,0 +1,79 @@
+"""Approximate images made sharper by exact zeros and rounding, where the lattice is too large."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_recon.methods.rowspace.components import component_spread
+from lit_recon.methods.rowspace.differences import Differences
+from lit_recon.methods.rowspace.images import Frame
+from lit_recon.methods.rowspace.lattice import Array, Integers
+from lit_recon.methods.rowspace.rounding import recover_integers
+from lit_recon.methods.rowspace.zeros import Estimate
+
+
+@dataclass(frozen=True)
+class Change:
+    """The first layer at two checkpoints, and its change without what decay has left of the start.
+
+    Attributes:
+        change: (h, d) float64.
+        before: (h, d) float64.
+        after: (h, d) float64.
+    """
+
+    change: Tensor
+    before: Tensor
+    after: Tensor
+
+    @classmethod
+    def of(cls, after: Tensor, before: Tensor, share: float) -> Change:
+        """From the weights, and the share of the earlier ones in the later ones."""
+        later, start = after.cpu().double(), before.cpu().double()
+        return cls(later - share * start, start, later)
+
+
+def by_rounding(
+    change: Change,
+    frame: Frame,
+    rows: Array,
+    guesses: Array | None,
+    differences: Differences,
+    random: torch.Generator,
+) -> tuple[Array | None, Integers]:
+    """Sharpen independent components by neurons that were inactive, and round them to integers.
+
+    Args:
+        change: the first layer.
+        frame: how the row space lies in pixels; the offset must be known, and be one number.
+        rows: (r, d) its unit rows.
+        guesses: (m, r) approximate images in their coordinates; None: there are none.
+        differences: those of pixels in which the exact images are given.
+        random: source of the random choices.
+
+    Returns:
+        Better guesses, and the differences (k, m) of the images that are exact.
+    """
+    none = np.zeros((0, len(differences.pixels)), dtype=np.int64)
+    usable = guesses is not None and len(guesses) == len(rows)
+    if guesses is None or not usable or frame.offset is None or frame.unit is None or frame.image:
+        return guesses, none
+    candidates = torch.tensor(guesses @ rows)
+    prior = Estimate(candidates, component_spread(candidates, frame.shape))
+    best, rounded = recover_integers(
+        change.change,
+        change.before,
+        change.after,
+        prior,
+        float(frame.offset[0]),
+        frame.unit,
+        frame.shape,
+        random,
+    )
+    sharper = best.candidates.numpy() @ rows.T
+    exact = rounded.levels[rounded.exact].numpy()
+    return sharper, np.rint(differences(exact)).astype(np.int64)
