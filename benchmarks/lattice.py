@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice, repeat
+from math import log2
 from statistics import fmean
 from time import perf_counter
 from typing import Any, Literal
@@ -57,8 +58,10 @@ EVIDENCE: dict[str, Literal["readout", "first_layer"]] = {
     "projection": "readout",
     "projection_first_layer": "first_layer",
 }
+COLOURS = {"recovered": RECOVERED, "exact": EXACT}
 COPIED = ("precision_bits", "rank", "lattice_rank", "lattice_dimension", "exact_differences")
 
+Point = tuple[float, ...]  # a number of the row, then the shares of COLOURS
 Method = Literal["rowspace", "projection", "projection_first_layer"]
 
 
@@ -394,50 +397,56 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(table([part, *header], lines), end="\n\n")
 
 
-def means(rows: list[dict[str, Any]], part: str) -> dict[str, dict[str, float | None]]:
-    """Means over seeds of the shares and of the bits, by the rows' names."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+def shares(rows: list[dict[str, Any]], over: Callable[[dict[str, Any]], float]) -> list[Point]:
+    """Mean exact and recovered shares over seeds, in the order of a number of a row."""
+    groups: dict[float, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["part"] == part:
-            groups.setdefault(row["name"], []).append(row)
-    return {
-        name: {
-            "exact": fmean(row["exact"] / row["training"]["n"] for row in group),
-            "recovered": fmean(row["recovered"] / row["training"]["n"] for row in group),
-            "bits": fmean(row["precision_bits"] for row in group),
-            "h_over_n": fmean(row["training"]["widths"][0] / row["training"]["n"] for row in group),
-        }
-        for name, group in groups.items()
-    }
+        groups.setdefault(over(row), []).append(row)
+    return [
+        (x, *(fmean(row[name] / row["training"]["n"] for row in group) for name in COLOURS))
+        for x, group in sorted(groups.items())
+    ]
+
+
+def h_over_n(row: dict[str, Any]) -> float:
+    """Units of the first layer over images."""
+    ratio: float = row["training"]["widths"][0] / row["training"]["n"]
+    return ratio
+
+
+def weight_bits(row: dict[str, Any]) -> float:
+    """Bits of precision of a released weight: those of its type, or of the noise in it."""
+    spacing = torch.finfo(TYPES[row["training"]["precision"]]).eps / 2
+    return -log2(row["sigma"] or spacing)
 
 
 def figure(rows: list[dict[str, Any]], title: str) -> Figure:
-    """Plot the shares over the width of the first layer, and over the bits of precision."""
+    """Plot the shares over the width of the first layer, and over the precision of the weights."""
     picture = Figure(figsize=(9.6, 4.0), dpi=DPI, facecolor="white", layout="constrained")
     left, right = picture.subplots(1, 2, sharey=True)
-    plot(left, means(rows, "widths"), "h_over_n")
+    widths = [row for row in rows if row["part"] == "widths"]
+    plot(left, shares(widths, h_over_n), "-")
     left.axvline(1, color=FAINT, linewidth=1, linestyle=":")
-    left.set(xscale="log", xlabel="h / n, which is p / (d n)", ylabel="share of images")
-    left.legend(frameon=False)
-    precise = means(rows, "precision")
-    plot(right, precise, "bits")
-    right.set(xlabel="bits behind the point to which a pixel is known")
-    for name in TYPES.keys() & precise.keys():
-        bits = precise[name]["bits"]
-        right.axvline(bits, color=FAINT, linewidth=1, linestyle=":")
-        right.text(bits, 0.5, f" {name}", color=FAINT, size=8)
+    left.set(xscale="log", xlabel="h / n = p / (d n)", ylabel="share of images", title=title)
     left.set(ylim=(-0.03, 1.03))
-    picture.suptitle(title)
+    left.legend(frameon=False)
+    precise = [row for row in rows if row["part"] == "precision"]
+    plot(right, shares([row for row in precise if row["sigma"]], weight_bits), "-")
+    typed = [row for row in precise if not row["sigma"]]
+    plot(right, shares(typed, weight_bits), "none")
+    names = {weight_bits(row): row["training"]["precision"] for row in typed}
+    for bits, name in names.items():
+        right.axvline(bits, color=FAINT, linewidth=1, linestyle=":")
+        right.text(bits, 0.5, f" {name} ", color=FAINT, ha="right" if bits > 50 else "left")
+    right.set(xlabel="bits of a weight", title="noise on the weights, and their types")
     return picture
 
 
-def plot(axes: Axes, points: dict[str, dict[str, Any]], over: str) -> None:
-    """The exact and the recovered share over a number."""
-    ordered = sorted(points.values(), key=lambda point: point[over])
-    for share, colour in {"recovered": RECOVERED, "exact": EXACT}.items():
-        x = [point[over] for point in ordered]
-        y = [point[share] for point in ordered]
-        axes.plot(x, y, color=colour, marker="o", markersize=4, label=share)
+def plot(axes: Axes, points: list[Point], line: str) -> None:
+    """The recovered and the exact share."""
+    x, *both = zip(*points, strict=True)
+    for (name, colour), y in zip(COLOURS.items(), both, strict=True):
+        axes.plot(x, y, color=colour, marker="o", markersize=4, linestyle=line, label=name)
 
 
 @one_line_errors("lattice")
@@ -490,7 +499,7 @@ def main(argv: list[str] | None = None) -> int:
     record.write(rows)
     if {"widths", "precision"} <= set(args.parts):
         images = f"n = {args.n} images of {args.size}x{args.size}"
-        record.draw(figure(rows, f"{images}, {len(args.seeds)} seeds"))
+        record.draw(figure(rows, images))
     return 0
 
 
