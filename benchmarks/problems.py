@@ -77,14 +77,23 @@ def photos(n: int, size: int, p: int) -> Problem:
     return Problem("Photos", n, 3 * size**2, p, {"image_size": size})
 
 
-def runnable(chosen: dict[str, Problem], root: str | None) -> list[str]:
-    """Names of the problems whose data are available; prints one line for each of the others.
+def check_root(root: str | None) -> None:
+    """Refuse a folder of images that is not there.
 
     Raises:
         InputError: the folder does not exist.
     """
     if root is not None and not Path(root).expanduser().is_dir():
         raise InputError("--root", root, "there is no such folder; give one of class folders")
+
+
+def runnable(chosen: dict[str, Problem], root: str | None) -> list[str]:
+    """Names of the problems whose data are available; prints one line for each of the others.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    check_root(root)
     names = []
     for name, problem in chosen.items():
         if problem.needs_root and root is None:
