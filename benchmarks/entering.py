@@ -1,6 +1,6 @@
 """Draws training images entering the weights: what the row space gave back at each checkpoint.
 
-    python train.py --run.name demo && python -m benchmarks.entering --run runs/demo
+python train.py --run.name demo && python -m benchmarks.entering --run runs/demo
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
 
 from lit_recon.audit.recorder import of_method, read_results
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.truth import Truth
+
+Pixels = NDArray[np.uint8]  # (3, h, w)
 
 SIDE, GAP, LABEL = 64, 4, 96  # pixels
 EMPTY = 235  # grey of an image that did not come back
@@ -33,6 +36,7 @@ def draw(run: str, steps: int, method: str = "rowspace") -> Image.Image:
     assert truth.images is not None
     directory = of_method(RunDirectory(Path(run)), method)
     shown = directory.steps()[:steps]
+    rows: list[tuple[str, list[Pixels | None]]]
     rows = [("training", [np.asarray(image) for image in truth.images])]
     for step in shown:
         found = load_file(directory.step_path(step) / "candidates.safetensors")

@@ -121,7 +121,7 @@ def problem(n: int = 12, size: int = 16, h: int = 150, between: float = 0.2, bia
     data = Photos(n=n, image_size=size)
     data.load()
     assert data.images is not None and data.pixels is not None
-    levels, factor = data.images.double().flatten(1), 255 * data.pixels.std
+    levels, factor = data.images.double().flatten(1), 255 * float(data.pixels.std)
     offset = float(data.pixels.offset)
     x = (levels - offset) / factor
     rows = torch.cat([x, torch.ones(n, 1, dtype=x.dtype)], 1) if bias else x
@@ -137,7 +137,7 @@ def problem(n: int = 12, size: int = 16, h: int = 150, between: float = 0.2, bia
     change = coefficients @ rows
     after = before + change
     change += 1e-9 * normal(*change.shape)
-    return Problem(rows, change, before, after, levels, float(offset), factor, (3, size, size))
+    return Problem(rows, change, before, after, levels, offset, factor, (3, size, size))
 
 
 def contaminated(x: Tensor, size: float, seed: int = 0) -> Estimate:
