@@ -91,10 +91,10 @@ def test_a_task_chooses_the_targets(task: str, run: Run, tmp_path: Path) -> None
     assert status == 2 and "the run to go on with has" in error
 
 
-def test_a_network_without_a_readout_is_trained_and_no_method_applies(
+def test_a_network_without_a_readout_is_trained_and_not_attacked_by_projection(
     run: Run, tmp_path: Path
 ) -> None:
-    status, _, error = run(*POINTS, *SGD, "--model", "Deep")
+    status, _, error = run(*POINTS, *SGD, "--model", "Deep", "--recon", "ProjectionReconstructor")
     assert status == 2
     assert error == (
         "train.py: --recon ProjectionReconstructor: attacks a linear readout; Deep has none\n"

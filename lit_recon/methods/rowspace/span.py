@@ -48,7 +48,7 @@ class Span:
             over pixels: an input with coordinates a misses the span by ``sqrt(a noise a^T)``.
         values: (r + some,) leading singular values of the change, in falling order.
         share: what is left of the earlier weights, 1 without weight decay.
-        neurons: rows of the change.
+        neurons: those that moved.
         outside: share of the change's energy outside the span, in [0, 1].
         low_rank: what the span leaves over is as small as rounding.
     """
@@ -101,6 +101,8 @@ def find_span(
     change = later if start is None else later - start
     if not torch.isfinite(change).all() or not change.any():
         return Span.none(change.shape[1])
+    moved = change.any(1)  # the others tell nothing, and their zeros are no noise
+    later, start, change = later[moved], None if start is None else start[moved], change[moved]
     if len(change) > (most := max(1, MOST_ENTRIES // change.shape[1])):
         rows = change.double().square().sum(1).topk(most).indices  # the neurons that moved most
         later, start = later[rows], None if start is None else start[rows]
@@ -114,7 +116,7 @@ def find_span(
     total = change.square().sum()
     outside = float((1 - (change @ basis.T).square().sum() / total).clamp(0, 1))
     low_rank = _is_rounding(_left_over(change, basis), change, spacing)
-    return Span(basis, noise, values, share, len(after), outside, low_rank)
+    return Span(basis, noise, values, share, int(moved.sum()), outside, low_rank)
 
 
 def _low_rank(
@@ -137,17 +139,23 @@ def _low_rank(
             share = _share_left(after, before, min(count, least // 2), random)
         change = after if before is None else after - share * before
         directions, values = _leading(change, count, random)
-        rank = _rank(values, whole=count == least)
-        seen = count == least or rank <= count - TAIL
-        if seen and _is_rounding(_left_over(change, directions[:rank]), change, spacing):
+        whole = count == least
+        rank = _rank(values, whole)
+        # The smallest values of noise step down too; what is left over of them is rounding.
+        fewer = _rank(values, whole=False)
+        if 0 < fewer < rank:
+            rest = _left_over(change, directions[:fewer])
+            rank = fewer if _is_rounding(rest, change, spacing) else rank
+        low = rank < least and (whole or rank <= count - TAIL)
+        if low and _is_rounding(_left_over(change, directions[:rank]), change, spacing):
             return directions[:rank], values, share
-        if count == least <= SMALL:  # no noise shows, as with no more neurons than samples
-            return directions, values, share
-        if before is not None and not decays and count < least:
-            rest = _left_over(change, directions)
+        if before is not None and not decays and least >= TAIL:
+            rest = _left_over(change, directions[: least // 2])
             decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
             if decays:
                 continue
+        if whole and least <= SMALL:  # no noise shows, as with no more neurons than samples
+            return directions, values, share
         if count >= min(least, max_rank + TAIL):
             return directions[:rank], values, share
         count *= 2
