@@ -339,7 +339,9 @@ def test_the_bits_of_a_plan_are_the_volume_of_its_lattice() -> None:
     space, *_ = space_of(4, 8)
     search = plan(space.values, space.pixels, space.size, 1e-3)
     volume = np.linalg.slogdet(reduced(search))[1] / np.log(2)
-    assert search.bits == pytest.approx(volume / search.dimension - 6, abs=0.05)  # UNIT is 2^6
+    needed = SHORT[0] + SHORT[1] * search.dimension
+    there = volume / search.dimension - 6  # UNIT is 2^6
+    assert search.margin == pytest.approx(there - needed, abs=0.05)
 
 
 def test_lll_keeps_the_lattice_and_makes_it_short() -> None:
@@ -445,7 +447,7 @@ def test_images_without_an_offset_share_one_brightness_and_a_sign() -> None:
     whole = signs @ vectors.whole
     shift = whole - u.flatten(1).long().numpy()
     assert (shift == shift[0, 0]).all() and whole.min() >= 0 and whole.max() <= 255
-    assert other_levels == 255 - int(u.max()) + int(u.min())
+    assert other_levels == 255 - int(u.max()) + int(u.min()) + 1
 
 
 # --- separation

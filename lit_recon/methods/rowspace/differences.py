@@ -24,7 +24,7 @@ def planes(images: Array, shape: tuple[int, int, int]) -> Array:
     Colours of a photograph differ less than brightness does. The middle channel is kept whole: of
     red, green and blue it is the one that the others are nearest to.
     """
-    channels = images.reshape(len(images), shape[0], -1)
+    channels = images.reshape(len(images), shape[0], shape[1] * shape[2])
     kept = shape[0] // 2
     others = [channels[:, c] - channels[:, kept] for c in range(shape[0]) if c != kept]
     return np.stack([channels[:, kept], *others], 1)
