@@ -1,6 +1,6 @@
 """Draws training images entering the weights: what the row space gave back at each checkpoint.
 
-    python train.py --run.name demo && python -m benchmarks.entering --run runs/demo
+python train.py --run.name demo && python -m benchmarks.entering --run runs/demo
 """
 
 from __future__ import annotations

@@ -250,10 +250,11 @@ def train(training: Training, root: str | None) -> Trained:
     """Train a network on random images."""
     start = perf_counter()
     n, size = training.n, training.size
-    chosen: dict[str, Any] = {"selection": "random", "seed": training.seed}
-    data: ImageDataModule = Photos(n, image_size=size, **chosen)
+    data: ImageDataModule = Photos(n, image_size=size)  # random patches are too much alike
     if root is not None:
-        data = ImageFolderSubset(n, image_size=size, root=root, **chosen)
+        data = ImageFolderSubset(
+            n, image_size=size, root=root, selection="random", seed=training.seed
+        )
     data.setup()
     truth, dtype = Truth.of(data), TYPES[training.precision]
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
@@ -452,16 +453,16 @@ def plot(axes: Axes, points: list[Point], line: str) -> None:
 @one_line_errors("lattice")
 def main(argv: list[str] | None = None) -> int:
     quick = {
-        "samples": [4],
+        "samples": [8],
         "sizes": [16],
         "sigmas": [1e-6],
         "steps": [100],
-        "widths": [3, 40],
+        "widths": [7, 40],
         "projected": [4],
         "seeds": [0],
-        "n": 4,
+        "n": 8,
         "size": 16,
-        "seconds": 2.0,
+        "seconds": 10.0,
     }
     description = "Exact images in the row space of a first layer's change."
     flags = Flags("lattice", description, quick)
