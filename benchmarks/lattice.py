@@ -47,8 +47,8 @@ from lit_recon.records.truth import Truth
 from lit_recon.report.grid import DPI, EXACT, FAINT, RECOVERED
 
 TYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
-SIGMAS = [1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
-WIDTHS = [19, 20, 21, 22, 25, 40, 100, 512]
+SIGMAS = [1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+WIDTHS = [10, 15, 19, 20, 21, 22, 25, 40, 100, 512]
 ALIKE = 0.4  # SSIM above which an image counts as recovered, as in Haim et al. (2022)
 MANY = 40  # images from which training has larger batches and more steps
 LARGE = 60  # images above which the network is wider
@@ -250,10 +250,11 @@ def train(training: Training, root: str | None) -> Trained:
     """Train a network on random images."""
     start = perf_counter()
     n, size = training.n, training.size
-    chosen: dict[str, Any] = {"selection": "random", "seed": training.seed}
-    data: ImageDataModule = Photos(n, image_size=size, **chosen)
+    data: ImageDataModule = Photos(n, image_size=size)  # random patches are too much alike
     if root is not None:
-        data = ImageFolderSubset(n, image_size=size, root=root, **chosen)
+        data = ImageFolderSubset(
+            n, image_size=size, root=root, selection="random", seed=training.seed
+        )
     data.setup()
     truth, dtype = Truth.of(data), TYPES[training.precision]
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
@@ -427,41 +428,47 @@ def figure(rows: list[dict[str, Any]], title: str) -> Figure:
     widths = [row for row in rows if row["part"] == "widths"]
     plot(left, shares(widths, h_over_n), "-")
     left.axvline(1, color=FAINT, linewidth=1, linestyle=":")
-    left.set(xscale="log", xlabel="h / n = p / (d n)", ylabel="share of images", title=title)
+    left.set(xlabel="h / n = p / (d n)", ylabel="share of images", title=title)
+    left.set_xscale("log", base=2)
+    left.xaxis.set_major_formatter("{x:g}")
     left.set(ylim=(-0.03, 1.03))
     left.legend(frameon=False)
     precise = [row for row in rows if row["part"] == "precision"]
     plot(right, shares([row for row in precise if row["sigma"]], weight_bits), "-")
     typed = [row for row in precise if not row["sigma"]]
     plot(right, shares(typed, weight_bits), "none")
+    right.set(xlabel="bits of a weight", title="noise on the weights (line), and their types")
+    right.set_xscale("log", base=2)
     names = {weight_bits(row): row["training"]["precision"] for row in typed}
-    for bits, name in names.items():
+    right.set_xticks(list(names), [f"{bits:g}\n{name}" for bits, name in names.items()])
+    right.set_xticks(
+        [10, 12, 16, 20, 32, 40], minor=True, labels=["10", "12", "16", "", "32", "40"]
+    )
+    for bits in names:
         right.axvline(bits, color=FAINT, linewidth=1, linestyle=":")
-        right.text(bits, 0.5, f" {name} ", color=FAINT, ha="right" if bits > 50 else "left")
-    right.set(xlabel="bits of a weight", title="noise on the weights, and their types")
     return picture
 
 
 def plot(axes: Axes, points: list[Point], line: str) -> None:
     """The recovered and the exact share."""
     x, *both = zip(*points, strict=True)
-    for (name, colour), y in zip(COLOURS.items(), both, strict=True):
-        axes.plot(x, y, color=colour, marker="o", markersize=4, linestyle=line, label=name)
+    for (name, colour), y, size in zip(COLOURS.items(), both, (7, 4), strict=True):
+        axes.plot(x, y, color=colour, marker="o", markersize=size, linestyle=line, label=name)
 
 
 @one_line_errors("lattice")
 def main(argv: list[str] | None = None) -> int:
     quick = {
-        "samples": [4],
-        "sizes": [16],
+        "samples": [8],
+        "sizes": [8],
         "sigmas": [1e-6],
         "steps": [100],
-        "widths": [3, 40],
+        "widths": [7, 100],
         "projected": [4],
         "seeds": [0],
-        "n": 4,
-        "size": 16,
-        "seconds": 2.0,
+        "n": 8,
+        "size": 8,
+        "seconds": 10.0,
     }
     description = "Exact images in the row space of a first layer's change."
     flags = Flags("lattice", description, quick)

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import (
     attack,
+    lattice,
     resume,
     scaling,
     solver_comparison,
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPTS = {
     "attack": attack,
+    "lattice": lattice,
     "resume": resume,
     "scaling": scaling,
     "solver_comparison": solver_comparison,
@@ -128,6 +130,18 @@ def test_whole_commands(tmp_path):
     assert row["peak_bytes"] > 1e8 and row["command_seconds"] > row["attack_seconds"]
 
 
+def test_lattice(tmp_path):
+    rows = results("lattice", tmp_path)
+    assert {row["part"] for row in rows} == set(lattice.PARTS)
+    assert not any(row["false_certificates"] for row in rows)
+    assert [(row["exact"], row["seen"]) for row in rows if row["part"] == "samples"] == [(8, 8)] * 2
+    (narrow,) = [row for row in rows if row["name"] == "h = 7"]
+    assert narrow["rank"] <= 7 and narrow["exact"] < 8
+    (adam,) = [row for row in rows if row["name"] == "Adam"]
+    assert adam["exact"] == 0
+    assert (tmp_path / "lattice.png").stat().st_size
+
+
 def test_resume(tmp_path):
     (row,) = results("resume", tmp_path)
     assert row["equal"] and row["differing_files"] == []
@@ -192,6 +206,8 @@ def test_help_lists_the_flags(name, capsys):
     [
         ("attack", ["--root", "/nowhere"], "no such folder"),
         ("attack", ["--seeds", "-1"], "below 0"),
+        ("lattice", ["--root", "/nowhere"], "no such folder"),
+        ("lattice", ["--parts", "colours"], "colours"),
         ("resume", ["--kills", "0"], "below 1"),
         ("training_speed", ["--sizes", "huge"], "huge"),
         ("scaling", ["--p", "0"], "below 1"),
