@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from callbacks import ReconstructionCallback, StepCheckpoint, StepProgressBar, WholeCheckpoints
 from datamodules import Photos, ReconDataModule, Sphere
 from lit_recon.methods import Reconstructor
-from lit_recon.models import RandomFeatures
+from lit_recon.models import RandomFeatures, ReadoutModel
 from lit_recon.modules import LeastSquares, Optim, Training
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
@@ -26,6 +26,10 @@ def data_of(kind: str, batch_size: int | None = None) -> ReconDataModule:
     return Sphere(n=4, d=8, batch_size=batch_size)
 
 
+def features(data: ReconDataModule) -> RandomFeatures:
+    return RandomFeatures(d=data.d, k=data.k, n=data.n, p_over_dn=4.0)
+
+
 def fit(
     path: Path,
     *,
@@ -33,15 +37,20 @@ def fit(
     optim: Optim | None = None,
     steps: int = 1,
     attack: Reconstructor | None = None,
+    model: Callable[[ReconDataModule], ReadoutModel] | None = None,
     checkpoint: StepCheckpoint | None = None,
     extra: tuple[Callback, ...] = (),
 ) -> tuple[Training, Trainer]:
-    """A run in a directory; without an attack it only saves checkpoints."""
+    """A run in a directory; without an attack it only saves checkpoints.
+
+    Args:
+        model: makes the network for the data; None: random features.
+    """
     seed_everything(0, verbose=False)
     data = data or data_of("sphere")
     data.setup()
-    model = RandomFeatures(d=data.d, k=data.k, n=data.n, p_over_dn=4.0)
-    module = Training(model, optim or LeastSquares())
+    network = features(data) if model is None else model(data)
+    module = Training(network, optim or LeastSquares())
     checkpoint = checkpoint or StepCheckpoint()
     callbacks: list[Callback] = [*extra, checkpoint]
     if attack is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,27 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from datamodules import ReconDataModule
 from lit_recon import methods
 from lit_recon.audit.recorder import of_method
 from lit_recon.errors import InputError
 from lit_recon.flags import choices
 from lit_recon.knowledge import FACTS, Knowledge
-from lit_recon.methods import ProjectionReconstructor, Reconstruction, Reconstructor
+from lit_recon.methods import (
+    ProjectionReconstructor,
+    Reconstruction,
+    Reconstructor,
+    RowSpaceReconstructor,
+)
+from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.numbers import in_order, registered
-from lit_recon.models import MLP, Model
-from lit_recon.modules import SGD
+from lit_recon.models import MLP, DeepMLP, Model, ReadoutModel
+from lit_recon.modules import SGD, LeastSquares, Optim
 from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory
 from tests import kills, toy
-from tests.problems import sphere, taught, trained
-from tests.small_runs import data_of, erased, fit
+from tests.problems import images, sphere, taught, trained
+from tests.small_runs import data_of, erased, features, fit
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,17 @@ def of_mlp() -> Knowledge:
     return replace(held, optimiser_keeps_span=True, radius=D**0.5, shape=(D,))
 
 
+U, PIXELS = images(N, 8, 0)
+
+
+def of_images() -> Knowledge:
+    """A deep network trained on images, with its first layer's start."""
+    model = DeepMLP(d=PIXELS.d, k=1, widths=[64], activation="gelu", seed=0)
+    x = inputs_from_images(U, PIXELS).float()
+    held = taught(model, x, steps=5, lr=1e-3, pixels=PIXELS, first_layer=True)
+    return replace(held, optimiser_keeps_span=True, shape=PIXELS.shape)
+
+
 CASES = {
     "projection": Case(lambda: ProjectionReconstructor(max_steps=30), of_features, X),
     "projection auto": Case(
@@ -70,6 +88,7 @@ CASES = {
     "projection_first_layer": Case(
         lambda: ProjectionReconstructor(max_steps=30, evidence="first_layer"), of_mlp, X
     ),
+    "rowspace": Case(RowSpaceReconstructor, of_images, inputs_from_images(U, PIXELS)),
     "toy": Case(toy.PullBackReconstructor, of_features, X),
 }
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -80,10 +99,10 @@ class NoReadout(Model):
 
     def __init__(self) -> None:
         super().__init__()
-        self.only = nn.Linear(D, 1)
+        self.only = nn.Conv1d(1, 1, D)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.only(x.flatten(1)).cos()
+        return self.only(x.reshape(-1, 1, D)).flatten(1).cos()
 
 
 def test_every_exported_method_has_a_case() -> None:
@@ -101,7 +120,7 @@ def test_names_are_short_words_and_numbers_are_described(case: Case) -> None:
     told = {**found.numbers, **found.at_truth(case.x)}
     assert {number.name for number in method.describes} == told.keys()
     assert in_order(told).keys() == told.keys()
-    assert found.candidates.device.type == "cpu" and found.candidates.shape[1] == D
+    assert found.candidates.device.type == "cpu" and found.candidates.shape[1] == case.x.shape[1]
     assert found.outcome.status and found.outcome.reason and found.seconds > 0
 
 
@@ -150,22 +169,44 @@ def test_what_it_cannot_attack_is_refused_in_one_line(case: Case) -> None:
 
 # --- in a run
 
+
+@dataclass(frozen=True)
+class Run:
+    """A method, and a run in which it applies.
+
+    Attributes:
+        make: makes the method.
+        model: makes a network for the data.
+        optim: trains it for one step.
+    """
+
+    make: Callable[[], Reconstructor]
+    model: Callable[[ReconDataModule], ReadoutModel] = features
+    optim: Optim = field(default_factory=LeastSquares)
+
+
+def deep(data: ReconDataModule) -> ReadoutModel:
+    return DeepMLP(d=data.d, k=data.k, widths=[32], activation="gelu")
+
+
 RUNS = {
-    "projection": lambda: ProjectionReconstructor(max_steps=30),
-    "projection auto": lambda: ProjectionReconstructor(max_steps=30, candidates="auto"),
-    "toy": toy.PullBackReconstructor,
+    "projection": Run(lambda: ProjectionReconstructor(max_steps=30)),
+    "projection auto": Run(lambda: ProjectionReconstructor(max_steps=30, candidates="auto")),
+    "rowspace": Run(RowSpaceReconstructor, deep, SGD(lr=1e-3)),
+    "toy": Run(toy.PullBackReconstructor),
 }
-in_a_run = pytest.mark.parametrize("make", RUNS.values(), ids=RUNS)
+in_a_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 
 
 @in_a_run
 @pytest.mark.parametrize("kind", ["photos", "sphere"])
 def test_an_attack_without_the_data_finds_the_same(
-    make: Callable[[], Reconstructor], kind: str, tmp_path: Path, monkeypatch: Any
+    run: Run, kind: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """All data are overwritten while the attack runs, the copies for scoring included."""
-    fit(tmp_path / "seeing", data=data_of(kind), attack=make())
-    method, data, copies = make(), data_of(kind), []
+    settings: dict[str, Any] = {"model": run.model, "optim": run.optim}
+    fit(tmp_path / "seeing", data=data_of(kind), attack=run.make(), **settings)
+    method, data, copies = run.make(), data_of(kind), []
     attack = type(method).attack
 
     def blind(self: Any, *args: Any) -> Reconstruction:
@@ -178,7 +219,7 @@ def test_an_attack_without_the_data_finds_the_same(
             return attack(self, *args)
 
     monkeypatch.setattr(type(method), "attack", blind)
-    fit(tmp_path / "blind", data=data, attack=method)
+    fit(tmp_path / "blind", data=data, attack=method, **settings)
     assert min(copies) >= 5  # training and held-out data, their copies for scoring, the batch
     place = f"recon/{method.name}/step=00000001"
     parts = [tmp_path / name / place for name in ("blind", "seeing")]
@@ -193,12 +234,12 @@ def test_an_attack_without_the_data_finds_the_same(
 
 
 @in_a_run
-def test_training_is_the_same_to_the_bit_without_it(
-    make: Callable[[], Reconstructor], tmp_path: Path
-) -> None:
+def test_training_is_the_same_to_the_bit_without_it(run: Run, tmp_path: Path) -> None:
     ends = []
-    for name, method in (("with", make()), ("without", None)):
-        module, _ = fit(tmp_path / name, optim=SGD(lr=1e-3), steps=5, attack=method)
+    for name, method in (("with", run.make()), ("without", None)):
+        module, _ = fit(
+            tmp_path / name, model=run.model, optim=SGD(lr=1e-3), steps=5, attack=method
+        )
         weight = module.model.get_parameter("readout.weight")
         ends.append((weight.detach().clone(), torch.get_rng_state()))
     assert ends[0][0].abs().sum() > 0

@@ -44,6 +44,7 @@ def by_rounding(
     guesses: Array | None,
     differences: Differences,
     random: torch.Generator,
+    deadline: float,
 ) -> tuple[Array | None, Integers]:
     """Sharpen independent components by neurons that were inactive, and round them to integers.
 
@@ -54,6 +55,7 @@ def by_rounding(
         guesses: (m, r) approximate images in their coordinates; None: there are none.
         differences: those of pixels in which the exact images are given.
         random: source of the random choices.
+        deadline: value of ``time.perf_counter()`` after which no further pass begins.
 
     Returns:
         Better guesses, and the differences (k, m) of the images that are exact.
@@ -73,6 +75,7 @@ def by_rounding(
         frame.unit,
         frame.shape,
         random,
+        deadline,
     )
     sharper = best.candidates.numpy() @ rows.T
     exact = rounded.levels[rounded.exact].numpy()

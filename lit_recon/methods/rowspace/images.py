@@ -177,6 +177,8 @@ def separated(
     sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
     if images < len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
+    # A wrong mean lets some vectors pass for images, but hardly all of them.
+    sure &= bool((vectors.multiples == 1).all())
     sure &= frame.offset is not None  # without it a negative is an image as well
     return Images(vectors, sure, gap, brightnesses)
 

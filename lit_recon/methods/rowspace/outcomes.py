@@ -46,7 +46,7 @@ def at_once(
     if c * h * w != d:
         reason = f"the first layer reads {d} numbers, and an image of {c}x{h}x{w} has {c * h * w}"
         return Outcome("no_images", reason, empty=True)
-    if span.rank == 0 or (not span.low_rank and span.outside > OUTSIDE):
+    if not 0 < span.rank < d - c or (not span.low_rank and span.outside > OUTSIDE):
         return NO_LOW_RANK
     return None
 

@@ -142,14 +142,17 @@ class RowSpaceReconstructor(Reconstructor):
         assert frame is not None
         rows, (space, differences) = frame.rows(span), frame.space(span)
         guesses = cache(partial(frame.components, span, generator))
-        lattice = self._quick(space, start + self.max_seconds)
-        if self.separation != "lattice" and len(lattice) < space.rank:
+        deadline = start + self.max_seconds
+        lattice = self._quick(space, deadline)
+        if self.separation != "lattice" and len(lattice) < space.rank and span.noisy:
             change = Change.of(weight, before.weight, span.share)
-            sharper, exact = by_rounding(change, frame, rows, guesses(), differences, generator)
+            sharper, exact = by_rounding(
+                change, frame, rows, guesses(), differences, generator, deadline
+            )
             guesses = cache(partial(_given, sharper))
             if len(exact) > len(lattice):
                 lattice = Lattice.of_images(space, exact)
-        lattice = self._slow(space, guesses, lattice, start + self.max_seconds)
+        lattice = self._slow(space, guesses, lattice, deadline)
         found = None
         if len(lattice):
             found = separated(lattice, frame, rows, space, differences, guesses)

@@ -23,7 +23,8 @@ smaller residual is taken.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import lgamma, log, pi, prod
+from math import inf, lgamma, log, pi, prod
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -138,6 +139,7 @@ def recover_integers(
     factor: float,
     shape: tuple[int, int, int],
     generator: torch.Generator,
+    deadline: float = inf,
 ) -> tuple[Estimate, Rounded]:
     """Zeros and rounding by turns, until all images are exact or a pass brings nothing new.
 
@@ -150,6 +152,7 @@ def recover_integers(
         factor: levels of one unit of an input.
         shape: (c, h, w) of an image.
         generator: source of the random choices.
+        deadline: value of ``time.perf_counter()`` after which no further pass begins.
 
     Returns:
         The best candidates, exact ones at their own scale and sign, and the rounded images.
@@ -164,7 +167,7 @@ def recover_integers(
         doubtful = best.doubted(prior, doubt)
         rounded = round_to_integers(doubtful, offset, factor, shape, generator, noise)
         prior, best = (_with_known(each, rounded, offset, factor) for each in (prior, best))
-        if prior.known.all():
+        if prior.known.all() or perf_counter() > deadline:
             break
         if prior.known.sum() + prior.settled.sum() == found:
             doubt = next(doubts, None)
