@@ -7,12 +7,15 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import (
     attack,
+    entering,
     lattice,
+    lattice_null,
     resume,
     scaling,
     solver_comparison,
@@ -23,16 +26,22 @@ from benchmarks import (
 from benchmarks.problems import ROOT, published, sphere, train
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
+from datamodules import Photos
 from lit_recon.errors import RunError
+from lit_recon.methods import RowSpaceReconstructor
+from lit_recon.models import DeepMLP
+from lit_recon.modules import SGD
 from lit_recon.randomness import generator
 from lit_recon.solvers import MomentumDescent, SolverStep
 from lit_recon.tall_matrix import BLOCK_ROWS
+from tests.small_runs import fit
 
 pytestmark = pytest.mark.slow
 
 SCRIPTS = {
     "attack": attack,
     "lattice": lattice,
+    "lattice_null": lattice_null,
     "resume": resume,
     "scaling": scaling,
     "solver_comparison": solver_comparison,
@@ -54,7 +63,7 @@ def results(name, folder, *flags):
 
 
 def test_every_script_is_tested():
-    shared = {"__init__", "problems", "records"}
+    shared = {"__init__", "entering", "problems", "records"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == shared | set(SCRIPTS)
 
 
@@ -315,3 +324,22 @@ def test_tables_are_aligned():
     lines = table(["name", "s"], [["a", 1.23456], ["long name", None], ["b", 12345.6]]).splitlines()
     assert lines[2:] == ["a           1.23", "long name      -", "b          12346"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_no_wrong_certificate_where_there_is_nothing_to_find(tmp_path):
+    rows = results("lattice_null", tmp_path)
+    assert sum(row["wrong"] for row in rows) == 0
+    assert sum(row["accepted"] for row in rows if row["kind"] == "control") > 0
+
+
+def test_images_enter_the_weights_in_a_picture(tmp_path):
+    data, rowspace = Photos(n=4, image_size=8, batch_size=2), RowSpaceReconstructor()
+
+    def network(source):
+        return DeepMLP(source.d, 1, widths=[32])
+
+    fit(tmp_path, data=data, optim=SGD(lr=1e-2), steps=2, attack=rowspace, model=network)
+    picture = np.asarray(entering.draw(str(tmp_path), steps=3))
+    side = entering.SIDE
+    row = [picture[y * (side + entering.GAP) :][:side, entering.LABEL :] for y in range(3)]
+    assert (row[0] == row[2]).all() and (row[1][..., 0].min() >= entering.EMPTY)
