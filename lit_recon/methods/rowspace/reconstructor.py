@@ -132,6 +132,9 @@ class RowSpaceReconstructor(Reconstructor):
             sizes = f"{tuple(before.weight.shape)} and {tuple(weight.shape)}"
             remedy = f"{before.name} of {type(knowledge.model).__name__} has shapes {sizes}"
             raise InputError("--recon", self.name, remedy)
+        if knowledge.pixels is not None and not isinstance(knowledge.pixels.std, float | int):
+            remedy = "rowspace needs one standard deviation for all channels; leave the scale out"
+            raise InputError("--pixels.std", "one for each channel", remedy)
         span = find_span(weight, before.weight, generator, self.max_rank)
         shape = knowledge.input_shape
         images = shape is not None and len(shape) == 3
