@@ -58,7 +58,10 @@ def test_panels_show_what_a_run_logs() -> None:
         "Reconstruction",
     )
     sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
-    training, attack, law = map(panels, sections)
+    by_name = {section["name"]: panels(section) for section in sections}
+    training = by_name["Training"]
+    attack = by_name["Reconstruction by projection"]
+    law = by_name["The law across runs, by projection"]
     logged = set(named_numbers(RunDirectory("run"), [ProjectionReconstructor()]))
     assert {name for panel in training for name in panel["metrics"]} == set(train.TRAINING_NUMBERS)
     lines = [panel for panel in attack if panel["kind"] == "Run History Line Plot"]
@@ -94,10 +97,11 @@ def test_a_method_with_numbers_of_its_own_has_its_own_section() -> None:
     assert names == [
         "Training",
         "Reconstruction by projection",
+        "Reconstruction by rowspace",
         "Reconstruction by toy",
-        "The law across runs, by projection",  # the toy does not have p / (d n)
+        "The law across runs, by projection",  # the others do not have p / (d n)
     ]
-    charts = {panel["chartTitle"]: panel for panel in panels(sections[2]) if "chartTitle" in panel}
+    charts = {panel["chartTitle"]: panel for panel in panels(sections[3]) if "chartTitle" in panel}
     assert charts["Memory"]["metrics"] == ["recon/toy/part_left"]
     assert (charts["Memory"]["yAxisMin"], charts["Memory"]["yAxisMax"]) == (0, 1)
     assert charts["Size"]["metrics"] == ["recon/toy/size", "recon/toy/rank"]

@@ -43,6 +43,7 @@ Guesses = Callable[[], Array | None]
 PHOTOGRAPH = 0.25  # standard deviation of a photograph's pixels, where it is not known
 COMPONENTS_FROM = 8  # smallest image side with enough pixels for independent components
 SURE_GAP = 10.0  # nats; other combinations are less likely by a factor of e^10
+MIRROR = 0.01  # levels from an integer at which twice the offset counts as one
 DOMINANT = 0.6  # squared cosine of a vector with one independent component; a sum of two has 0.5
 FLAT = 1e-6  # an offset whose differences are below this share of its norm is one number
 
@@ -177,6 +178,12 @@ def separated(
     sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
     if images < len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
+    if frame.offset is not None and not frame.image:
+        # Where twice the offset is an integer, a negative in 0..255 is an image just as well.
+        twice = 2 * float(frame.offset[0])
+        negative = round(twice) - vectors.whole
+        mirrored = (negative.min(1) >= 0) & (negative.max(1) <= 255)
+        sure &= ~mirrored | (abs(twice - round(twice)) > MIRROR)
     # A wrong mean lets some vectors pass for images, but hardly all of them.
     sure &= bool((vectors.multiples == 1).all())
     sure &= frame.offset is not None  # without it a negative is an image as well
