@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_recon.methods.rowspace.components import component_spread
-from lit_recon.methods.rowspace.differences import Differences
-from lit_recon.methods.rowspace.images import Frame
-from lit_recon.methods.rowspace.lattice import Array, Integers
+from lit_recon.methods.rowspace.images import PixelSpace
+from lit_recon.methods.rowspace.levels import Array, Integers
 from lit_recon.methods.rowspace.rounding import recover_integers
 from lit_recon.methods.rowspace.zeros import Estimate
 
@@ -39,10 +38,8 @@ class Change:
 
 def by_rounding(
     change: Change,
-    frame: Frame,
-    rows: Array,
+    pixels: PixelSpace,
     guesses: Array | None,
-    differences: Differences,
     random: torch.Generator,
     deadline: float,
 ) -> tuple[Array | None, Integers]:
@@ -50,16 +47,15 @@ def by_rounding(
 
     Args:
         change: the first layer.
-        frame: how the row space lies in pixels; the offset must be known, and be one number.
-        rows: (r, d) its unit rows.
-        guesses: (m, r) approximate images in their coordinates; None: there are none.
-        differences: those of pixels in which the exact images are given.
+        pixels: the row space; its offset must be known, and be one number.
+        guesses: (m, r) approximate images in its coordinates; None: there are none.
         random: source of the random choices.
         deadline: value of ``time.perf_counter()`` after which no further pass begins.
 
     Returns:
         Better guesses, and the differences (k, m) of the images that are exact.
     """
+    frame, rows, differences = pixels.frame, pixels.rows, pixels.differences
     none = np.zeros((0, len(differences.pixels)), dtype=np.int64)
     usable = guesses is not None and len(guesses) == len(rows)
     if guesses is None or not usable or frame.offset is None or frame.unit is None or frame.image:

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_recon.methods.rowspace.levels import OPPONENT
+
 KINDS = 3  # of differences: horizontal, vertical, and the difference of two differences
-OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # colours, before normalisation
 WINDOW = 3  # side of the neighbourhood in pixels that shares one energy in step 1
 SEARCH_FLOOR = 0.03  # e above, in units of the mean energy
 REFINE_FLOOR = 0.005  # the same in step 2; .05 leaves an error of .11 instead of .085 at n = 60
@@ -102,7 +103,7 @@ def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:
 def _differences(images: Tensor) -> Tensor:
     """Maps (r, c, 3, h, w) of images (r, c, h, w), zero where the neighbour is missing."""
     if images.shape[1] == len(OPPONENT):
-        colours = F.normalize(torch.tensor(OPPONENT, dtype=images.dtype), dim=1)
+        colours = torch.tensor(OPPONENT, dtype=images.dtype)
         images = torch.einsum("ab,rbij->raij", colours, images)
     right, down = images.diff(dim=3), images.diff(dim=2)
     both = right.diff(dim=2)

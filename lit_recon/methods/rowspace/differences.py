@@ -9,13 +9,11 @@ the search.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csc_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.sparse.linalg import splu
 
-Array = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from lit_recon.methods.rowspace.levels import Array, Integers
 
 
 def planes(images: Array, shape: tuple[int, int, int]) -> Array:
@@ -93,6 +91,6 @@ class Differences:
         return channels.reshape(len(whole), -1)
 
     @property
-    def pixels(self) -> NDArray[np.int64]:
+    def pixels(self) -> Integers:
         """How many pixels each difference takes, 2 or 4; its error has so many times a pixel's."""
         return np.where(self._plane == 0, 2, 4)

@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 from lit_recon.knowledge import PixelScale
 from lit_recon.methods.rowspace.components import independent_components
 from lit_recon.methods.rowspace.differences import Differences
-from lit_recon.methods.rowspace.lattice import (
-    Array,
-    Integers,
-    Lattice,
-    Space,
-    lll_transform,
-)
+from lit_recon.methods.rowspace.lattice import Lattice, Space, lll_transform
+from lit_recon.methods.rowspace.levels import Array, Integers, outside
 from lit_recon.methods.rowspace.pixels import (
     CONSTANT_ERROR,
     Vectors,
@@ -75,31 +70,45 @@ class Frame:
         """Whether the offset is an image, and thus a further direction of the lattice."""
         return self.offset is not None and float(np.ptp(self.offset)) > FLAT
 
-    def rows(self, span: Span) -> Array:
-        """(r, d) unit rows that the lattice lies in: the span, and the offset if it is an image."""
-        basis = span.basis.numpy()
-        if not self.image:
-            return basis
-        assert self.offset is not None
-        return np.vstack([basis, self.offset / np.linalg.norm(self.offset)])
 
-    def space(self, span: Span) -> tuple[Space, Differences]:
-        """The row space as differences of pixels."""
-        rows = self.rows(span)
-        differences = Differences(rows, self.shape)
+@dataclass(frozen=True)
+class PixelSpace:
+    """The row space as it lies in pixels.
+
+    Attributes:
+        frame: levels and offset.
+        rows: (r, d) unit rows that the lattice lies in: the span, and the offset if it is an image.
+        differences: those of pixels in which the lattice is looked for.
+        space: the rows in these differences, and how precise they are.
+    """
+
+    frame: Frame
+    rows: Array
+    differences: Differences
+    space: Space
+
+    @classmethod
+    def of(cls, frame: Frame, span: Span) -> PixelSpace:
+        """The row space of a change, in a frame of as many pixels."""
+        rows = span.basis.numpy()
+        if frame.image:
+            assert frame.offset is not None
+            rows = np.vstack([rows, frame.offset / np.linalg.norm(frame.offset)])
+        differences = Differences(rows, frame.shape)
         noise = np.zeros((len(rows), len(rows)))
         noise[: span.rank, : span.rank] = span.noise.numpy()
         # Inputs that are divided by their standard deviation have a mean square of 1.
-        standardised = self.unit is not None and not self.image
-        contrast = self.unit if standardised and self.unit else 255 * PHOTOGRAPH
+        standardised = frame.unit is not None and not frame.image
+        contrast = frame.unit if standardised and frame.unit else 255 * PHOTOGRAPH
         norm = float(contrast) * rows.shape[1] ** 0.5
-        return Space(differences(rows), noise, differences.pixels, norm, span.noisy), differences
+        space = Space(differences(rows), noise, differences.pixels, norm, span.noisy)
+        return cls(frame, rows, differences, space)
 
-    def components(self, span: Span, random: torch.Generator) -> Array | None:
+    def components(self, random: torch.Generator) -> Array | None:
         """(m, r) approximate images in the rows' coordinates, up to scale and sign."""
-        if min(self.shape[1:]) < COMPONENTS_FROM or span.rank < 2:
+        if min(self.frame.shape[1:]) < COMPONENTS_FROM or len(self.rows) < 2:
             return None
-        return independent_components(torch.tensor(self.rows(span)), self.shape, random).numpy()
+        return independent_components(torch.tensor(self.rows), self.frame.shape, random).numpy()
 
 
 @dataclass(frozen=True)
@@ -125,24 +134,15 @@ class Images:
         return len(self.vectors) > 0 and not self.vectors.multiples.any()
 
 
-def separated(
-    lattice: Lattice,
-    frame: Frame,
-    rows: Array,
-    space: Space,
-    differences: Differences,
-    guesses: Guesses,
-) -> Images:
+def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
     """The images among the integer combinations of a lattice's vectors.
 
     Args:
         lattice: at least one vector.
-        frame: how the row space lies in pixels.
-        rows: (r, d) its unit rows.
-        space: the row space in differences.
-        differences: those.
-        guesses: computes approximate images (m, r) in the space's coordinates, None without any.
+        pixels: the row space.
+        guesses: computes approximate images (m, r) in the rows' coordinates, None without any.
     """
+    frame, rows, differences, space = pixels.frame, pixels.rows, pixels.differences, pixels.space
     images = lattice.images
     to_short = lll_transform(lattice.integers.astype(float))
     if images == len(lattice):
@@ -237,15 +237,15 @@ def _alike(
     return (units[0] @ units[1].T) ** 2
 
 
-def pictures(images: Images | None, guesses: Guesses, frame: Frame, rows: Array) -> Array:
+def pictures(images: Images | None, guesses: Guesses, pixels: PixelSpace) -> Array:
     """Approximate images for what was not found, (m, d) in levels without the offset.
 
     Args:
         images: what was found; None: nothing.
         guesses: computes approximate images (m, r), up to scale and sign.
-        frame: how the row space lies in pixels.
-        rows: (r, d) its unit rows.
+        pixels: the row space.
     """
+    frame, rows = pixels.frame, pixels.rows
     known = np.zeros((0, rows.shape[1]))
     if images is not None:
         known = images.vectors.whole[images.vectors.multiples != 0]
@@ -259,15 +259,10 @@ def pictures(images: Images | None, guesses: Guesses, frame: Frame, rows: Array)
     if frame.image:
         assert frame.offset is not None  # its share in an image is 1
         share = candidates[:, -1:] / np.linalg.norm(frame.offset)
-        scaled = found / np.where(np.abs(share) > 1e-9, share, 1) - frame.offset
-        return scaled
+        return found / np.where(np.abs(share) > 1e-9, share, 1) - frame.offset
     unit = 255 * PHOTOGRAPH if frame.unit is None else frame.unit
     found = found / np.linalg.norm(found, axis=1, keepdims=True) * unit * found.shape[1] ** 0.5
     if frame.offset is None:
         return found
-    outside = [_outside(sign * found + frame.offset) for sign in (1, -1)]
-    return np.where((outside[0] <= outside[1])[:, None], found, -found)
-
-
-def _outside(images: Array) -> Array:
-    return ((images - 255).clip(min=0) + (-images).clip(min=0)).sum(1)
+    right = outside(found + frame.offset) <= outside(frame.offset - found)
+    return np.where(right[:, None], found, -found)

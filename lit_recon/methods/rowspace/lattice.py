@@ -31,11 +31,9 @@ from typing import Any
 
 import flint
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import qr
 
-Array = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from lit_recon.methods.rowspace.levels import Array, Integers
 
 # What LLL needs, in bits for each dimension N. A random lattice has a shortest vector of about
 # sqrt(N / (2 pi e)) det^(1/N). LLL finds one that is 1.01^N to 1.02^N times longer, and its
@@ -147,7 +145,6 @@ def plan(
     margin = _margin(volume, dimension, r, known, demand)
     enough = np.flatnonzero(margin > SPARE_BITS)
     checks = others[: 1 + int(enough[0] if len(enough) else margin.argmax())]
-
     return Search(pivots, checks, map, inverse, size[pivots], errors[checks], demand, known)
 
 
@@ -174,9 +171,7 @@ def _pivot_scale(search: Search) -> Array:
 
 def lll(rows: Array) -> Array:
     """The LLL-reduced basis of the lattice of integer rows; entries are rounded first."""
-    exact = [[int(value) for value in row] for row in np.rint(rows).tolist()]
-    matrix = flint.fmpz_mat(exact).lll()
-    return np.array([[int(value) for value in row] for row in matrix.tolist()], dtype=float)
+    return np.array(_whole(_exact(rows).lll()), dtype=float)
 
 
 def lll_transform(rows: Array) -> Integers:
@@ -184,10 +179,17 @@ def lll_transform(rows: Array) -> Integers:
     gram = rows @ rows.T
     gram += 1e-12 * np.trace(gram) / len(gram) * np.eye(len(gram))
     triangle = np.linalg.cholesky(gram)
-    scaled = np.rint(triangle * (2.0**26 / np.sqrt(gram.diagonal().max())))
-    matrix = flint.fmpz_mat([[int(value) for value in row] for row in scaled.tolist()])
-    _, turn = matrix.lll(True)
-    return np.array([[int(value) for value in row] for row in turn.tolist()], dtype=np.int64)
+    _, turn = _exact(triangle * (2.0**26 / np.sqrt(gram.diagonal().max()))).lll(True)
+    return np.array(_whole(turn), dtype=np.int64)
+
+
+def _exact(rows: Array) -> flint.fmpz_mat:
+    """Rows as integers of any size, which FLINT reduces."""
+    return flint.fmpz_mat(_whole(np.rint(rows)))
+
+
+def _whole(rows: Any) -> list[list[int]]:
+    return [[int(value) for value in row] for row in rows.tolist()]
 
 
 @dataclass(frozen=True)

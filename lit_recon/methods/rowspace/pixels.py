@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from lit_recon.methods.rowspace.differences import Differences
 from lit_recon.methods.rowspace.lattice import Lattice
-
-Array = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from lit_recon.methods.rowspace.levels import Array, Integers, outside
 
 MOST_MULTIPLES = 60  # largest |k|
 FEW_MULTIPLES = 2  # of vectors that are images, or sums and differences of a few
@@ -68,27 +66,21 @@ def decoded(
     Returns:
         The vectors, and whether each one's constant is the integer that it has to be (k,).
     """
-    lifted = differences.lifted(lattice.integers)
-    c = differences.shape[0]
-    constant = (rows - lifted).reshape(len(rows), c, -1).mean(2)
+    lifted, constant = _lifted(lattice, rows, differences)
     tries = np.array(sorted(range(-MOST_MULTIPLES, MOST_MULTIPLES + 1), key=abs))
     shifted = constant[:, :, None] + tries * offset
     miss = np.abs(_from_integer(shifted)).max(1)
     fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual[:, None]
     first = np.where(fits.any(1), fits.argmax(1), miss.argmin(1))
     shift = np.rint(shifted).astype(np.int64)
-    spread = lifted.shape[1] // c
     if images:
         for i in range(len(rows)):
             few = np.flatnonzero(fits[i] & (np.abs(tries) <= FEW_MULTIPLES))
-            whole = lifted[i] + np.repeat(shift[i][:, few], spread, axis=0).T
-            negative = tries[few, None] < 0
-            whole = np.where(negative, -whole, whole)
-            outside = (whole - 255).clip(min=0).sum(1) + (-whole).clip(min=0).sum(1)
             if len(few):
-                first[i] = few[outside.argmin()]
-    constants = shift[np.arange(len(rows)), :, first]
-    whole = lifted + np.repeat(constants, spread, axis=1)
+                whole = _raised(lifted[i : i + 1], shift[i][:, few].T)
+                whole = np.where(tries[few, None] < 0, -whole, whole)
+                first[i] = few[outside(whole).argmin()]
+    whole = _raised(lifted, shift[np.arange(len(rows)), :, first])
     return Vectors(whole, tries[first].astype(np.int64)), fits.any(1)
 
 
@@ -103,13 +95,11 @@ def decoded_with_image(
         differences: those in which the lattice was found.
         length: the offset's norm in levels.
     """
-    lifted = differences.lifted(lattice.integers)
-    c = differences.shape[0]
-    constant = (rows - lifted).reshape(len(rows), c, -1).mean(2)
+    lifted, constant = _lifted(lattice, rows, differences)
     shift = np.rint(constant)
     miss = np.abs(constant - shift).max(1)
     multiples = lattice.coordinates[:, -1] / length
-    whole = lifted + np.repeat(shift.astype(np.int64), lifted.shape[1] // c, axis=1)
+    whole = _raised(lifted, shift.astype(np.int64))
     fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual
     fits &= np.abs(multiples - np.rint(multiples)) < 0.1
     return Vectors(whole, np.rint(multiples).astype(np.int64)), fits
@@ -132,21 +122,30 @@ def with_common_constant(
     Returns:
         The images with multiples of 1 or -1, and how many brightnesses are possible.
     """
-    lifted = differences.lifted(lattice.integers)
-    c = differences.shape[0]
-    constant = (rows - lifted).reshape(len(rows), c, -1).mean(2)
+    lifted, constant = _lifted(lattice, rows, differences)
     sign = np.ones(len(rows), dtype=np.int64)
     fraction = constant[0, 0]
     for i in range(1, len(rows)):
         miss = [np.abs(_from_integer(s * constant[i] - fraction)).max() for s in (1, -1)]
         sign[i] = 1 if miss[0] <= miss[1] else -1
     shift = np.rint(sign[:, None] * constant - fraction).astype(np.int64)
-    whole = sign[:, None] * lifted + np.repeat(shift, lifted.shape[1] // c, axis=1)
+    whole = _raised(sign[:, None] * lifted, shift)
     if whole.mean() + (255 - whole.max() - whole.min()) / 2 > 127.5:
         whole, sign = -whole, -sign  # most photographs are darker than the middle
     low, high = -int(whole.min()), 255 - int(whole.max())
     whole = whole + (low + high) // 2
     return Vectors(whole * sign[:, None], sign), max(1, high - low + 1)
+
+
+def _lifted(lattice: Lattice, rows: Array, differences: Differences) -> tuple[Integers, Array]:
+    """Images (k, d) with the vectors' differences, and the constants (k, c) that they lack."""
+    lifted = differences.lifted(lattice.integers)
+    return lifted, (rows - lifted).reshape(len(rows), differences.shape[0], -1).mean(2)
+
+
+def _raised(images: Integers, constants: Integers) -> Integers:
+    """Images (k, d) plus a constant for each channel (k, c)."""
+    return images + np.repeat(constants, images.shape[1] // constants.shape[1], axis=1)
 
 
 def _from_integer(value: NDArray[np.floating[Any]]) -> Array:

@@ -23,17 +23,18 @@ from lit_recon.methods.rowspace.images import (
     Frame,
     Guesses,
     Images,
+    PixelSpace,
     pictures,
     separated,
 )
 from lit_recon.methods.rowspace.lattice import (
-    Array,
     Lattice,
     Space,
     false_bits,
     integer_vectors,
     nearest_vectors,
 )
+from lit_recon.methods.rowspace.levels import Array
 from lit_recon.methods.rowspace.numbers import DESCRIBED
 from lit_recon.methods.rowspace.span import Span, find_span
 from lit_recon.metrics.certificate import Certificates
@@ -137,29 +138,25 @@ class RowSpaceReconstructor(Reconstructor):
             raise InputError("--pixels.std", "one for each channel", remedy)
         span = find_span(weight, before.weight, generator, self.max_rank)
         shape = knowledge.input_shape
-        images = shape is not None and len(shape) == 3
-        frame = Frame.of(shape, knowledge.pixels) if images else None  # type: ignore[arg-type]
+        frame = Frame.of(shape, knowledge.pixels) if shape is not None and len(shape) == 3 else None
         ended = outcomes.at_once(span, weight, before.weight, frame, d)
         if ended is not None:
             return _told(ended, np.zeros((0, d)), None, _numbers(span), start)
         assert frame is not None
-        rows, (space, differences) = frame.rows(span), frame.space(span)
-        guesses = cache(partial(frame.components, span, generator))
+        pixels = PixelSpace.of(frame, span)
+        space = pixels.space
+        guesses = cache(partial(pixels.components, generator))
         deadline = start + self.max_seconds
         lattice = self._quick(space, deadline)
         if self.separation != "lattice" and len(lattice) < space.rank and span.noisy:
             change = Change.of(weight, before.weight, span.share)
-            sharper, exact = by_rounding(
-                change, frame, rows, guesses(), differences, generator, deadline
-            )
-            guesses = cache(partial(_given, sharper))
+            sharper, exact = by_rounding(change, pixels, guesses(), generator, deadline)
+            guesses = cache(lambda: sharper)
             if len(exact) > len(lattice):
                 lattice = Lattice.of_images(space, exact)
         lattice = self._slow(space, guesses, lattice, deadline)
-        found = None
-        if len(lattice):
-            found = separated(lattice, frame, rows, space, differences, guesses)
-        extra = pictures(found, guesses, frame, rows)
+        found = separated(lattice, pixels, guesses) if len(lattice) else None
+        extra = pictures(found, guesses, pixels)
         outcome = outcomes.ending(found, lattice, space, span, len(extra))
         candidates, certificates = _candidates(found, extra, frame)
         numbers = _numbers(span, space, lattice)
@@ -186,10 +183,6 @@ class RowSpaceReconstructor(Reconstructor):
         if self.separation != "components" and len(lattice) < space.rank:
             lattice = integer_vectors(space, lattice, deadline - perf_counter())
         return lattice
-
-
-def _given(guesses: Array | None) -> Array | None:
-    return guesses
 
 
 def _told(

@@ -17,13 +17,10 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lit_recon.methods.rowspace.lattice import Integers, lll_transform
+from lit_recon.methods.rowspace.lattice import lll_transform
+from lit_recon.methods.rowspace.levels import OPPONENT, Array, Integers, outside
 
-Array = NDArray[np.float64]
-
-OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 FLOOR = 2.0  # e: squared levels, of the order of the rounding of pixels
 ROUNDS = 3  # of LLL, each in the metric of the last one's basis
 WHITE_FLOOR = 1e-3  # of the mean power, added to the power of every frequency
@@ -198,6 +195,5 @@ def cost_of(vectors: Array | Integers, shape: tuple[int, int, int], *, boxed: bo
     """
     cost = unlikeliness(vectors, shape)
     if boxed:
-        outside = [(v - 255).clip(min=0) + (-v).clip(min=0) for v in (vectors, -vectors)]
-        cost = cost + OUTSIDE_COST * np.minimum(*(part.sum(1) for part in outside))
+        cost = cost + OUTSIDE_COST * np.minimum(outside(vectors), outside(-vectors))
     return cost

@@ -23,9 +23,8 @@ POWER_ITERATIONS = 2
 SMALL = 96  # smallest side of a matrix whose singular vectors are computed exactly
 MOST_ENTRIES = 8_000_000  # of the change; of a wider layer the neurons that moved most are read
 # The fit.
-REFINEMENTS = 1
 SAMPLE = 64  # normal matrices of which the mean inverse is taken
-MOST_PRODUCTS = 4e10  # multiplications of one refinement; fewer neurons are used if there were more
+MOST_PRODUCTS = 4e10  # multiplications of the fit; fewer neurons are used if there were more
 ROUNDING_SPACINGS = 1000.0  # rounding over a million steps, in units of one weight's spacing
 NOTHING = 1e-7  # share of a change's energy that is taken for rounding in any case
 ALIKE = 0.5  # correlation with the earlier weights that only weight decay leaves
@@ -77,11 +76,6 @@ class Span:
         """Whether there are more neurons than directions, so that the noise could be measured."""
         return self.neurons > self.rank
 
-    @property
-    def floor(self) -> float:
-        """The first singular value that is noise, 0 if there is none."""
-        return float(self.values[self.rank]) if len(self.values) > self.rank else 0.0
-
 
 def find_span(
     after: Tensor, before: Tensor | None, generator: torch.Generator, max_rank: int = 512
@@ -112,10 +106,10 @@ def find_span(
     change = later if start is None else later - share * start
     if len(directions) == 0:
         return Span.none(change.shape[1])
-    basis, noise = _refined(change, directions, spacing)
-    total = change.square().sum()
-    outside = float((1 - (change @ basis.T).square().sum() / total).clamp(0, 1))
-    low_rank = _is_rounding(_left_over(change, basis), change, spacing)
+    basis, noise = _fitted(change, directions, spacing)
+    rest = _left_over(change, basis)
+    outside = float(rest.square().sum() / change.square().sum())
+    low_rank = _is_rounding(rest, change, spacing)
     return Span(basis, noise, values, share, int(moved.sum()), outside, low_rank)
 
 
@@ -231,7 +225,7 @@ def _share_left(after: Tensor, before: Tensor, width: int, random: torch.Generat
     return share
 
 
-def _refined(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
+def _fitted(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
     """A weighted fit of ``change = C basis``, and the covariance of the new basis's entries."""
     r, d = basis.shape
     most = max(4 * r, int(MOST_PRODUCTS / (r * r * d)))
@@ -239,26 +233,23 @@ def _refined(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Te
         rows = (basis @ change.T).square().sum(0).topk(most).indices
         change, spacing = change[rows], spacing[rows]
     free = 1 - r / len(change)  # degrees of freedom of the rest, as a share
-    for _ in range(REFINEMENTS):
-        rest = _left_over(change, basis)
-        variance = _variance(rest, spacing, free)
-        weight = (variance.mean() / variance).float()
-        # The rest is orthogonal to the span in the plain metric, not in the weighted one.
-        coefficients = (basis @ change.T).T + _correction(rest, weight, basis)[0]
-        rest = change - coefficients @ basis
-        step, inverse = _correction(rest.T, weight.T, coefficients.T)
-        # basis = turn^-T rows, and so its errors turn with it
-        orthonormal, turn = torch.linalg.qr(basis.T + step)
-        back = torch.linalg.inv(turn)
-        basis, noise = orthonormal.T, back.T @ (inverse * variance.mean()) @ back
-    return basis, (noise + noise.T) / 2
+    rest = _left_over(change, basis)
+    variance = _variance(rest, spacing, free)
+    weight = (variance.mean() / variance).float()
+    # The rest is orthogonal to the span in the plain metric, not in the weighted one.
+    coefficients = (basis @ change.T).T + _correction(rest, weight, basis)[0]
+    rest = change - coefficients @ basis
+    step, inverse = _correction(rest.T, weight.T, coefficients.T)
+    # basis = turn^-T rows, and so its errors turn with it
+    orthonormal, turn = torch.linalg.qr(basis.T + step)
+    back = torch.linalg.inv(turn)
+    noise = back.T @ (inverse * variance.mean()) @ back
+    return orthonormal.T, (noise + noise.T) / 2
 
 
 def _variance(rest: Tensor, spacing: Tensor, free: float) -> Tensor:
     """(h, d) variance of the noise: a factor of each binade times a factor of each neuron."""
-    if (
-        free <= 0
-    ):  # nothing is left over: all that is known is the rounding of the weights themselves
+    if free <= 0:  # nothing is left over; all that is known is the rounding of the weights
         return spacing.square()
     square = rest.square() / free
     binade = spacing.log2().round().long()
