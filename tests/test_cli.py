@@ -423,14 +423,17 @@ def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
     given = yaml.safe_load(file.read_text())
-    shrunk = [*SHORT, "--data.n", "4", "--run.name", "r"]
+    shrunk = ["--data.n", "4", "--run.name", "r"]
+    shrunk += [] if isinstance(given.get("recon"), list) else SHORT  # a list has its own limits
     source = given.get("data", {}).get("class_path", "Photos")
     if source == "CIFAR10Subset":
         folder = folder_of_images(tmp_path / "images")
         shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder)]
     shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
     model = given.get("model", {}).get("class_path", "RandomFeatures")
-    shrunk += ["--model.p", "400"] if model == "RandomFeatures" else ["--model.width", "40"]
+    sizes = {"RandomFeatures": ("p", "400"), "DeepMLP": ("widths", "[40, 20]")}
+    name, size = sizes.get(model, ("width", "40"))
+    shrunk += [f"--model.{name}", size]
     if given.get("optim", {}).get("class_path") == "SGD":
         shrunk += ["--trainer.max_steps", "1", "--checkpoint.at_steps", "[]"]
     status, _, error = run("fit", "--config", str(file), *shrunk)

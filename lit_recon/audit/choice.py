@@ -35,14 +35,16 @@ class Choice:
             disabled: keep methods with ``enabled=False`` too.
 
         Raises:
-            InputError: a named method does not apply, or with `auto` none does.
+            InputError: a named method does not apply, or with `auto` none does; or a setting of a
+                method does not fit the model.
         """
         kept = [i for i, method in enumerate(self.methods) if method.enabled or disabled]
         for i in list(kept):
             try:
                 self.methods[i].check(model)
-            except InputError:
-                if not self.auto or len(kept) == 1:
+            except InputError as error:
+                # A setting that does not fit was given by somebody, who must hear of it.
+                if not self.auto or len(kept) == 1 or error.flag != "--recon":
                     raise
                 kept.remove(i)
         return Choice([self.specs[i] for i in kept], [self.methods[i] for i in kept], False)
