@@ -384,6 +384,11 @@ def exact(u: Tensor, offset: float, combinations: Integers) -> tuple[Lattice, Di
     return Lattice(combinations.astype(float), whole, np.full(len(whole), 1e-3)), differences, rows
 
 
+def grey_level(offset: float, u: Tensor) -> NDArray[np.float64]:
+    """The offset of each channel of images (n, c, h, w)."""
+    return np.full(u.shape[1], offset)
+
+
 MIXED = np.array([[1, 0, 0], [0, 1, -1], [0, -1, 0], [1, 1, 0], [1, 1, 1]])
 
 
@@ -392,7 +397,7 @@ def test_the_constant_of_a_vector_gives_its_multiple_of_the_offset(grey: bool) -
     u, pixels = photographs(4, 8, grey=grey)
     offset = float(255 * pixels.mean)
     lattice, differences, rows = exact(u[:3], offset, MIXED)
-    vectors, fits = decoded(lattice, rows + 1e-4, differences, offset)
+    vectors, fits = decoded(lattice, rows + 1e-4, differences, grey_level(offset, u))
     assert fits.all() and vectors.multiples.tolist() == MIXED.sum(1).tolist()
     assert np.array_equal(vectors.whole, MIXED @ u[:3].flatten(1).long().numpy())
     turned = vectors.turned(np.array([[1, 1, 0, 0, 0]]))
@@ -402,8 +407,8 @@ def test_the_constant_of_a_vector_gives_its_multiple_of_the_offset(grey: bool) -
 def test_a_wrong_offset_does_not_fit() -> None:
     u, _ = photographs(4, 8)
     lattice, differences, rows = exact(u[:3], 101.3, np.eye(3, dtype=np.int64))
-    assert not decoded(lattice, rows, differences, 100.0)[1].any()
-    vectors, fits = decoded(lattice, rows, differences, 90.47)
+    assert not decoded(lattice, rows, differences, grey_level(100.0, u))[1].any()
+    vectors, fits = decoded(lattice, rows, differences, grey_level(90.47, u))
     assert not (fits & (vectors.multiples == 1)).any()
 
 
@@ -413,15 +418,15 @@ def test_of_multiples_that_all_fit_that_of_an_image_is_taken(offset: float) -> N
     u[:, :, 0, 0] = 255  # their negatives have pixels below 0
     signs = np.diag([1, -1, 1])
     lattice, differences, rows = exact(u[:3], offset, signs)
-    assert ambiguous(offset, 0.0)
-    vectors, fits = decoded(lattice, rows, differences, offset, images=True)
+    assert ambiguous(np.array([offset]), 0.0)
+    vectors, fits = decoded(lattice, rows, differences, grey_level(offset, u), images=True)
     assert fits.all() and vectors.multiples.tolist() == [1, -1, 1]
     assert np.array_equal(vectors.whole, signs @ u[:3].flatten(1).long().numpy())
 
 
 def test_an_offset_is_ambiguous_by_the_precision_of_the_row_space() -> None:
-    assert not ambiguous(112.3, 0.01)
-    assert ambiguous(112.3, 0.2)
+    assert not ambiguous(np.array([112.3]), 0.01)
+    assert ambiguous(np.array([112.3]), 0.2)
 
 
 @pytest.mark.parametrize("noise", [1e-4, 0.3])

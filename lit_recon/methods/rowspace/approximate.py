@@ -19,6 +19,8 @@ from lit_recon.methods.rowspace.zeros import Estimate
 class Change:
     """The first layer at two checkpoints, and its change without what decay has left of the start.
 
+    All are those of inputs whose pixels have the same unit.
+
     Attributes:
         change: (h, d) float64.
         before: (h, d) float64.
@@ -30,10 +32,13 @@ class Change:
     after: Tensor
 
     @classmethod
-    def of(cls, after: Tensor, before: Tensor, share: float) -> Change:
-        """From the weights, and the share of the earlier ones in the later ones."""
+    def of(cls, after: Tensor, before: Tensor, share: float, weights: Array) -> Change:
+        """From the weights of a layer, the share of the earlier ones in the later ones, and what
+        the input's pixels are multiplied by to have the same unit (d,).
+        """
+        unit = torch.tensor(weights)
         later, start = after.cpu().double(), before.cpu().double()
-        return cls(later - share * start, start, later)
+        return cls((later - share * start) * unit, start / unit, later / unit)
 
 
 def by_rounding(
@@ -47,7 +52,7 @@ def by_rounding(
 
     Args:
         change: the first layer.
-        pixels: the row space; its offset must be known, and be one number.
+        pixels: the row space; its offset must be known, and be no image.
         guesses: (m, r) approximate images in its coordinates; None: there are none.
         random: source of the random choices.
         deadline: value of ``time.perf_counter()`` after which no further pass begins.
@@ -58,7 +63,7 @@ def by_rounding(
     frame, rows, differences = pixels.frame, pixels.rows, pixels.differences
     none = np.zeros((0, len(differences.pixels)), dtype=np.int64)
     usable = guesses is not None and len(guesses) == len(rows)
-    if guesses is None or not usable or frame.offset is None or frame.unit is None or frame.image:
+    if guesses is None or not usable or frame.offset is None or frame.image:
         return guesses, none
     candidates = torch.tensor(guesses @ rows)
     prior = Estimate(candidates, component_spread(candidates, frame.shape))
@@ -67,8 +72,8 @@ def by_rounding(
         change.before,
         change.after,
         prior,
-        float(frame.offset[0]),
-        frame.unit,
+        torch.tensor(frame.offset),
+        frame.level,
         frame.shape,
         random,
         deadline,

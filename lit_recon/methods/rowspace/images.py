@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ COMPONENTS_FROM = 8  # smallest image side with enough pixels for independent co
 SURE_GAP = 10.0  # nats; other combinations are less likely by a factor of e^10
 MIRROR = 0.01  # levels from an integer at which twice the offset counts as one
 DOMINANT = 0.6  # squared cosine of a vector with one independent component; a sum of two has 0.5
-FLAT = 1e-6  # an offset whose differences are below this share of its norm is one number
+FLAT = 1e-6  # levels by which the offset of a channel may vary and still be one number
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Frame:
 
     Attributes:
         shape: (c, h, w).
-        unit: levels for each unit of an input, 255 std; None: not known.
+        unit: (d,) levels for each unit of an input, 255 std; None: not known.
         offset: (d,) the image of a zero input in levels; None: not known.
     """
 
     shape: tuple[int, int, int]
-    unit: float | None
+    unit: Array | None
     offset: Array | None
 
     @classmethod
@@ -62,13 +63,33 @@ class Frame:
         """The frame of an attacker who knows the pixel scale, or only the shape."""
         if pixels is None:
             return cls(shape, None, None)
-        offset = torch.as_tensor(pixels.offset, dtype=torch.float64).expand(pixels.d).numpy()
-        return cls(shape, 255 * float(pixels.std), offset)
+        offset = torch.as_tensor(pixels.offset, dtype=torch.float64).expand(pixels.d)
+        std = torch.as_tensor(pixels.std, dtype=torch.float64).expand(shape).flatten()
+        return cls(shape, (255 * std).numpy(), offset.numpy())
+
+    @property
+    def level(self) -> float:
+        """Levels for each unit of an input, the mean over pixels; a guess where it is not known."""
+        return 255 * PHOTOGRAPH if self.unit is None else float(self.unit.mean())
+
+    @property
+    def weights(self) -> Array:
+        """(d,) by which an input's pixels are multiplied to have the same unit; their mean is 1."""
+        return np.ones(prod(self.shape)) if self.unit is None else self.unit / self.level
+
+    @property
+    def constants(self) -> Array | None:
+        """(c,) the offset of each channel; None if it is not known or an image."""
+        if self.offset is None or self.image:
+            return None
+        return self.offset.reshape(self.shape[0], -1)[:, 0]
 
     @property
     def image(self) -> bool:
         """Whether the offset is an image, and thus a further direction of the lattice."""
-        return self.offset is not None and float(np.ptp(self.offset)) > FLAT
+        if self.offset is None:
+            return False
+        return float(np.ptp(self.offset.reshape(self.shape[0], -1), axis=1).max()) > FLAT
 
 
 @dataclass(frozen=True)
@@ -98,9 +119,8 @@ class PixelSpace:
         noise = np.zeros((len(rows), len(rows)))
         noise[: span.rank, : span.rank] = span.noise.numpy()
         # Inputs that are divided by their standard deviation have a mean square of 1.
-        standardised = frame.unit is not None and not frame.image
-        contrast = frame.unit if standardised and frame.unit else 255 * PHOTOGRAPH
-        norm = float(contrast) * rows.shape[1] ** 0.5
+        contrast = 255 * PHOTOGRAPH if frame.image else frame.level
+        norm = contrast * rows.shape[1] ** 0.5
         space = Space(differences(rows), noise, differences.pixels, norm, span.noisy)
         return cls(frame, rows, differences, space)
 
@@ -143,6 +163,7 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
         guesses: computes approximate images (m, r) in the rows' coordinates, None without any.
     """
     frame, rows, differences, space = pixels.frame, pixels.rows, pixels.differences, pixels.space
+    offset = frame.constants
     images = lattice.images
     to_short = lll_transform(lattice.integers.astype(float))
     if images == len(lattice):
@@ -154,10 +175,8 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
         length = float(np.linalg.norm(frame.offset))
         vectors, fits = decoded_with_image(lattice, lattice.coordinates @ rows, differences, length)
         whole, multiples = vectors.whole, vectors.multiples
-    elif frame.offset is not None and not ambiguous(
-        float(frame.offset[0]), CONSTANT_ERROR * lattice.error
-    ):
-        vectors, fits = decoded(lattice, lattice.coordinates @ rows, differences, frame.offset[0])
+    elif offset is not None and not ambiguous(offset, CONSTANT_ERROR * lattice.error):
+        vectors, fits = decoded(lattice, lattice.coordinates @ rows, differences, offset)
         whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
     if images == len(lattice):
@@ -166,11 +185,11 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
         turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
     lattice, brightnesses = lattice.turned(turn), 0
     noisy = lattice.coordinates @ rows
-    if frame.offset is None:
+    if offset is None and not frame.image:
         vectors, brightnesses = with_common_constant(lattice, noisy, differences)
         fits = np.ones(len(vectors), dtype=bool)
-    elif multiples is None:
-        vectors, fits = decoded(lattice, noisy, differences, frame.offset[0], images=True)
+    elif multiples is None and offset is not None:
+        vectors, fits = decoded(lattice, noisy, differences, offset, images=True)
     else:
         vectors = vectors.turned(turn)
     vectors = vectors.turned(np.diag(np.where(vectors.multiples < 0, -1, 1)))
@@ -178,12 +197,11 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
     sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
     if images < len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
-    if frame.offset is not None and not frame.image:
+    if offset is not None and np.abs(2 * offset - np.rint(2 * offset)).max() < MIRROR:
         # Where twice the offset is an integer, a negative in 0..255 is an image just as well.
-        twice = 2 * float(frame.offset[0])
-        negative = round(twice) - vectors.whole
-        mirrored = (negative.min(1) >= 0) & (negative.max(1) <= 255)
-        sure &= ~mirrored | (abs(twice - round(twice)) > MIRROR)
+        assert frame.offset is not None
+        negative = np.rint(2 * frame.offset).astype(np.int64) - vectors.whole
+        sure &= (negative.min(1) < 0) | (negative.max(1) > 255)
     # A wrong mean lets some vectors pass for images, but hardly all of them.
     sure &= bool((vectors.multiples == 1).all())
     sure &= frame.offset is not None  # without it a negative is an image as well
@@ -260,8 +278,8 @@ def pictures(images: Images | None, guesses: Guesses, pixels: PixelSpace) -> Arr
         assert frame.offset is not None  # its share in an image is 1
         share = candidates[:, -1:] / np.linalg.norm(frame.offset)
         return found / np.where(np.abs(share) > 1e-9, share, 1) - frame.offset
-    unit = 255 * PHOTOGRAPH if frame.unit is None else frame.unit
-    found = found / np.linalg.norm(found, axis=1, keepdims=True) * unit * found.shape[1] ** 0.5
+    length = frame.level * found.shape[1] ** 0.5
+    found = found / np.linalg.norm(found, axis=1, keepdims=True) * length
     if frame.offset is None:
         return found
     right = outside(found + frame.offset) <= outside(frame.offset - found)

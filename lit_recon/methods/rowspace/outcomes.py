@@ -32,21 +32,25 @@ NO_LOW_RANK = Outcome(
 OUTSIDE = 1e-3  # share of the change's energy outside the span that no rounding explains
 
 
-def at_once(
-    span: Span, after: Tensor, before: Tensor, frame: Frame | None, d: int
-) -> Outcome | None:
-    """The reason for which an attack cannot succeed, as far as the span tells; None: none."""
+def at_once(after: Tensor, before: Tensor, frame: Frame | None) -> Outcome | None:
+    """The reason for which these weights (h, d) cannot be attacked; None: none."""
     if not bool(after.isfinite().all() and before.isfinite().all()):
         return NONFINITE
     if bool((after == before).all()):
         return NO_SIGNAL
     if frame is None:
         return NO_IMAGES
-    c, h, w = frame.shape
+    (c, h, w), d = frame.shape, after.shape[1]
     if c * h * w != d:
         reason = f"the first layer reads {d} numbers, and an image of {c}x{h}x{w} has {c * h * w}"
         return Outcome("no_images", reason, empty=True)
-    if not 0 < span.rank < d - c or (not span.low_rank and span.outside > OUTSIDE):
+    return None
+
+
+def of_span(span: Span, frame: Frame) -> Outcome | None:
+    """The reason for which a span is not that of images; None: none."""
+    differences = len(frame.weights) - frame.shape[0]
+    if not 0 < span.rank < differences or (not span.low_rank and span.outside > OUTSIDE):
         return NO_LOW_RANK
     return None
 
@@ -92,7 +96,7 @@ def _why(lattice: Lattice, space: Space, span: Span) -> str:
     if not span.noisy:
         return (
             f"the layer has {span.neurons} neurons, and shows no more images than neurons; with"
-            " more images than neurons, none can be had back"
+            " more images than neurons, not all can be had back"
         )
     if lattice.seconds:
         return f"the lattice of all would take {_seconds(lattice.seconds)}"

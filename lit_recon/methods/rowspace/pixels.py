@@ -44,14 +44,15 @@ class Vectors:
         return Vectors(turn @ self.whole, turn @ self.multiples)
 
 
-def ambiguous(offset: float, error: float) -> bool:
-    """Whether small multiples of the offset cannot be told from one another by their fractions."""
-    multiples = np.arange(1, 2 * FEW_MULTIPLES + 1) * offset
-    return bool((np.abs(_from_integer(multiples)) < 2 * (OFFSET_ERROR + error)).any())
+def ambiguous(offset: Array, error: float) -> bool:
+    """Whether small multiples of the offset (c,) cannot be told from one another by fractions."""
+    multiples = np.arange(1, 2 * FEW_MULTIPLES + 1)[:, None] * offset
+    miss = np.abs(_from_integer(multiples)).max(1)
+    return bool((miss < 2 * (OFFSET_ERROR + error)).any())
 
 
 def decoded(
-    lattice: Lattice, rows: Array, differences: Differences, offset: float, *, images: bool = False
+    lattice: Lattice, rows: Array, differences: Differences, offset: Array, *, images: bool = False
 ) -> tuple[Vectors, NDArray[np.bool_]]:
     """The pixels of a lattice's vectors.
 
@@ -59,7 +60,7 @@ def decoded(
         lattice: the vectors, short ones, so that their multiples are small.
         rows: (k, d) the same as they are in the noisy row space, in levels.
         differences: those in which the lattice was found.
-        offset: every pixel of a zero input, in levels.
+        offset: (c,) every pixel of a zero input, in levels.
         images: the vectors are images or their negatives. Of several multiples that make a constant
             an integer, the one that puts the pixels into 0..255 is taken, and not the smallest.
 
@@ -68,7 +69,7 @@ def decoded(
     """
     lifted, constant = _lifted(lattice, rows, differences)
     tries = np.array(sorted(range(-MOST_MULTIPLES, MOST_MULTIPLES + 1), key=abs))
-    shifted = constant[:, :, None] + tries * offset
+    shifted = constant[:, :, None] + tries * offset[:, None]
     miss = np.abs(_from_integer(shifted)).max(1)
     fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual[:, None]
     first = np.where(fits.any(1), fits.argmax(1), miss.argmin(1))

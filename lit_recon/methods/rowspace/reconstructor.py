@@ -19,7 +19,6 @@ from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstruct
 from lit_recon.methods.rowspace import outcomes
 from lit_recon.methods.rowspace.approximate import Change, by_rounding
 from lit_recon.methods.rowspace.images import (
-    PHOTOGRAPH,
     Frame,
     Guesses,
     Images,
@@ -125,23 +124,24 @@ class RowSpaceReconstructor(Reconstructor):
         before = knowledge.earlier_first_layer
         if before is None:
             _, layer = first_dense_layer(knowledge.model, flag="--recon")
-            nothing = np.zeros((0, layer.in_features))
-            return _told(outcomes.NO_START, nothing, None, _numbers(Span.none(1)), start)
+            span = Span.none(layer.in_features)
+            return _told(outcomes.NO_START, span.basis.numpy(), None, _numbers(span), start)
         _, layer = first_dense_layer(knowledge.model, before.name, flag="--recon")
-        weight, d = layer.weight.detach(), layer.in_features
+        weight = layer.weight.detach()
         if weight.shape != before.weight.shape:
             sizes = f"{tuple(before.weight.shape)} and {tuple(weight.shape)}"
             remedy = f"{before.name} of {type(knowledge.model).__name__} has shapes {sizes}"
             raise InputError("--recon", self.name, remedy)
-        if knowledge.pixels is not None and not isinstance(knowledge.pixels.std, float | int):
-            remedy = "rowspace needs one standard deviation for all channels; leave the scale out"
-            raise InputError("--pixels.std", "one for each channel", remedy)
-        span = find_span(weight, before.weight, generator, self.max_rank)
         shape = knowledge.input_shape
         frame = Frame.of(shape, knowledge.pixels) if shape is not None and len(shape) == 3 else None
-        ended = outcomes.at_once(span, weight, before.weight, frame, d)
+        ended, span = outcomes.at_once(weight, before.weight, frame), Span.none(layer.in_features)
+        if ended is None:
+            assert frame is not None
+            scale = torch.tensor(frame.weights)
+            span = find_span(weight, before.weight, generator, self.max_rank, scale)
+            ended = outcomes.of_span(span, frame)
         if ended is not None:
-            return _told(ended, np.zeros((0, d)), None, _numbers(span), start)
+            return _told(ended, span.basis.numpy()[:0], None, _numbers(span), start)
         assert frame is not None
         pixels = PixelSpace.of(frame, span)
         space = pixels.space
@@ -149,7 +149,7 @@ class RowSpaceReconstructor(Reconstructor):
         deadline = start + self.max_seconds
         lattice = self._quick(space, deadline)
         if self.separation != "lattice" and len(lattice) < space.rank and span.noisy:
-            change = Change.of(weight, before.weight, span.share)
+            change = Change.of(weight, before.weight, span.share, frame.weights)
             sharper, exact = by_rounding(change, pixels, guesses(), generator, deadline)
             guesses = cache(lambda: sharper)
             if len(exact) > len(lattice):
@@ -236,11 +236,10 @@ def _candidates(
     offset = frame.offset
     if offset is None:  # the inputs have mean 0 over all pixels and images
         offset = np.full(extra.shape[1], whole.mean() if len(whole) else 127.5)
-    unit = 255 * PHOTOGRAPH if frame.unit is None else frame.unit
     levels = np.vstack([whole - multiples[:, None] * offset, extra])
     images = np.vstack([whole + (1 - multiples[:, None]) * offset, extra + offset])
     bytes = np.rint(images).clip(0, 255).astype(np.uint8).reshape(-1, *frame.shape)
-    inputs = levels / unit
+    inputs = levels / (frame.level * frame.weights)
     m = len(inputs)
     certificates = Certificates(
         accepted=torch.tensor(np.concatenate([sure, np.zeros(len(extra), dtype=bool)])),
@@ -258,7 +257,9 @@ def _exact_differences(
     """The number that needs the truth: which integer vectors are differences of two images."""
 
     def at_truth(x: Tensor) -> Mapping[str, Any]:
-        if found is None or frame is None or frame.offset is None or not found.only_differences:
+        if found is None or frame is None or not found.only_differences:
+            return {"exact_differences": None}
+        if frame.offset is None or frame.unit is None:
             return {"exact_differences": None}
         true = np.rint(x.double().cpu().numpy() * frame.unit + frame.offset).astype(np.int64)
         pairs = {(a - b).tobytes() for a in true for b in true}

@@ -78,7 +78,11 @@ class Span:
 
 
 def find_span(
-    after: Tensor, before: Tensor | None, generator: torch.Generator, max_rank: int = 512
+    after: Tensor,
+    before: Tensor | None,
+    generator: torch.Generator,
+    max_rank: int = 512,
+    scale: Tensor | None = None,
 ) -> Span:
     """Find the span of the training inputs between two checkpoints.
 
@@ -87,6 +91,8 @@ def find_span(
         before: the same at the earlier checkpoint; None: zeros.
         generator: for the start of the subspace iteration (Halko, Martinsson, Tropp 2011).
         max_rank: the largest rank that is looked for.
+        scale: (d,) by which the inputs are multiplied, so that the span is that of the products;
+            None: ones.
 
     Returns:
         The span; of rank 0 where the change is zero, not finite, or of no low rank.
@@ -102,6 +108,9 @@ def find_span(
         later, start = later[rows], None if start is None else start[rows]
     spacing = _spacing(later) if start is None else torch.maximum(_spacing(later), _spacing(start))
     later, start = later.double(), None if start is None else start.double()
+    if scale is not None:
+        later, spacing = later * scale, spacing * scale
+        start = None if start is None else start * scale
     directions, values, share = _low_rank(later, start, spacing, generator, max_rank)
     change = later if start is None else later - share * start
     if len(directions) == 0:
