@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# Before torch, so that all processes of a test have the same kernels: those that the commands and
+# the benchmarks choose on this processor. Otherwise their results differ in the last digits.
+import benchmarks  # noqa: F401  # isort: skip
+
 import multiprocessing
 import os
 import shutil
