@@ -490,11 +490,13 @@ def main(argv: list[str] | None = None) -> int:
     add("--steps", nargs="+", type=count, default=[1, 10, 100, 500], help="training steps")
     add("--widths", nargs="+", type=count, default=WIDTHS, help="units of the first layer")
     add("--projected", nargs="+", type=count, default=[10, 20], help="images for projection")
+    add("--lr", type=positive, default=LR, help="learning rate")
     add("--seconds", type=positive, default=60.0, help="time budget of one attack")
     args = flags.read(argv)
     check_root(args.root)
     record = Record(flags, argv, args, seeds=args.seeds)
-    todo = [row for part in args.parts for row in PARTS[part](args)]
+    planned = [row for part in args.parts for row in PARTS[part](args)]
+    todo = [replace(row, training=replace(row.training, lr=args.lr)) for row in planned]
     rows = []
     for row in todo:
         rows.append(measured := measure(row, args.root, args.seconds))

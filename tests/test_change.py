@@ -169,6 +169,20 @@ def test_a_scale_for_each_channel(tmp_path: Path, type_command: Run) -> None:
     assert results("wrong")["certified_fraction"] == 0
 
 
+def test_of_several_earlier_files_one_is_chosen(states: Any, type_command: Run) -> None:
+    _, after = states
+    torch.save(after, "same.pt")
+    several = ["--before", "same.pt,before.pt", "--after", "after.pt", *METHOD]
+    status, out, error = type_command("reconstruct", *several, *PIXELS, "--out", "found")
+    assert (status, error) == (0, "")
+    assert "before.pt, chosen of 2 by singular values" in out
+    assert yaml.safe_load(Path("found/config.yaml").read_text())["before"] == "before.pt"
+    refused(type_command("reconstruct", *several), "--pixels.shape missing", "several --before")
+    wrong = [word.replace("same.pt", "none.pt") for word in several]
+    refused(type_command("reconstruct", *wrong, *PIXELS), "--before none.pt")
+    refused(type_command("reconstruct", "--before", ",", *several[2:], *PIXELS), "--before ','")
+
+
 def test_what_is_not_known_of_pixels_is_not_asserted(states: Any, type_command: Run) -> None:
     argv = ["reconstruct", *FILES, *METHOD, "--recon.count", "2"]
     for place, flags in (("image", ["--pixels.shape", "[3, 8, 8]"]), ("vector", [])):

@@ -29,6 +29,7 @@ from lit_recon.methods.rowspace.lattice import (
     reduced,
     sharpened,
 )
+from lit_recon.methods.rowspace.pairs import best_pair
 from lit_recon.methods.rowspace.pixels import (
     ambiguous,
     decoded,
@@ -514,3 +515,20 @@ def test_a_basis_has_a_determinant_of_one() -> None:
     assert basis_of(np.array([[1, 2], [0, -1]]))
     assert not basis_of(np.array([[1, 1], [1, -1]]))
     assert not basis_of(np.array([[1, 0, 0], [0, 1, 0]]))
+
+
+# --- pairs of checkpoints
+
+
+def test_of_earlier_checkpoints_the_one_with_most_images_within_reach_is_taken() -> None:
+    u, pixels = photographs(16, 8)
+    x, frame = inputs_from_images(u, pixels), Frame.of(pixels.shape, pixels)
+    random = torch.Generator().manual_seed(0)
+    first, second = changed(x, 64, size=3e-6)  # sixteen images, with too little precision
+    _, after = changed(x[:6], 64, size=1e-1, seed=1)
+    after = after - changed(x[:6], 64, seed=1)[0] + second  # then six images, with much
+    befores = [first, second, after]
+    assert best_pair(after, befores, frame, random) == 1
+    precise = second.double() - 1e-2 * changed(x, 64, size=1.0, seed=2)[1].double()
+    assert best_pair(after.double(), [precise, second.double()], frame, random) == 0
+    assert best_pair(after, [after], frame, random) == 0  # nothing is in it, and the attack says so

@@ -20,6 +20,7 @@ from lit_recon.audit.own_module import job_of_files
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, build
 from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, PixelScale
+from lit_recon.methods.rowspace import Frame, best_pair
 from lit_recon.records.checkpoints import SavedWeights, load_any_weights
 from lit_recon.records.truth import Truth
 
@@ -63,7 +64,7 @@ def of_change(command: CommandLine, flags: Namespace) -> Job:
     if shape is not None and prod(shape) != layer.d:
         fault = f"has {prod(shape)} values in an input, and the layer {name} takes {layer.d}"
         raise InputError("--pixels.shape" if truth is None else "--data", list(shape), fault)
-    earlier = _zeros(layer) if update else _earlier(flags.before, layer)
+    earlier = _zeros(layer) if update else _earlier(flags, layer, shape, pixels)
     if torch.equal(layer.weight, earlier.weight):
         same = "is 0" if update else "is the same in --before, so nothing of the data is in it"
         raise InputError(flag, file, f"its layer {name} {same}")
@@ -229,8 +230,28 @@ def _wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _earlier(file: str, later: DenseLayer) -> DenseLayer:
-    """The same layer in ``--before``."""
+def _earlier(
+    flags: Namespace, later: DenseLayer, shape: tuple[int, ...] | None, pixels: PixelScale | None
+) -> DenseLayer:
+    """The same layer in ``--before``: of several files, in that with which most can be had back."""
+    files = [file for file in flags.before.split(",") if file]
+    if not files:
+        raise InputError("--before", repr(flags.before), "give one file or more")
+    layers = [_earlier_in(file, later) for file in files]
+    if len(files) == 1:
+        return layers[0]
+    if shape is None or len(shape) != 3:
+        raise InputError("--pixels.shape", "missing", "to choose one of several --before, give it")
+    befores = [layer.weight for layer in layers]
+    random = torch.Generator().manual_seed(0)
+    best = best_pair(later.weight, befores, Frame.of(shape, pixels), random)
+    flags.before = files[best]  # for the record
+    print(f"before         {files[best]}, chosen of {len(files)} by singular values")
+    return layers[best]
+
+
+def _earlier_in(file: str, later: DenseLayer) -> DenseLayer:
+    """The same layer in one file."""
     saved = _weights("--before", file)
     try:
         layer = _layer(saved, "--before", file, later.name)

@@ -58,7 +58,8 @@ class ReconstructFlags:
         readout: dotted name of its last linear layer; null: the layer whose output is the module's.
         features: its method that computes the readout's input; null: the input is recorded in a
             forward pass.
-        before: an earlier checkpoint of any network, without its class; with --after.
+        before: an earlier checkpoint of any network, without its class; with --after. Of several
+            files, separated by commas, the one is taken from which most images can be had back.
         after: a later checkpoint of the same network.
         update: the difference of two checkpoints, such as the update of a client, instead of both.
         layer: dotted name of the dense layer that the inputs meet; null: the first layer.
