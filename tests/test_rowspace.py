@@ -241,8 +241,8 @@ def test_batch_normalisation_leaves_differences() -> None:
 def test_adam_gives_nothing_certain() -> None:
     data = pictures()
     found = attack(trained(deep(data), data, optimizer=torch.optim.Adam, lr=1e-3))
+    # Its steps are nearly equal in size, and so may be integer vectors; but they are no images.
     assert not found.outcome.sure and len(accepted(found)) == 0
-    assert found.numbers["lattice_rank"] == 0
 
 
 def test_what_has_no_answer_ends_at_once_with_its_reason() -> None:

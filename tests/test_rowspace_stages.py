@@ -15,6 +15,7 @@ from lit_recon.methods.rowspace import span as stage_1
 from lit_recon.methods.rowspace.differences import Differences, planes
 from lit_recon.methods.rowspace.images import Frame, PixelSpace
 from lit_recon.methods.rowspace.lattice import (
+    FEWEST_CHECKS,
     NEAREST,
     SHORT,
     SPARE_BITS,
@@ -322,13 +323,15 @@ def test_nothing_is_found_where_there_are_no_integers() -> None:
 
 def test_a_plan_has_as_many_checks_as_the_reduction_needs() -> None:
     space, *_ = space_of(8, 8)
-    search = plan(space.values, space.pixels, space.size, 1e-3)
+    search = plan(space.values, space.pixels, space.size, 5e-3)
     assert search.margin > SPARE_BITS and len(search.pivots) == 8
+    assert len(search.checks) > FEWEST_CHECKS
     assert not set(search.pivots) & set(search.checks)
     fewer = replace(search, checks=search.checks[:-1], error=search.error[:-1])
     assert fewer.margin < SPARE_BITS
     assert np.allclose(search.inverse @ space.values, search.map)
     assert np.allclose(search.map[:, search.pivots], np.eye(8))
+    assert len(plan(space.values, space.pixels, space.size, 1e-9).checks) == FEWEST_CHECKS
     dimensions, margins = [], []
     for error in (1e-6, 1e-4, 1e-2, 1.0):
         one = plan(space.values, space.pixels, space.size, error)
@@ -529,6 +532,7 @@ def test_of_earlier_checkpoints_the_one_with_most_images_within_reach_is_taken()
     after = after - changed(x[:6], 64, seed=1)[0] + second  # then six images, with much
     befores = [first, second, after]
     assert best_pair(after, befores, frame, random) == 1
-    precise = second.double() - 1e-2 * changed(x, 64, size=1.0, seed=2)[1].double()
+    start, end = changed(x, 64, size=1e-1, seed=2, dtype=torch.float64)
+    precise = second.double() - (end - start)  # all sixteen, in float64
     assert best_pair(after.double(), [precise, second.double()], frame, random) == 0
     assert best_pair(after, [after], frame, random) == 0  # nothing is in it, and the attack says so

@@ -129,8 +129,13 @@ class CommandLine:
         parser.add_argument("--all", type=list[group.base])  # type: ignore[name-defined]
         every = []
         for cls in group.classes:
-            taken = {flag.rpartition(".")[2] for flag in group.options(cls)}
-            own = {key: value for key, value in chosen["init_args"].items() if key in taken}
+            options = group.options(cls)
+            taken = {flag.rpartition(".")[2] for flag in options}
+            own = {
+                key: value
+                for key, value in chosen["init_args"].items()
+                if key in taken and _takes(options.get(f"{name}.{key}"), value, typed=True)
+            }
             for inner in self.groups.values():
                 outer, _, key = inner.name.rpartition(".")
                 if outer == name and key in taken:
@@ -217,7 +222,8 @@ class CommandLine:
     ) -> Source:
         """The flags of a source for one of several chosen classes.
 
-        A flag that the class lacks is dropped if another chosen class has it.
+        A flag that the class lacks, or a value that it does not take, is dropped if another chosen
+        class has it or takes it.
 
         Args:
             source: all its flags.
@@ -235,7 +241,13 @@ class CommandLine:
                 own, others = (
                     self._taken(name, classes) for classes in ([alone[name]], alike[name])
                 )
-                if flag in own or flag not in others:
+                typed = source.file is not None
+                takes = [
+                    cls
+                    for cls in alike[name]
+                    if _takes(self.groups[name].options(cls).get(flag), value, typed)
+                ]
+                if alone[name] in takes or (flag in own and not takes) or flag not in others:
                     values.append((flag, value))
         return replace(source, values=values)
 
@@ -390,6 +402,17 @@ def _read(flag: str, option: Option, value: Any, source: Source) -> Any:
     except ValueError as error:
         remedy = f"give {option.wanted}"
         raise InputError(f"--{flag}", source.given(value), remedy) from error
+
+
+def _takes(option: Option | None, value: Any, typed: bool) -> bool:
+    """Whether there is such a flag, and the value fits it."""
+    if option is None:
+        return False
+    try:
+        option.read(value, typed=typed)
+    except ValueError:
+        return False
+    return True
 
 
 def is_auto(chosen: Any) -> bool:

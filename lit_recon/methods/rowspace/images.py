@@ -39,6 +39,7 @@ Guesses = Callable[[], Array | None]
 PHOTOGRAPH = 0.25  # standard deviation of a photograph's pixels, where it is not known
 COMPONENTS_FROM = 8  # smallest image side with enough pixels for independent components
 SURE_GAP = 10.0  # nats; other combinations are less likely by a factor of e^10
+MOST = 0.75  # share of the vectors that are images if the mean is right
 MIRROR = 0.01  # levels from an integer at which twice the offset counts as one
 DOMINANT = 0.6  # squared cosine of a vector with one independent component; a sum of two has 0.5
 FLAT = 1e-6  # levels by which the offset of a channel may vary and still be one number
@@ -164,11 +165,7 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
     """
     frame, rows, differences, space = pixels.frame, pixels.rows, pixels.differences, pixels.space
     offset = frame.constants
-    images = lattice.images
-    to_short = lll_transform(lattice.integers.astype(float))
-    if images == len(lattice):
-        to_short = np.eye(images, dtype=np.int64)  # nothing is left to be told apart
-    lattice = lattice.turned(to_short)
+    lattice = lattice.turned(_short(lattice))
     whole, multiples = differences.lifted(lattice.integers), None
     if frame.image:
         assert frame.offset is not None
@@ -177,12 +174,10 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
         whole, multiples = vectors.whole, vectors.multiples
     elif offset is not None and not ambiguous(offset, CONSTANT_ERROR * lattice.error):
         vectors, fits = decoded(lattice, lattice.coordinates @ rows, differences, offset)
+        vectors = vectors.with_images(lattice.levels)
         whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
-    if images == len(lattice):
-        turn, gap = to_short, np.full(images, np.inf)
-    else:
-        turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
+    turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
     lattice, brightnesses = lattice.turned(turn), 0
     noisy = lattice.coordinates @ rows
     if offset is None and not frame.image:
@@ -190,20 +185,21 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
         fits = np.ones(len(vectors), dtype=bool)
     elif multiples is None and offset is not None:
         vectors, fits = decoded(lattice, noisy, differences, offset, images=True)
+        vectors = vectors.with_images(lattice.levels)
     else:
         vectors = vectors.turned(turn)
     vectors = vectors.turned(np.diag(np.where(vectors.multiples < 0, -1, 1)))
-    inside = (vectors.whole.min(1) >= 0) & (vectors.whole.max(1) <= 255)
-    sure = inside & (vectors.multiples == 1) & (gap > SURE_GAP) & bool(fits.all())
-    if images < len(lattice) < space.rank:
+    # Under a wrong mean images have another multiple, and few sums of them happen to have this one.
+    sure = (gap > SURE_GAP) & bool(fits.all() and (vectors.multiples == 1).mean() > MOST)
+    if lattice.images < len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
+    sure |= np.arange(len(lattice)) < lattice.images  # these have a certificate of their own
+    sure &= (vectors.multiples == 1) & (outside(vectors.whole) == 0)
     if offset is not None and np.abs(2 * offset - np.rint(2 * offset)).max() < MIRROR:
         # Where twice the offset is an integer, a negative in 0..255 is an image just as well.
         assert frame.offset is not None
         negative = np.rint(2 * frame.offset).astype(np.int64) - vectors.whole
         sure &= (negative.min(1) < 0) | (negative.max(1) > 255)
-    # A wrong mean lets some vectors pass for images, but hardly all of them.
-    sure &= bool((vectors.multiples == 1).all())
     sure &= frame.offset is not None  # without it a negative is an image as well
     return Images(vectors, sure, gap, brightnesses)
 
@@ -218,6 +214,9 @@ def _likeliest(
     boxed: bool,
 ) -> tuple[Integers, Array]:
     """The basis that looks most like images: its transform, and the gap to the next (k,)."""
+    if lattice.images:
+        start = np.eye(len(lattice), dtype=np.int64)
+        return _descended(start, whole, shape, boxed, lattice.images)[1:]
     found = []
     if len(whole) <= TRIPLES:
         found.append(_descended(shortened(whole, multiples, shape), whole, shape, boxed))
@@ -235,11 +234,23 @@ def _likeliest(
     return min(found, key=lambda one: one[0])[1:]
 
 
+def _short(lattice: Lattice) -> Integers:
+    """The transform (k, k) to short vectors, in which those stay that are known to be images."""
+    known, rest = np.split(lattice.integers.astype(float), [lattice.images])
+    turn = np.eye(len(lattice), dtype=np.int64)
+    if len(rest):
+        explained = np.linalg.lstsq(known.T, rest.T, rcond=None)[0].T
+        turn[len(known) :, : len(known)] = -np.rint(explained)
+        shorter = turn[len(known) :]
+        turn[len(known) :] = lll_transform((shorter @ lattice.integers).astype(float)) @ shorter
+    return turn
+
+
 def _descended(
-    start: Integers, whole: Integers, shape: tuple[int, int, int], boxed: bool
+    start: Integers, whole: Integers, shape: tuple[int, int, int], boxed: bool, known: int = 0
 ) -> tuple[float, Integers, Array]:
     """The unlikeliness, the transform and the gaps of a basis that begins at `start`."""
-    moved, gap = descend(start @ whole, shape, boxed=boxed)
+    moved, gap = descend(start @ whole, shape, boxed=boxed, known=known)
     turn = moved @ start
     return float(cost_of(turn @ whole, shape, boxed=boxed).sum()), turn, gap
 

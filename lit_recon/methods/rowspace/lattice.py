@@ -24,7 +24,7 @@ Shapes: ``values (r, m)`` m differences of r basis rows in levels of 0..255; coo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import log2, sqrt
 from time import perf_counter
 from typing import Any
@@ -43,6 +43,8 @@ from lit_recon.methods.rowspace.levels import Array, Integers
 SHORT = (log2(sqrt(2 * np.pi * np.e)) + 0.3, 0.015)  # for a short vector: bits, and bits times N
 NEAREST = (2.6, 0.027)  # for the nearest point
 SPARE_BITS = 0.7  # margin at which more checks are no longer worth their time
+# Half the sum of some images is an integer at all pivots and checks once in 2^e searches.
+FEWEST_CHECKS = 16
 UNIT = 64.0  # a vector's typical entry after scaling, before it is rounded to integers
 ERROR_SPARE = 1.5  # factor between a predicted error and what a check may miss
 SMALLEST = 0.3  # levels; least assumed size of a difference
@@ -118,7 +120,8 @@ def plan(
     """Choose pivots and checks.
 
     Pivots are small differences that determine a vector well; checks are those that the row space's
-    error disturbs least. There are as many as give a margin of SPARE_BITS, or the largest one.
+    error disturbs least. There are as many as give a margin of SPARE_BITS, or the largest one, and
+    at least FEWEST_CHECKS.
 
     Args:
         values: (r, m) differences of the row-space basis.
@@ -144,7 +147,8 @@ def plan(
     volume = -np.log2(size[pivots]).sum() - np.cumsum(np.log2(errors[others]))
     margin = _margin(volume, dimension, r, known, demand)
     enough = np.flatnonzero(margin > SPARE_BITS)
-    checks = others[: 1 + int(enough[0] if len(enough) else margin.argmax())]
+    count = 1 + int(enough[0] if len(enough) else margin.argmax())
+    checks = others[: max(count, FEWEST_CHECKS)]
     return Search(pivots, checks, map, inverse, size[pivots], errors[checks], demand, known)
 
 
@@ -244,7 +248,7 @@ class Lattice:
         dimension: the largest dimension that was reduced; 0 if none was.
         seconds: predicted duration of the search that was not made for lack of time; 0: none.
         short_of: bits for each dimension that the best search lacked; 0: none was refused.
-        images: so many of the first vectors are known to be images.
+        levels: (m, d) the pixels of the first m vectors, which are known to be images.
     """
 
     coordinates: Array
@@ -253,7 +257,7 @@ class Lattice:
     dimension: int = 0
     seconds: float = 0.0
     short_of: float = 0.0
-    images: int = 0
+    levels: Integers = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
 
     @classmethod
     def empty(cls, space: Space) -> Lattice:
@@ -262,8 +266,8 @@ class Lattice:
         return cls(np.zeros((0, r)), np.zeros((0, m), dtype=np.int64), np.zeros(0))
 
     @classmethod
-    def of_images(cls, space: Space, integers: Integers) -> Lattice:
-        """Exact images, by their differences (k, m).
+    def of_images(cls, space: Space, integers: Integers, levels: Integers) -> Lattice:
+        """Exact images, by their differences (k, m) and their pixels (k, d).
 
         Raises:
             ValueError: they are linearly dependent.
@@ -273,10 +277,15 @@ class Lattice:
             raise ValueError("the differences of the basis are dependent")
         miss = coordinates.T @ space.values - integers
         residual = np.sqrt((miss**2).mean(1))
-        return cls(coordinates.T, integers, residual, images=len(integers))
+        return cls(coordinates.T, integers, residual, levels=levels)
 
     def __len__(self) -> int:
         return len(self.integers)
+
+    @property
+    def images(self) -> int:
+        """So many of the first vectors are known to be images."""
+        return len(self.levels)
 
     @property
     def error(self) -> float:

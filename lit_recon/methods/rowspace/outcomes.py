@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lit_recon.methods.base import Outcome
 from lit_recon.methods.rowspace.images import Frame, Images
 from lit_recon.methods.rowspace.lattice import WORST_ERROR, Lattice, Space
-from lit_recon.methods.rowspace.span import Span
+from lit_recon.methods.rowspace.span import NOISE_SHARE, Span
 
 NO_START = Outcome(
     "no_start",
@@ -29,14 +30,13 @@ NO_LOW_RANK = Outcome(
     " (Adam scales every weight on its own; or there are more inputs than are looked for)",
     empty=True,
 )
-OUTSIDE = 1e-3  # share of the change's energy outside the span that no rounding explains
 
 
-def at_once(after: Tensor, before: Tensor, frame: Frame | None) -> Outcome | None:
+def at_once(after: Tensor, before: Tensor | None, frame: Frame | None) -> Outcome | None:
     """The reason for which these weights (h, d) cannot be attacked; None: none."""
-    if not bool(after.isfinite().all() and before.isfinite().all()):
+    if not all(bool(weight.isfinite().all()) for weight in (after, before) if weight is not None):
         return NONFINITE
-    if bool((after == before).all()):
+    if not after.any() if before is None else torch.equal(after, before):
         return NO_SIGNAL
     if frame is None:
         return NO_IMAGES
@@ -50,7 +50,7 @@ def at_once(after: Tensor, before: Tensor, frame: Frame | None) -> Outcome | Non
 def of_span(span: Span, frame: Frame) -> Outcome | None:
     """The reason for which a span is not that of images; None: none."""
     differences = len(frame.weights) - frame.shape[0]
-    if not 0 < span.rank < differences or (not span.low_rank and span.outside > OUTSIDE):
+    if not 0 < span.rank < differences or (not span.low_rank and span.outside > NOISE_SHARE):
         return NO_LOW_RANK
     return None
 

@@ -43,6 +43,16 @@ class Vectors:
         """Integer combinations, by the rows of a matrix (m, k)."""
         return Vectors(turn @ self.whole, turn @ self.multiples)
 
+    def with_images(self, levels: Integers) -> Vectors:
+        """The same with known images (m, d) in the place of the first m vectors."""
+        m = len(levels)
+        if m == 0:
+            return self
+        ones = np.ones(m, dtype=np.int64)
+        return Vectors(
+            np.concatenate([levels, self.whole[m:]]), np.concatenate([ones, self.multiples[m:]])
+        )
+
 
 def ambiguous(offset: Array, error: float) -> bool:
     """Whether small multiples of the offset (c,) cannot be told from one another by fractions."""
@@ -65,7 +75,8 @@ def decoded(
             an integer, the one that puts the pixels into 0..255 is taken, and not the smallest.
 
     Returns:
-        The vectors, and whether each one's constant is the integer that it has to be (k,).
+        The vectors, and whether each one's constant is the integer that it has to be (k,); with
+        `images` the negative may not be an image as well.
     """
     lifted, constant = _lifted(lattice, rows, differences)
     tries = np.array(sorted(range(-MOST_MULTIPLES, MOST_MULTIPLES + 1), key=abs))
@@ -74,15 +85,18 @@ def decoded(
     fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual[:, None]
     first = np.where(fits.any(1), fits.argmax(1), miss.argmin(1))
     shift = np.rint(shifted).astype(np.int64)
+    certain = fits.any(1)
     if images:
         for i in range(len(rows)):
             few = np.flatnonzero(fits[i] & (np.abs(tries) <= FEW_MULTIPLES))
             if len(few):
                 whole = _raised(lifted[i : i + 1], shift[i][:, few].T)
                 whole = np.where(tries[few, None] < 0, -whole, whole)
-                first[i] = few[outside(whole).argmin()]
+                beyond = outside(whole)
+                first[i] = few[beyond.argmin()]
+                certain[i] = ((beyond == 0) & (np.abs(tries[few]) == 1)).sum() < 2
     whole = _raised(lifted, shift[np.arange(len(rows)), :, first])
-    return Vectors(whole, tries[first].astype(np.int64)), fits.any(1)
+    return Vectors(whole, tries[first].astype(np.int64)), certain
 
 
 def decoded_with_image(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_recon.errors import InputError
-from lit_recon.knowledge import Knowledge
+from lit_recon.knowledge import DenseLayer, Knowledge
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
 from lit_recon.methods.rowspace import outcomes
 from lit_recon.methods.rowspace.approximate import Change, by_rounding
@@ -82,6 +82,7 @@ class RowSpaceReconstructor(Reconstructor):
 
     def __init__(
         self,
+        evidence: Literal["change", "final"] = "change",
         separation: Separation = "auto",
         max_rank: int = 512,
         max_seconds: float = 60.0,
@@ -94,16 +95,18 @@ class RowSpaceReconstructor(Reconstructor):
             raise InputError("--recon.max_rank", max_rank, "give at least 1")
         if seed is not None and seed < 0:
             raise InputError("--recon.seed", seed, "give 0 or more")
-        self.separation, self.max_rank, self.max_seconds = separation, max_rank, max_seconds
+        self.evidence, self.separation = evidence, separation
+        self.max_rank, self.max_seconds = max_rank, max_seconds
         self.seed, self.enabled = seed or 0, enabled
 
     @property
     def name(self) -> str:
-        return "rowspace"
+        return "rowspace" if self.evidence == "change" else "rowspace_final"
 
     @property
     def asks(self) -> frozenset[str]:
-        return frozenset({"earlier_first_layer", "pixels", "shape"})
+        asked = {"pixels", "shape"}
+        return frozenset(asked | {"earlier_first_layer"} if self.evidence == "change" else asked)
 
     def check(self, model: nn.Module) -> None:
         """Refuse a network whose first layer with weights is not a dense one that is trained.
@@ -121,24 +124,18 @@ class RowSpaceReconstructor(Reconstructor):
         earlier: Earlier | None,
     ) -> Reconstruction:
         start = perf_counter()
-        before = knowledge.earlier_first_layer
-        if before is None:
-            _, layer = first_dense_layer(knowledge.model, flag="--recon")
-            span = Span.none(layer.in_features)
+        after, before = _first_layers(knowledge, self.name)
+        weight, earlier_weight = after.weight, None if before is None else before.weight
+        span = Span.none(after.d)
+        if before is None and self.evidence == "change":
             return _told(outcomes.NO_START, span.basis.numpy(), None, _numbers(span), start)
-        _, layer = first_dense_layer(knowledge.model, before.name, flag="--recon")
-        weight = layer.weight.detach()
-        if weight.shape != before.weight.shape:
-            sizes = f"{tuple(before.weight.shape)} and {tuple(weight.shape)}"
-            remedy = f"{before.name} of {type(knowledge.model).__name__} has shapes {sizes}"
-            raise InputError("--recon", self.name, remedy)
         shape = knowledge.input_shape
         frame = Frame.of(shape, knowledge.pixels) if shape is not None and len(shape) == 3 else None
-        ended, span = outcomes.at_once(weight, before.weight, frame), Span.none(layer.in_features)
+        ended = outcomes.at_once(weight, earlier_weight, frame)
         if ended is None:
             assert frame is not None
             scale = torch.tensor(frame.weights)
-            span = find_span(weight, before.weight, generator, self.max_rank, scale)
+            span = find_span(weight, earlier_weight, generator, self.max_rank, scale)
             ended = outcomes.of_span(span, frame)
         if ended is not None:
             return _told(ended, span.basis.numpy()[:0], None, _numbers(span), start)
@@ -149,11 +146,12 @@ class RowSpaceReconstructor(Reconstructor):
         deadline = start + self.max_seconds
         lattice = self._quick(space, deadline)
         if self.separation != "lattice" and len(lattice) < space.rank and span.noisy:
-            change = Change.of(weight, before.weight, span.share, frame.weights)
+            change = Change.of(after, before, span.share, pixels)
             sharper, exact = by_rounding(change, pixels, guesses(), generator, deadline)
             guesses = cache(lambda: sharper)
             if len(exact) > len(lattice):
-                lattice = Lattice.of_images(space, exact)
+                integers = np.rint(pixels.differences(exact.astype(float))).astype(np.int64)
+                lattice = Lattice.of_images(space, integers, exact)
         lattice = self._slow(space, guesses, lattice, deadline)
         found = separated(lattice, pixels, guesses) if len(lattice) else None
         extra = pictures(found, guesses, pixels)
@@ -183,6 +181,20 @@ class RowSpaceReconstructor(Reconstructor):
         if self.separation != "components" and len(lattice) < space.rank:
             lattice = integer_vectors(space, lattice, deadline - perf_counter())
         return lattice
+
+
+def _first_layers(knowledge: Knowledge, method: str) -> tuple[DenseLayer, DenseLayer | None]:
+    """The first layer at the checkpoint, and at an earlier one if it is known."""
+    earlier = knowledge.earlier_first_layer
+    name = None if earlier is None else earlier.name
+    name, layer = first_dense_layer(knowledge.model, name, flag="--recon")
+    bias = None if layer.bias is None else layer.bias.detach()
+    later = DenseLayer(name, layer.weight.detach(), bias)
+    if earlier is not None and later.weight.shape != earlier.weight.shape:
+        sizes = f"{tuple(earlier.weight.shape)} and {tuple(later.weight.shape)}"
+        remedy = f"{name} of {type(knowledge.model).__name__} has shapes {sizes}"
+        raise InputError("--recon", method, remedy)
+    return later, earlier
 
 
 def _told(

@@ -16,8 +16,8 @@ integers, and three to four times smaller than pixels.
    integers up to the noise of the row space; otherwise their distances from integers are uniform.
    So the chance of a wrong acceptance is the volume of a ball, times the number of scales tried.
 
-A negated image is an integer image as well where ``2 offset`` is an integer. The sign with the
-smaller residual is taken.
+A negated image is an integer image as well where ``2 offset`` is nearly an integer. If both are in
+0..255, the bias tells which one is right, or else neither is accepted.
 """
 
 from __future__ import annotations
@@ -113,20 +113,25 @@ def round_to_integers(
     levels[wanted] = torch.nan
     residual = torch.zeros(len(candidates), dtype=candidates.dtype)
     residual[wanted] = torch.inf
+    other = torch.full_like(residual, torch.inf)  # of the image with the other sign
     expected = torch.as_tensor(noise, dtype=candidates.dtype).expand(len(candidates)).clone()
     for part in wanted.split(CHUNK):
         image, scale = _fit(estimate, candidates, zero, part, features)
         expected[part] *= factor * scale.abs()
         both = torch.stack([image, 2 * zero - image])
         error = (both - both.round())[:, :, held].square().mean(2).sqrt().nan_to_num(torch.inf)
+        impossible = (both.round() < 0).any(2) | (both.round() > 255).any(2)
+        if estimate.candidates.shape[1] > d:  # the pixel of the bias, which is 1 in every image
+            negative = scale * estimate.candidates[part, d] < 0
+            impossible |= torch.stack([negative, ~negative])
+        error[impossible] = torch.inf
         better = error.argmin(0)
         levels[part] = both[better, torch.arange(len(part))].round()
-        residual[part] = error.amin(0)
+        residual[part], other[part] = error.amin(0), error.amax(0)
     limit = (LIMIT + 2 * expected).clamp_max(LARGEST_LIMIT)
-    in_range = (levels >= 0).all(1) & (levels <= 255).all(1)
     trials = 2.0 * len(wanted) * log(SCALES) / SCALE_STEP
     chance = log10_chance(float(limit.amax()), len(held), trials)
-    exact = in_range & (residual < limit) & (chance < LOG10_CHANCE)
+    exact = (residual < limit) & (other > limit) & (chance < LOG10_CHANCE)
     return Rounded(levels, exact | estimate.known, residual, chance)
 
 

@@ -118,7 +118,7 @@ def basis_of(combinations: Integers) -> bool:
 
 
 def descend(
-    vectors: Integers, shape: tuple[int, int, int], *, boxed: bool
+    vectors: Integers, shape: tuple[int, int, int], *, boxed: bool, known: int = 0
 ) -> tuple[Integers, Array]:
     """Replace vectors by sums with others, as long as this makes them likelier images.
 
@@ -126,6 +126,7 @@ def descend(
         vectors: (k, d) a basis of the lattice in levels.
         shape: (c, h, w).
         boxed: images have pixels in 0..255; false where brightness is not known.
+        known: so many of the first vectors are images already, and stay.
 
     Returns:
         The transform (k, k), and for each vector the nats by which the best further sum is less
@@ -140,7 +141,7 @@ def descend(
     count = max(LEAST_LISTED, SHORTLIST // metric.shape[1])
     for _ in range(PASSES if k > 1 else 0):
         changed = False
-        for b in range(k):
+        for b in range(known, k):
             tried = moves[moves[:, b] == 0]
             tried = tried[_shortest(tried, gram, b, min(count, len(tried)))]
             tried = np.concatenate([tried, _projections(gram, b)])

@@ -17,6 +17,8 @@ from torch import Tensor
 
 # Spectra. Singular values of rounding noise fall by a few percent from one to the next.
 STEP_DOWN = 2.0  # factor between the last singular value of a signal and the first of the noise
+NOISE_SHARE = 1e-3  # of a change's energy; more outside of the span is no noise
+NOISE_EDGE = 1.2  # factor beyond the largest singular value of white noise
 TAIL = 8  # singular values that must be seen beyond the rank
 FIRST_DIRECTIONS = 32
 POWER_ITERATIONS = 2
@@ -157,6 +159,9 @@ def _low_rank(
             decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
             if decays:
                 continue
+        white = _above_noise(values, change)
+        if white is not None and white <= min(count - TAIL, least // 2):
+            return directions[:white], values, share
         if whole and least <= SMALL:  # no noise shows, as with no more neurons than samples
             return directions, values, share
         if count >= min(least, max_rank + TAIL):
@@ -199,6 +204,24 @@ def _rank(values: Tensor, whole: bool) -> int:
     steps = (values[:-1] > STEP_DOWN * values[1:]).nonzero().flatten()
     steps = steps if whole else steps[steps < len(values) - TAIL // 2]
     return int(steps[-1]) + 1 if len(steps) else 0
+
+
+def _above_noise(values: Tensor, change: Tensor) -> int | None:
+    """How many singular values are above those of white noise with the energy of the rest.
+
+    Those of a signal may fall into the noise without a step, as with smooth activations.
+    """
+    (h, d), total = change.shape, change.square().sum()
+    rest = total - torch.cat([torch.zeros(1), values.square()]).cumsum(0)[:-1].to(total)
+    known = rest > total * 1e-13  # below, the sums hold no digits of it
+    index = torch.arange(len(values))
+    # The largest singular value of white noise (Geman 1980).
+    edge = (rest.clamp_min(0) / ((h - index) * (d - index))).sqrt()
+    edge = edge * ((h - index).sqrt() + (d - index).sqrt())
+    below = (
+        (known & (rest < NOISE_SHARE * total) & (values < NOISE_EDGE * edge)).nonzero().flatten()
+    )
+    return int(below[0]) if len(below) else None
 
 
 def _left_over(change: Tensor, basis: Tensor) -> Tensor:
