@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,59 +11,51 @@ from torch import Tensor
 
 from lit_recon.knowledge import DenseLayer
 from lit_recon.methods.rowspace.components import component_spread
-from lit_recon.methods.rowspace.images import PixelSpace
+from lit_recon.methods.rowspace.images import Frame, PixelSpace
 from lit_recon.methods.rowspace.levels import Array, Integers
 from lit_recon.methods.rowspace.rounding import recover_integers
+from lit_recon.methods.rowspace.span import Span
 from lit_recon.methods.rowspace.zeros import Estimate
 
-BIAS_MISSES = 0.01  # of a bias's change, which the coefficients of the weight's explain
+BIAS_MISSES = 0.01  # of a bias's change, which the coefficients of the weight's must explain
 
 
 @dataclass(frozen=True)
 class Change:
     """The first layer at two checkpoints, and its change without what decay has left of the start.
 
-    All are those of inputs whose pixels have the same unit. Where the bias has changed as that of a
-    further pixel does, which is 1 in every input, it is the last column.
+    All are those of inputs whose pixels have the same unit. Where the bias is a further pixel of
+    the inputs (see `tags_of`), it is the last column.
 
     Attributes:
         change: (h, d) or (h, d + 1) float64.
         before: float64 of the same shape; None: it was zero, or is forgotten.
         after: float64 of the same shape.
-        tags: (r,) the further pixel of each row of the row space; None: there is none.
     """
 
     change: Tensor
     before: Tensor | None
     after: Tensor
-    tags: Tensor | None = None
 
     @classmethod
     def of(
         cls, after: DenseLayer, before: DenseLayer | None, share: float, pixels: PixelSpace
     ) -> Change:
         """The change of a layer, of which weight decay has left a share of the earlier weights."""
+        layers = [layer for layer in (after, before) if layer is not None]
         unit = torch.tensor(pixels.frame.weights)
-        later = after.weight.cpu().double()
-        start = None if before is None else before.weight.cpu().double()
-        change = later if start is None else later - share * start
-        found = cls(change * unit, None if start is None else start / unit, later / unit)
-        biases = [layer.bias for layer in (after, before) if layer is not None]
-        if any(bias is None for bias in biases):
-            return found
-        return found._with_bias([bias.cpu().double() for bias in biases], share, pixels)  # type: ignore[union-attr]
-
-    def _with_bias(self, biases: list[Tensor], share: float, pixels: PixelSpace) -> Change:
-        change = biases[0] - share * biases[1] if len(biases) > 1 else biases[0]
-        coefficients = self.change @ torch.tensor(pixels.rows).T
-        tags = torch.linalg.lstsq(coefficients, change[:, None]).solution[:, 0]
-        if not (coefficients @ tags - change).norm() < BIAS_MISSES * change.norm():
-            return self  # it was trained in another way, or not at all
-        before = None
-        if self.before is not None:
-            before = torch.column_stack([self.before, biases[1]])
-        after = torch.column_stack([self.after, biases[0]])
-        return Change(torch.column_stack([self.change, change]), before, after, tags)
+        weights = [layer.weight.cpu().double() for layer in layers]
+        change, seen = _without(weights, share) * unit, [weight / unit for weight in weights]
+        if pixels.tags is not None:
+            biases = [layer.bias.cpu().double() for layer in layers if layer.bias is not None]
+            bias, shift = _without(biases, share), torch.tensor(pixels.shift / pixels.frame.level)
+            # What reads x and 1 reads an image without its mean, that is the image and 1.
+            change = torch.column_stack([change + bias[:, None] * shift, bias])
+            seen = [
+                torch.column_stack([weight, own - weight @ shift])
+                for weight, own in zip(seen, biases, strict=True)
+            ]
+        return cls(change, seen[1] if len(seen) > 1 else None, seen[0])
 
 
 def by_rounding(
@@ -91,8 +84,9 @@ def by_rounding(
         return guesses, none
     images = torch.tensor(guesses @ rows)
     spread, candidates = component_spread(images, frame.shape), images
-    if change.tags is not None:
-        candidates = torch.column_stack([images, torch.tensor(guesses) @ change.tags])
+    if pixels.tags is not None:
+        tags = torch.tensor(guesses @ pixels.tags) * frame.level
+        candidates = torch.column_stack([images, tags])
     prior = Estimate(candidates, spread)
     best, rounded = recover_integers(
         change.change,
@@ -107,3 +101,29 @@ def by_rounding(
     )
     sharper = best.candidates[:, : rows.shape[1]].numpy() @ rows.T
     return sharper, rounded.levels[rounded.exact].long().numpy()
+
+
+def tags_of(
+    after: DenseLayer, before: DenseLayer | None, share: float, frame: Frame, span: Span
+) -> Array | None:
+    """The further pixel of each row of a span (r,), by which the layer reads its bias.
+
+    A bias changes as the weights of a pixel do that is 1 in every input, if it is trained in the
+    same way. Then it tells how many images are in a vector of the row space. None: it does not.
+    """
+    layers = [layer for layer in (after, before) if layer is not None]
+    biases = [layer.bias.cpu().double() for layer in layers if layer.bias is not None]
+    if len(biases) < len(layers):
+        return None
+    weights = [layer.weight.cpu().double() * torch.tensor(frame.weights) for layer in layers]
+    bias, coefficients = _without(biases, share), _without(weights, share) @ span.basis.T
+    tags = torch.linalg.lstsq(coefficients, bias[:, None]).solution[:, 0]
+    miss = coefficients @ tags - bias
+    if len(bias) <= span.rank or not miss.norm() < BIAS_MISSES * bias.norm():
+        return None  # it was trained in another way, or not at all
+    return np.asarray(tags.numpy())
+
+
+def _without(values: Sequence[Tensor], share: float) -> Tensor:
+    """The later values, less a share of the earlier ones where there are any."""
+    return values[0] - share * values[1] if len(values) > 1 else values[0]

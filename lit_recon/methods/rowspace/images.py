@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -39,7 +39,6 @@ Guesses = Callable[[], Array | None]
 PHOTOGRAPH = 0.25  # standard deviation of a photograph's pixels, where it is not known
 COMPONENTS_FROM = 8  # smallest image side with enough pixels for independent components
 SURE_GAP = 10.0  # nats; other combinations are less likely by a factor of e^10
-MOST = 0.75  # share of the vectors that are images if the mean is right
 MIRROR = 0.01  # levels from an integer at which twice the offset counts as one
 DOMINANT = 0.6  # squared cosine of a vector with one independent component; a sum of two has 0.5
 FLAT = 1e-6  # levels by which the offset of a channel may vary and still be one number
@@ -98,32 +97,50 @@ class PixelSpace:
     """The row space as it lies in pixels.
 
     Attributes:
-        frame: levels and offset.
+        frame: levels and offset. The offset is zero where the rows hold it already.
         rows: (r, d) unit rows that the lattice lies in: the span, and the offset if it is an image.
         differences: those of pixels in which the lattice is looked for.
         space: the rows in these differences, and how precise they are.
+        tags: (r,) how many images a level of each row holds; None: not known.
+        shift: (d,) the offset that the rows hold already.
     """
 
     frame: Frame
     rows: Array
     differences: Differences
     space: Space
+    tags: Array | None
+    shift: Array
 
     @classmethod
-    def of(cls, frame: Frame, span: Span) -> PixelSpace:
-        """The row space of a change, in a frame of as many pixels."""
-        rows = span.basis.numpy()
-        if frame.image:
-            assert frame.offset is not None
-            rows = np.vstack([rows, frame.offset / np.linalg.norm(frame.offset)])
+    def of(cls, frame: Frame, span: Span, tags: Array | None = None) -> PixelSpace:
+        """The row space of a change, in a frame of as many pixels.
+
+        Args:
+            frame: how inputs lie in pixels.
+            span: the row space.
+            tags: (r,) how many images each of its rows holds, for inputs in the frame's unit; None:
+                not known.
+        """
+        rows, offset = span.basis.numpy(), frame.offset
+        noise, shift = span.noise.numpy(), np.zeros(rows.shape[1])
+        tags = None if tags is None else tags / frame.level
+        if frame.image and tags is not None:
+            assert offset is not None  # a vector with its images' offsets is one of images
+            orthonormal, turn = np.linalg.qr((rows + tags[:, None] * offset).T)
+            back = np.linalg.inv(turn)
+            rows, tags, noise = orthonormal.T, tags @ back, back.T @ noise @ back
+            frame, shift = replace(frame, offset=np.zeros_like(offset)), offset
+        elif frame.image:
+            assert offset is not None
+            rows = np.vstack([rows, offset / np.linalg.norm(offset)])
+            noise = np.pad(noise, (0, 1))
         differences = Differences(rows, frame.shape)
-        noise = np.zeros((len(rows), len(rows)))
-        noise[: span.rank, : span.rank] = span.noise.numpy()
         # Inputs that are divided by their standard deviation have a mean square of 1.
-        contrast = 255 * PHOTOGRAPH if frame.image else frame.level
+        contrast = 255 * PHOTOGRAPH if frame.image or shift.any() else frame.level
         norm = contrast * rows.shape[1] ** 0.5
         space = Space(differences(rows), noise, differences.pixels, norm, span.noisy)
-        return cls(frame, rows, differences, space)
+        return cls(frame, rows, differences, space, tags, shift)
 
     def components(self, random: torch.Generator) -> Array | None:
         """(m, r) approximate images in the rows' coordinates, up to scale and sign."""
@@ -172,8 +189,13 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
         length = float(np.linalg.norm(frame.offset))
         vectors, fits = decoded_with_image(lattice, lattice.coordinates @ rows, differences, length)
         whole, multiples = vectors.whole, vectors.multiples
-    elif offset is not None and not ambiguous(offset, CONSTANT_ERROR * lattice.error):
-        vectors, fits = decoded(lattice, lattice.coordinates @ rows, differences, offset)
+    elif offset is not None and (
+        pixels.tags is not None or not ambiguous(offset, CONSTANT_ERROR * lattice.error)
+    ):
+        tags = None if pixels.tags is None else lattice.coordinates @ pixels.tags
+        vectors, fits = decoded(
+            lattice, lattice.coordinates @ rows, differences, offset, multiples=tags
+        )
         vectors = vectors.with_images(lattice.levels)
         whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
@@ -189,14 +211,18 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
     else:
         vectors = vectors.turned(turn)
     vectors = vectors.turned(np.diag(np.where(vectors.multiples < 0, -1, 1)))
-    # Under a wrong mean images have another multiple, and few sums of them happen to have this one.
-    sure = (gap > SURE_GAP) & bool(fits.all() and (vectors.multiples == 1).mean() > MOST)
+    sure = (gap > SURE_GAP) & fits
+    if (
+        pixels.tags is None
+    ):  # a wrong mean lets some vectors pass for images, but hardly all of them
+        sure &= bool(fits.all() and (vectors.multiples == 1).all())
     if lattice.images < len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT
     sure |= np.arange(len(lattice)) < lattice.images  # these have a certificate of their own
     sure &= (vectors.multiples == 1) & (outside(vectors.whole) == 0)
-    if offset is not None and np.abs(2 * offset - np.rint(2 * offset)).max() < MIRROR:
-        # Where twice the offset is an integer, a negative in 0..255 is an image just as well.
+    # Where twice the offset is an integer, a negative in 0..255 is an image just as well.
+    twice = None if offset is None or pixels.tags is not None else 2 * offset
+    if twice is not None and np.abs(twice - np.rint(twice)).max() < MIRROR:
         assert frame.offset is not None
         negative = np.rint(2 * frame.offset).astype(np.int64) - vectors.whole
         sure &= (negative.min(1) < 0) | (negative.max(1) > 255)
@@ -289,6 +315,9 @@ def pictures(images: Images | None, guesses: Guesses, pixels: PixelSpace) -> Arr
         assert frame.offset is not None  # its share in an image is 1
         share = candidates[:, -1:] / np.linalg.norm(frame.offset)
         return found / np.where(np.abs(share) > 1e-9, share, 1) - frame.offset
+    if pixels.tags is not None:
+        tags = candidates @ pixels.tags
+        return found / np.where(np.abs(tags) > 1e-9, tags, 1)[:, None] - pixels.shift
     length = frame.level * found.shape[1] ** 0.5
     found = found / np.linalg.norm(found, axis=1, keepdims=True) * length
     if frame.offset is None:

@@ -21,6 +21,8 @@ from lit_recon.methods.rowspace.levels import Array, Integers, outside
 MOST_MULTIPLES = 60  # largest |k|
 FEW_MULTIPLES = 2  # of vectors that are images, or sums and differences of a few
 OFFSET_ERROR = 1e-3  # levels; float32 statistics of a training set miss by less
+SURE_ERROR = 0.05  # levels, where the multiple is known and only one constant can be right
+MULTIPLE_ERROR = 0.1
 CONSTANT_ERROR = 0.2  # of a vector's residual: errors of single pixels average out in the constant
 
 
@@ -62,7 +64,13 @@ def ambiguous(offset: Array, error: float) -> bool:
 
 
 def decoded(
-    lattice: Lattice, rows: Array, differences: Differences, offset: Array, *, images: bool = False
+    lattice: Lattice,
+    rows: Array,
+    differences: Differences,
+    offset: Array,
+    *,
+    images: bool = False,
+    multiples: Array | None = None,
 ) -> tuple[Vectors, NDArray[np.bool_]]:
     """The pixels of a lattice's vectors.
 
@@ -73,6 +81,8 @@ def decoded(
         offset: (c,) every pixel of a zero input, in levels.
         images: the vectors are images or their negatives. Of several multiples that make a constant
             an integer, the one that puts the pixels into 0..255 is taken, and not the smallest.
+        multiples: (k,) how often the offset is in each vector, integers up to noise; None: told by
+            the constants.
 
     Returns:
         The vectors, and whether each one's constant is the integer that it has to be (k,); with
@@ -83,6 +93,9 @@ def decoded(
     shifted = constant[:, :, None] + tries * offset[:, None]
     miss = np.abs(_from_integer(shifted)).max(1)
     fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual[:, None]
+    if multiples is not None:
+        far = np.abs(tries - multiples[:, None])
+        fits, miss = (miss < SURE_ERROR) & (far < MULTIPLE_ERROR), far
     first = np.where(fits.any(1), fits.argmax(1), miss.argmin(1))
     shift = np.rint(shifted).astype(np.int64)
     certain = fits.any(1)
@@ -115,8 +128,8 @@ def decoded_with_image(
     miss = np.abs(constant - shift).max(1)
     multiples = lattice.coordinates[:, -1] / length
     whole = _raised(lifted, shift.astype(np.int64))
-    fits = miss < OFFSET_ERROR + CONSTANT_ERROR * lattice.residual
-    fits &= np.abs(multiples - np.rint(multiples)) < 0.1
+    fits = miss < SURE_ERROR
+    fits &= np.abs(multiples - np.rint(multiples)) < MULTIPLE_ERROR
     return Vectors(whole, np.rint(multiples).astype(np.int64)), fits
 
 

@@ -17,7 +17,7 @@ from lit_recon.errors import InputError
 from lit_recon.knowledge import DenseLayer, Knowledge
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
 from lit_recon.methods.rowspace import outcomes
-from lit_recon.methods.rowspace.approximate import Change, by_rounding
+from lit_recon.methods.rowspace.approximate import Change, by_rounding, tags_of
 from lit_recon.methods.rowspace.images import (
     Frame,
     Guesses,
@@ -140,7 +140,7 @@ class RowSpaceReconstructor(Reconstructor):
         if ended is not None:
             return _told(ended, span.basis.numpy()[:0], None, _numbers(span), start)
         assert frame is not None
-        pixels = PixelSpace.of(frame, span)
+        pixels = PixelSpace.of(frame, span, tags_of(after, before, span.share, frame, span))
         space = pixels.space
         guesses = cache(partial(pixels.components, generator))
         deadline = start + self.max_seconds
