@@ -89,6 +89,9 @@ CASES = {
         lambda: ProjectionReconstructor(max_steps=30, evidence="first_layer"), of_mlp, X
     ),
     "rowspace": Case(RowSpaceReconstructor, of_images, inputs_from_images(U, PIXELS)),
+    "rowspace_final": Case(
+        lambda: RowSpaceReconstructor(evidence="final"), of_images, inputs_from_images(U, PIXELS)
+    ),
     "toy": Case(toy.PullBackReconstructor, of_features, X),
 }
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

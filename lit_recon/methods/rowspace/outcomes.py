@@ -31,6 +31,14 @@ NO_LOW_RANK = Outcome(
     empty=True,
 )
 
+NOT_FORGOTTEN = Outcome(
+    "not_forgotten",
+    "the first layer's weights have no low rank: they still hold their start, of which weight decay"
+    " leaves exp(-steps lr decay / (1 - momentum)), at most 1e-3 for pictures and 1e-5 for exact"
+    " pixels; or training leaves the inputs' span, as Adam does",
+    empty=True,
+)
+
 
 def at_once(after: Tensor, before: Tensor | None, frame: Frame | None) -> Outcome | None:
     """The reason for which these weights (h, d) cannot be attacked; None: none."""
@@ -47,11 +55,19 @@ def at_once(after: Tensor, before: Tensor | None, frame: Frame | None) -> Outcom
     return None
 
 
-def of_span(span: Span, frame: Frame) -> Outcome | None:
-    """The reason for which a span is not that of images; None: none."""
+def of_span(span: Span, frame: Frame, *, final: bool = False) -> Outcome | None:
+    """The reason for which a span is not that of images; None: none.
+
+    Args:
+        span: that of the first layer's change, or with `final` of its weights.
+        frame: how inputs lie in pixels.
+        final: no earlier weights are known.
+    """
     differences = len(frame.weights) - frame.shape[0]
     if not 0 < span.rank < differences or (not span.low_rank and span.outside > NOISE_SHARE):
-        return NO_LOW_RANK
+        return NOT_FORGOTTEN if final else NO_LOW_RANK
+    if final and not span.noisy:  # weights at random have as many directions as there are neurons
+        return NOT_FORGOTTEN
     return None
 
 

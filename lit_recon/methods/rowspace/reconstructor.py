@@ -61,6 +61,9 @@ class RowSpaceReconstructor(Reconstructor):
     'no_start'
 
     Args:
+        evidence: what the attacker has: ``change``, the first layer at two checkpoints; ``final``,
+            the final weights alone, whose row space is that of the training inputs once weight
+            decay has made the network forget its start.
         separation: what tells the images apart: ``lattice`` reduces the lattice of integer vectors;
             ``components`` takes independent components of the row space, which come back as
             pictures where precision or time does not suffice for the lattice; ``auto`` joins both.
@@ -136,7 +139,7 @@ class RowSpaceReconstructor(Reconstructor):
             assert frame is not None
             scale = torch.tensor(frame.weights)
             span = find_span(weight, earlier_weight, generator, self.max_rank, scale)
-            ended = outcomes.of_span(span, frame)
+            ended = outcomes.of_span(span, frame, final=before is None)
         if ended is not None:
             return _told(ended, span.basis.numpy()[:0], None, _numbers(span), start)
         assert frame is not None
@@ -230,7 +233,7 @@ def _numbers(
         "lattice_dimension": 0 if lattice is None else lattice.dimension,
         "lattice_rank": 0 if lattice is None else len(lattice),
         "expected_false": 2.0 ** max(worst, LEAST_FALSE_BITS) if found else nan,
-        "forgotten": 1 - span.share,
+        "forgotten": 1 - span.share if span.has_start else nan,
     }
 
 

@@ -11,6 +11,7 @@ least-squares fit with these variances halves the error or better.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan, nan
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ class Span:
         noise: (r, r) float64, covariance of the errors of the rows' entries in one pixel, the mean
             over pixels: an input with coordinates a misses the span by ``sqrt(a noise a^T)``.
         values: (r + some,) leading singular values of the change, in falling order.
-        share: what is left of the earlier weights, 1 without weight decay.
+        share: what is left of the earlier weights, 1 without weight decay; NaN where they are not
+            known.
         neurons: those that moved.
         outside: share of the change's energy outside the span, in [0, 1].
         low_rank: what the span leaves over is as small as rounding.
@@ -72,6 +74,11 @@ class Span:
     def rank(self) -> int:
         """The number of directions in the span."""
         return len(self.basis)
+
+    @property
+    def has_start(self) -> bool:
+        """Whether earlier weights were given."""
+        return not isnan(self.share)
 
     @property
     def noisy(self) -> bool:
@@ -117,6 +124,7 @@ def find_span(
     change = later if start is None else later - share * start
     if len(directions) == 0:
         return Span.none(change.shape[1])
+    share = share if start is not None else nan
     basis, noise = _fitted(change, directions, spacing)
     rest = _left_over(change, basis)
     outside = float(rest.square().sum() / change.square().sum())
@@ -159,7 +167,8 @@ def _low_rank(
             decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
             if decays:
                 continue
-        white = _above_noise(values, change)
+        # What is left of a start is white noise; what Adam leaves may look like it.
+        white = _above_noise(values, change) if before is None else None
         if white is not None and white <= min(count - TAIL, least // 2):
             return directions[:white], values, share
         if whole and least <= SMALL:  # no noise shows, as with no more neurons than samples
