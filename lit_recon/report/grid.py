@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ LABELS = 96  # pixels left of the tiles, for the names of the rows
 CAPTION = 38  # pixels below a block, for two lines
 HEADER = 64  # pixels above the first block
 MARGIN = 14
+LETTER, LINE = 10, 20  # pixels of a letter and of a line of the title
+LEAST_TITLE = 1000  # pixels that a title may take beside small images
 COLUMNS = 11
 MAX_SHOWN = 32
 AMPLIFY = 4  # of differences, which are faint otherwise
@@ -188,20 +191,30 @@ def save_png(pixels: NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
 
 
 class Canvas:
-    """A figure addressed in pixels from the top left, as tiles need to fall on whole pixels."""
+    """A figure addressed in pixels from the top left, as tiles need to fall on whole pixels.
+
+    A title that is too long for the figure has several lines; what is below moves down.
+    """
 
     def __init__(self, width: int, height: int, title: str, summary: str) -> None:
-        header = 2 * MARGIN + max(10 * len(title), round(6.3 * len(summary)))
-        self.width, self.height = max(width, header), height
-        self.figure = Figure(figsize=(self.width / DPI, height / DPI), dpi=DPI, facecolor="white")
+        longest = max(width - 2 * MARGIN, LEAST_TITLE) // LETTER
+        lines = wrap(title, longest) or [""]
+        header = 2 * MARGIN + max(LETTER * max(map(len, lines)), round(6.3 * len(summary)))
+        self.width, self.height, self._down = max(width, header), height, 0
+        self._whole = height + LINE * (len(lines) - 1)
+        size = self.width / DPI, self._whole / DPI
+        self.figure = Figure(figsize=size, dpi=DPI, facecolor="white")
         FigureCanvasAgg(self.figure)
-        self.text(MARGIN, 12, title, va="top", size=12, fontweight="bold")
+        for line in lines:
+            self.text(MARGIN, 12, line, va="top", size=12, fontweight="bold")
+            self._down += LINE
+        self._down -= LINE
         self.text(MARGIN, 34, summary, va="top", size=9, color=FAINT)
 
     def axes(self, x: float, y: float, w: float, h: float) -> Axes:
-        bottom = self.height - y - h
+        bottom = self._whole - self._down - y - h
         return self.figure.add_axes(
-            (x / self.width, bottom / self.height, w / self.width, h / self.height)
+            (x / self.width, bottom / self._whole, w / self.width, h / self._whole)
         )
 
     def image(self, x: int, y: int, w: int, h: int, pixels: NDArray[np.uint8]) -> None:
@@ -219,7 +232,7 @@ class Canvas:
     def text(
         self, x: float, y: float, text: str, *, color: str = INK, size: float = 8, **kwargs: Any
     ) -> None:
-        place = x / self.width, 1 - y / self.height
+        place = x / self.width, 1 - (self._down + y) / self._whole
         self.figure.text(*place, text, color=color, fontsize=size, **kwargs)
 
     def caption(self, x: float, y: float, row: SampleScore) -> None:
