@@ -34,6 +34,7 @@ from lit_recon.methods.rowspace.pairs import best_pair
 from lit_recon.methods.rowspace.pixels import (
     ambiguous,
     decoded,
+    decoded_images,
     decoded_with_image,
     with_common_constant,
 )
@@ -43,6 +44,7 @@ from lit_recon.methods.rowspace.separation import (
     descend,
     rounded,
     shortened,
+    sparsest,
     unlikeliness,
 )
 from lit_recon.methods.rowspace.span import Span, find_span
@@ -518,6 +520,34 @@ def test_a_basis_has_a_determinant_of_one() -> None:
     assert basis_of(np.array([[1, 2], [0, -1]]))
     assert not basis_of(np.array([[1, 1], [1, -1]]))
     assert not basis_of(np.array([[1, 0, 0], [0, 1, 0]]))
+
+
+def test_zeros_of_inactive_units_tell_sums_from_images() -> None:
+    random = np.random.default_rng(0)
+    dense = random.normal(size=(400, 6))
+    active = random.random((400, 6)) < 0.5
+    mixing = np.eye(6, dtype=np.int64)
+    mixing[0, 1:4] = [1, -2, 1]
+    mixing[4] += 2 * mixing[0] - mixing[5]  # rows: vectors as sums of images
+    back = np.linalg.inv(mixing)
+    turn, certain = sparsest((dense * active) @ back)
+    assert certain and np.array_equal(np.abs(turn @ mixing).sum(0), np.ones(6))
+    assert not sparsest(dense @ back)[1]  # without zeros nothing is told
+    twins = np.column_stack([active[:, 0], active[:, :5]]) * dense  # two that are active together
+    assert not sparsest(twins @ back)[1]
+
+
+@pytest.mark.parametrize("mean", [109.2, 110.0])
+def test_vectors_that_are_images_have_one_multiple_or_its_negative(mean: float) -> None:
+    u, _ = photographs(4, 8)
+    u[:, :, 0, 0], u[:, :, 0, 1] = 255, 0  # no negative is in 0..255
+    signs = np.diag([1, -1, 1])
+    lattice, differences, rows = exact(u[:3], mean, signs)
+    vectors, fits = decoded_images(lattice, rows + 1e-3, differences, grey_level(mean, u))
+    assert fits.all() and vectors.multiples.tolist() == [1, -1, 1]
+    assert np.array_equal(vectors.whole, signs @ u[:3].flatten(1).long().numpy())
+    wrong = decoded_images(lattice, rows, differences, grey_level(mean + 0.3, u))
+    assert not wrong[1].any()
 
 
 # --- pairs of checkpoints

@@ -57,6 +57,11 @@ class Change:
             ]
         return cls(change, seen[1] if len(seen) > 1 else None, seen[0])
 
+    def coefficients(self, pixels: PixelSpace) -> Array:
+        """(h, r) of the change in the unit rows of the row space."""
+        inside = self.change[:, : pixels.rows.shape[1]] @ torch.tensor(pixels.rows).T
+        return np.asarray(inside.numpy())
+
 
 def by_rounding(
     change: Change,

@@ -20,6 +20,7 @@ from lit_recon.methods.rowspace.pixels import (
     Vectors,
     ambiguous,
     decoded,
+    decoded_images,
     decoded_with_image,
     with_common_constant,
 )
@@ -31,6 +32,7 @@ from lit_recon.methods.rowspace.separation import (
     gradients,
     rounded,
     shortened,
+    sparsest,
 )
 from lit_recon.methods.rowspace.span import Span
 
@@ -172,13 +174,16 @@ class Images:
         return len(self.vectors) > 0 and not self.vectors.multiples.any()
 
 
-def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
+def separated(
+    lattice: Lattice, pixels: PixelSpace, guesses: Guesses, coefficients: Array | None = None
+) -> Images:
     """The images among the integer combinations of a lattice's vectors.
 
     Args:
         lattice: at least one vector.
         pixels: the row space.
         guesses: computes approximate images (m, r) in the rows' coordinates, None without any.
+        coefficients: (h, r) of the layer's change in the rows; None: not known.
     """
     frame, rows, differences, space = pixels.frame, pixels.rows, pixels.differences, pixels.space
     offset = frame.constants
@@ -199,12 +204,20 @@ def separated(lattice: Lattice, pixels: PixelSpace, guesses: Guesses) -> Images:
         vectors = vectors.with_images(lattice.levels)
         whole, multiples = vectors.whole, vectors.multiples
     boxed = multiples is not None and bool(multiples.any())
+    apart = False
     turn, gap = _likeliest(whole, multiples, lattice, space, guesses, frame.shape, boxed)
+    if coefficients is not None and len(lattice) == space.rank and not lattice.images:
+        likely = coefficients @ np.linalg.inv(turn @ lattice.coordinates)
+        sparse, apart = sparsest(likely)
+        if apart:
+            turn, gap = sparse @ turn, np.full(len(lattice), np.inf)
     lattice, brightnesses = lattice.turned(turn), 0
     noisy = lattice.coordinates @ rows
     if offset is None and not frame.image:
         vectors, brightnesses = with_common_constant(lattice, noisy, differences)
         fits = np.ones(len(vectors), dtype=bool)
+    elif apart and offset is not None and pixels.tags is None:
+        vectors, fits = decoded_images(lattice, noisy, differences, offset)
     elif multiples is None and offset is not None:
         vectors, fits = decoded(lattice, noisy, differences, offset, images=True)
         vectors = vectors.with_images(lattice.levels)

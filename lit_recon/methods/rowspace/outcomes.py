@@ -102,7 +102,8 @@ def ending(
     else:
         reason += f", {found} of {r} integer vectors were found: {_why(lattice, space, span)}"
     if pictures:
-        reason += f"; {pictures} more are approximate, from independent components"
+        verb = "is" if pictures == 1 else "are"
+        reason += f"; {pictures} more {verb} approximate, from independent components"
     status = "partial" if sure else "integers" if found else "pictures" if pictures else "imprecise"
     return Outcome(status, reason, sure=False, empty=not found and not pictures)
 

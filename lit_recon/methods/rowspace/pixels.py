@@ -112,6 +112,24 @@ def decoded(
     return Vectors(whole, tries[first].astype(np.int64)), certain
 
 
+def decoded_images(
+    lattice: Lattice, rows: Array, differences: Differences, offset: Array
+) -> tuple[Vectors, NDArray[np.bool_]]:
+    """The same where every vector is an image or the negative of one.
+
+    Returns:
+        The vectors, and whether one of the two, and not both, has integer pixels in 0..255 (k,).
+    """
+    ones = np.ones(len(lattice))
+    image, fits = decoded(lattice, rows, differences, offset, multiples=ones)
+    negative, other = decoded(lattice, rows, differences, offset, multiples=-ones)
+    fits &= outside(image.whole) == 0
+    other &= outside(-negative.whole) == 0
+    first = (fits | ~other)[:, None]
+    multiples = np.where(first[:, 0], 1, -1)
+    return Vectors(np.where(first, image.whole, negative.whole), multiples), fits ^ other
+
+
 def decoded_with_image(
     lattice: Lattice, rows: Array, differences: Differences, length: float
 ) -> tuple[Vectors, NDArray[np.bool_]]:

@@ -156,7 +156,13 @@ class RowSpaceReconstructor(Reconstructor):
                 integers = np.rint(pixels.differences(exact.astype(float))).astype(np.int64)
                 lattice = Lattice.of_images(space, integers, exact)
         lattice = self._slow(space, guesses, lattice, deadline)
-        found = separated(lattice, pixels, guesses) if len(lattice) else None
+        found = None
+        if len(lattice):
+            coefficients = None
+            if len(space.values) == span.rank:
+                change = Change.of(after, before, span.share, pixels)
+                coefficients = change.coefficients(pixels)
+            found = separated(lattice, pixels, guesses, coefficients)
         extra = pictures(found, guesses, pixels)
         outcome = outcomes.ending(found, lattice, space, span, len(extra))
         candidates, certificates = _candidates(found, extra, frame)
