@@ -134,7 +134,7 @@ class CommandLine:
             own = {
                 key: value
                 for key, value in chosen["init_args"].items()
-                if key in taken and _takes(options.get(f"{name}.{key}"), value, typed=True)
+                if _takes(options.get(f"{name}.{key}"), value, typed=True)
             }
             for inner in self.groups.values():
                 outer, _, key = inner.name.rpartition(".")

@@ -225,9 +225,8 @@ def separated(
         vectors = vectors.turned(turn)
     vectors = vectors.turned(np.diag(np.where(vectors.multiples < 0, -1, 1)))
     sure = (gap > SURE_GAP) & fits
-    if (
-        pixels.tags is None
-    ):  # a wrong mean lets some vectors pass for images, but hardly all of them
+    # A wrong mean lets some vectors pass for images, but hardly all of them.
+    if pixels.tags is None:
         sure &= bool(fits.all() and (vectors.multiples == 1).all())
     if lattice.images < len(lattice) < space.rank:
         sure &= _alike(vectors.whole, guesses(), rows, frame.shape).max(1, initial=0) > DOMINANT

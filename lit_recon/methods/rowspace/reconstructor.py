@@ -146,11 +146,11 @@ class RowSpaceReconstructor(Reconstructor):
         pixels = PixelSpace.of(frame, span, tags_of(after, before, span.share, frame, span))
         space = pixels.space
         guesses = cache(partial(pixels.components, generator))
+        change = cache(partial(Change.of, after, before, span.share, pixels))
         deadline = start + self.max_seconds
         lattice = self._quick(space, deadline)
         if self.separation != "lattice" and len(lattice) < space.rank and span.noisy:
-            change = Change.of(after, before, span.share, pixels)
-            sharper, exact = by_rounding(change, pixels, guesses(), generator, deadline)
+            sharper, exact = by_rounding(change(), pixels, guesses(), generator, deadline)
             guesses = cache(lambda: sharper)
             if len(exact) > len(lattice):
                 integers = np.rint(pixels.differences(exact.astype(float))).astype(np.int64)
@@ -160,8 +160,7 @@ class RowSpaceReconstructor(Reconstructor):
         if len(lattice):
             coefficients = None
             if len(space.values) == span.rank:
-                change = Change.of(after, before, span.share, pixels)
-                coefficients = change.coefficients(pixels)
+                coefficients = change().coefficients(pixels)
             found = separated(lattice, pixels, guesses, coefficients)
         extra = pictures(found, guesses, pixels)
         outcome = outcomes.ending(found, lattice, space, span, len(extra))
@@ -239,7 +238,7 @@ def _numbers(
         "lattice_dimension": 0 if lattice is None else lattice.dimension,
         "lattice_rank": 0 if lattice is None else len(lattice),
         "expected_false": 2.0 ** max(worst, LEAST_FALSE_BITS) if found else nan,
-        "forgotten": 1 - span.share if span.has_start else nan,
+        "forgotten": 1 - span.share,
     }
 
 

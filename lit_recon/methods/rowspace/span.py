@@ -11,7 +11,7 @@ least-squares fit with these variances halves the error or better.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan, nan
+from math import nan
 
 import torch
 from torch import Tensor
@@ -74,11 +74,6 @@ class Span:
     def rank(self) -> int:
         """The number of directions in the span."""
         return len(self.basis)
-
-    @property
-    def has_start(self) -> bool:
-        """Whether earlier weights were given."""
-        return not isnan(self.share)
 
     @property
     def noisy(self) -> bool:
@@ -227,9 +222,8 @@ def _above_noise(values: Tensor, change: Tensor) -> int | None:
     # The largest singular value of white noise (Geman 1980).
     edge = (rest.clamp_min(0) / ((h - index) * (d - index))).sqrt()
     edge = edge * ((h - index).sqrt() + (d - index).sqrt())
-    below = (
-        (known & (rest < NOISE_SHARE * total) & (values < NOISE_EDGE * edge)).nonzero().flatten()
-    )
+    noise = known & (rest < NOISE_SHARE * total) & (values < NOISE_EDGE * edge)
+    below = noise.nonzero().flatten()
     return int(below[0]) if len(below) else None
 
 
