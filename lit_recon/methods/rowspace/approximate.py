@@ -14,7 +14,7 @@ from lit_recon.methods.rowspace.components import component_spread
 from lit_recon.methods.rowspace.images import Frame, PixelSpace
 from lit_recon.methods.rowspace.levels import Array, Integers
 from lit_recon.methods.rowspace.rounding import recover_integers
-from lit_recon.methods.rowspace.span import Span
+from lit_recon.methods.rowspace.span import Added, Span
 from lit_recon.methods.rowspace.zeros import Estimate
 
 BIAS_MISSES = 0.01  # of a bias's change, which the coefficients of the weight's must explain
@@ -109,7 +109,11 @@ def by_rounding(
 
 
 def tags_of(
-    after: DenseLayer, before: DenseLayer | None, share: float, frame: Frame, span: Span
+    after: DenseLayer,
+    before: DenseLayer | None,
+    frame: Frame,
+    span: Span,
+    added: Added | None = None,
 ) -> Array | None:
     """The further pixel of each row of a span (r,), by which the layer reads its bias.
 
@@ -121,7 +125,8 @@ def tags_of(
     if len(biases) < len(layers):
         return None
     weights = [layer.weight.cpu().double() * torch.tensor(frame.weights) for layer in layers]
-    bias, coefficients = _without(biases, share), _without(weights, share) @ span.basis.T
+    bias, change = _without(biases, span.share), _without(weights, span.share)
+    coefficients = (change if added is None else added.to(change, bias)) @ span.basis.T
     tags = torch.linalg.lstsq(coefficients, bias[:, None]).solution[:, 0]
     miss = coefficients @ tags - bias
     if len(bias) <= span.rank or not miss.norm() < BIAS_MISSES * bias.norm():

@@ -115,7 +115,9 @@ class PixelSpace:
     shift: Array
 
     @classmethod
-    def of(cls, frame: Frame, span: Span, tags: Array | None = None) -> PixelSpace:
+    def of(
+        cls, frame: Frame, span: Span, tags: Array | None = None, *, raised: bool = False
+    ) -> PixelSpace:
         """The row space of a change, in a frame of as many pixels.
 
         Args:
@@ -123,15 +125,13 @@ class PixelSpace:
             span: the row space.
             tags: (r,) how many images each of its rows holds, for inputs in the frame's unit; None:
                 not known.
+            raised: the span is that of inputs with the offset in them, which are images.
         """
         rows, offset = span.basis.numpy(), frame.offset
         noise, shift = span.noise.numpy(), np.zeros(rows.shape[1])
         tags = None if tags is None else tags / frame.level
-        if frame.image and tags is not None:
-            assert offset is not None  # a vector with its images' offsets is one of images
-            orthonormal, turn = np.linalg.qr((rows + tags[:, None] * offset).T)
-            back = np.linalg.inv(turn)
-            rows, tags, noise = orthonormal.T, tags @ back, back.T @ noise @ back
+        if raised:
+            assert offset is not None
             frame, shift = replace(frame, offset=np.zeros_like(offset)), offset
         elif frame.image:
             assert offset is not None

@@ -54,12 +54,13 @@ SECONDS_AT_100, GROWTH = 1.5, 4.2
 # What is accepted. Distances of random numbers to the nearest integer have an rms of 0.29.
 SIGMAS = 6.0  # largest residual in units of its prediction
 LEAST_RESIDUAL = 1e-3  # levels; numerical errors stay below
-RESIDUAL_CAP = 0.15  # levels, rms over all differences
+RESIDUAL_CAP = 0.1  # levels, rms over all differences; at 0.12 some were rounded wrongly
 FALSE_BITS = -40.0  # log2 of the number of wrong vectors that may be expected to pass
 INDEPENDENT = 1e-6  # least share of a vector's norm outside the span of those before it
 WIDTH = 4.0  # pivots are assumed to lie within so many sizes to both sides
 
 SHARES = (0.5, 0.8, 1.0)  # of the directions, by precision, whose errors give a search's error
+LARGER = 4.0  # rms of an integer vector over its residual, at least
 WORSE = 4.0  # factor of the error between the last searches, where it may be underestimated
 WORST_ERROR = 0.06  # levels; a pixel error beyond which no search is made
 WORTHWHILE = 0.1  # share of the missing vectors that makes it worth while to search again
@@ -313,6 +314,8 @@ class Lattice:
             # Where there are many images, some of their combinations lie near any given space.
             sure &= residual < SIGMAS * space.predicted(coordinates) + LEAST_RESIDUAL
         sure &= false_bits(space, residual) + log2(len(residual) + 1) < FALSE_BITS
+        # A short vector of noise lies near few integers but zero.
+        sure &= np.sqrt((whole**2).mean(1)) > LARGER * residual
         kept, basis = [], _orthonormal(self.coordinates)
         for i in np.flatnonzero(sure & np.abs(whole).any(1)):
             if len(basis) == space.rank:

@@ -47,6 +47,7 @@ LARGEST_LIMIT = 0.1  # levels; a wrong pixel is then five standard deviations aw
 DOUBTS = (0.1, 0.3, 1.0)  # in the spread, one after the other, where a pass found nothing new
 SMALL_SHARE = 2e-5  # of a candidate's norm; smaller spreads are not fitted
 LOG10_CHANCE = -12.0  # of all wrong acceptances together
+LEAST_CONTRAST = 2.0  # levels; anything nearly flat is near integers
 CHUNK = 16  # candidates in one batch
 
 
@@ -132,7 +133,18 @@ def round_to_integers(
     trials = 2.0 * len(wanted) * log(SCALES) / SCALE_STEP
     chance = log10_chance(float(limit.amax()), len(held), trials)
     exact = (residual < limit) & (other > limit) & (chance < LOG10_CHANCE)
-    return Rounded(levels, exact | estimate.known, residual, chance)
+    exact &= levels.std(1) > LEAST_CONTRAST
+    return Rounded(levels, _once(levels, exact | estimate.known, residual), residual, chance)
+
+
+def _once(levels: Tensor, exact: Tensor, residual: Tensor) -> Tensor:
+    """(n,) bool: the exact images without those that another candidate is nearer to."""
+    index = torch.nonzero(exact).flatten()
+    index = index[residual[index].argsort(stable=True)]  # known ones have a residual of 0
+    same = (levels[index, None] == levels[None, index]).all(2)
+    single = torch.zeros_like(exact)
+    single[index[~same.tril(-1).any(1)]] = True
+    return single
 
 
 def recover_integers(

@@ -19,10 +19,11 @@ from torch import Tensor
 # Spectra. Singular values of rounding noise fall by a few percent from one to the next.
 STEP_DOWN = 2.0  # factor between the last singular value of a signal and the first of the noise
 NOISE_SHARE = 1e-3  # of a change's energy; more outside of the span is no noise
-NOISE_EDGE = 1.2  # factor beyond the largest singular value of white noise
+EDGE_SPREADS = 4.0  # of the largest singular value of white noise, beyond its mean
 TAIL = 8  # singular values that must be seen beyond the rank
 FIRST_DIRECTIONS = 32
 POWER_ITERATIONS = 2
+SEEN_WHOLE = 2048  # smallest side up to which weak directions of final weights are looked for
 SMALL = 96  # smallest side of a matrix whose singular vectors are computed exactly
 MOST_ENTRIES = 8_000_000  # of the change; of a wider layer the neurons that moved most are read
 # The fit.
@@ -81,12 +82,40 @@ class Span:
         return self.neurons > self.rank
 
 
+@dataclass(frozen=True)
+class Added:
+    """A vector that is added to every input of a layer, by what its bias reads.
+
+    The bias changes by ``sum_i c_i``, so that ``C X + (C 1) vector^T = C (X + 1 vector^T)``.
+
+    >>> x, c = torch.randn(2, 9), torch.randn(20, 2)
+    >>> added = Added(torch.ones(9, dtype=torch.float64), after=c.sum(1))
+    >>> basis = find_span(c @ x, None, torch.Generator(), added=added).basis
+    >>> bool(((x + 1) - (x + 1).double() @ basis.T @ basis).abs().max() < 1e-3)
+    True
+
+    Attributes:
+        vector: (d,) float64, in the unit of the scaled inputs.
+        after: (h,) the bias at the later checkpoint.
+        before: (h,) the same at the earlier checkpoint; None: zeros.
+    """
+
+    vector: Tensor
+    after: Tensor
+    before: Tensor | None = None
+
+    def to(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The weights (h, d) of a layer that reads the inputs with the vector in them."""
+        return weight + bias[:, None] * self.vector
+
+
 def find_span(
     after: Tensor,
     before: Tensor | None,
     generator: torch.Generator,
     max_rank: int = 512,
     scale: Tensor | None = None,
+    added: Added | None = None,
 ) -> Span:
     """Find the span of the training inputs between two checkpoints.
 
@@ -97,6 +126,7 @@ def find_span(
         max_rank: the largest rank that is looked for.
         scale: (d,) by which the inputs are multiplied, so that the span is that of the products;
             None: ones.
+        added: what is added to every input after that, by the layer's bias; None: nothing.
 
     Returns:
         The span; of rank 0 where the change is zero, not finite, or of no low rank.
@@ -105,16 +135,22 @@ def find_span(
     change = later if start is None else later - start
     if not torch.isfinite(change).all() or not change.any():
         return Span.none(change.shape[1])
-    moved = change.any(1)  # the others tell nothing, and their zeros are no noise
-    later, start, change = later[moved], None if start is None else start[moved], change[moved]
-    if len(change) > (most := max(1, MOST_ENTRIES // change.shape[1])):
-        rows = change.double().square().sum(1).topk(most).indices  # the neurons that moved most
-        later, start = later[rows], None if start is None else start[rows]
+    used = change.any(1).nonzero().flatten()  # the others tell nothing; their zeros are no noise
+    moved = len(used)
+    if moved > (most := max(1, MOST_ENTRIES // change.shape[1])):
+        used = used[change[used].double().square().sum(1).topk(most).indices]  # that moved most
+    later, start = later[used], None if start is None else start[used]
     spacing = _spacing(later) if start is None else torch.maximum(_spacing(later), _spacing(start))
     later, start = later.double(), None if start is None else start.double()
     if scale is not None:
         later, spacing = later * scale, spacing * scale
         start = None if start is None else start * scale
+    if added is not None:
+        bias = added.after.detach().cpu()[used]
+        spacing = spacing + _spacing(bias)[:, None] * added.vector.abs()
+        later = added.to(later, bias.double())
+        if start is not None and added.before is not None:
+            start = added.to(start, added.before.detach().cpu()[used].double())
     directions, values, share = _low_rank(later, start, spacing, generator, max_rank)
     change = later if start is None else later - share * start
     if len(directions) == 0:
@@ -124,7 +160,7 @@ def find_span(
     rest = _left_over(change, basis)
     outside = float(rest.square().sum() / change.square().sum())
     low_rank = _is_rounding(rest, change, spacing)
-    return Span(basis, noise, values, share, int(moved.sum()), outside, low_rank)
+    return Span(basis, noise, values, share, moved, outside, low_rank)
 
 
 def _low_rank(
@@ -140,13 +176,15 @@ def _low_rank(
     decay this happens only once the earlier weights are taken off in the right share.
     """
     count, least, decays, share = FIRST_DIRECTIONS, min(after.shape), False, 1.0
+    # What is left of a start hides weak directions; a few power iterations do not find them.
+    begin = _all_directions(after) if before is None and least <= SEEN_WHOLE else None
     while True:
         count = least if least <= SMALL else min(count, least)
         if decays:
             assert before is not None
             share = _share_left(after, before, min(count, least // 2), random)
         change = after if before is None else after - share * before
-        directions, values = _leading(change, count, random)
+        directions, values = _leading(change, count, random, begin)
         whole = count == least
         rank = _rank(values, whole)
         # The smallest values of noise step down too; what is left over of them is rounding.
@@ -180,19 +218,43 @@ def _spacing(weight: Tensor) -> Tensor:
     return torch.ldexp(one, exponent)
 
 
-def _leading(change: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The leading right singular vectors (count, d) and singular values (count,)."""
+def _leading(
+    change: Tensor, count: int, random: torch.Generator, begin: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The leading right singular vectors (count, d) and singular values (count,).
+
+    Args:
+        change: (h, d).
+        count: how many.
+        random: source of a random start.
+        begin: (at least count, d) rows to begin with, the leading ones first; None: random ones.
+    """
     if count == min(change.shape):
         _, values, directions = torch.linalg.svd(change, full_matrices=False)
         return directions, values
-    rows, _ = _subspace(change, count, random)
+    rows, _ = _subspace(change, count, random, begin)
     _, values, turn = torch.linalg.svd(torch.linalg.qr((rows @ change.T).T).R)
     return turn @ rows, values
 
 
-def _subspace(change: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def _all_directions(change: Tensor) -> Tensor:
+    """Right singular vectors (min(h, d), d) at any scale, the leading ones first.
+
+    They come from a Gram matrix, which is quick and loses digits of the smallest.
+    """
+    h, d = change.shape
+    if h > d:
+        return torch.linalg.eigh(change.T @ change).eigenvectors.T.flip(0)
+    return torch.linalg.eigh(change @ change.T).eigenvectors.T.flip(0) @ change
+
+
+def _subspace(
+    change: Tensor, count: int, random: torch.Generator, begin: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Orthonormal rows (count, d) and columns (h, count) near the leading singular vectors."""
-    rows = torch.randn(count, change.shape[1], generator=random, dtype=torch.float64)
+    if begin is None:
+        begin = torch.randn(count, change.shape[1], generator=random, dtype=torch.float64)
+    rows = torch.linalg.qr(begin[:count].T).Q.T
     for _ in range(POWER_ITERATIONS):
         columns = torch.linalg.qr((rows @ change.T).T).Q
         rows = torch.linalg.qr((columns.T @ change).T).Q.T
@@ -219,10 +281,13 @@ def _above_noise(values: Tensor, change: Tensor) -> int | None:
     rest = total - torch.cat([torch.zeros(1), values.square()]).cumsum(0)[:-1].to(total)
     known = rest > total * 1e-13  # below, the sums hold no digits of it
     index = torch.arange(len(values))
-    # The largest singular value of white noise (Geman 1980).
-    edge = (rest.clamp_min(0) / ((h - index) * (d - index))).sqrt()
-    edge = edge * ((h - index).sqrt() + (d - index).sqrt())
-    noise = known & (rest < NOISE_SHARE * total) & (values < NOISE_EDGE * edge)
+    # The largest eigenvalue of white noise, and how it spreads (Johnstone 2001).
+    sides = (h - index).double().sqrt(), (d - index).double().sqrt()
+    both = sides[0] + sides[1]
+    spread = both * (1 / sides[0] + 1 / sides[1]) ** (1 / 3)
+    variance = rest.clamp_min(0) / (sides[0] * sides[1]).square()
+    edge = (variance * (both.square() + EDGE_SPREADS * spread)).sqrt()
+    noise = known & (rest < NOISE_SHARE * total) & (values < edge)
     below = noise.nonzero().flatten()
     return int(below[0]) if len(below) else None
 
