@@ -119,7 +119,8 @@ class SGD(Optim):
         lr: learning rate, 0 or more.
         momentum: heavy-ball momentum, 0 or more.
         weight_decay: L2 penalty, 0 or more.
-        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        loss: mse or huber for any targets; logistic for classes; cross_entropy for three or more
+            classes.
         stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
             loss of each batch is taken before its step; null: never.
     """
@@ -161,7 +162,8 @@ class Adam(Optim):
     Args:
         lr: learning rate, 0 or more.
         weight_decay: L2 penalty, 0 or more.
-        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        loss: mse or huber for any targets; logistic for classes; cross_entropy for three or more
+            classes.
         stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
             loss of each batch is taken before its step; null: never.
     """
@@ -198,7 +200,8 @@ class LBFGS(Optim):
     Args:
         lr: first step length, 0 or more.
         max_iter: inner iterations of one training step, at least 1.
-        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        loss: mse or huber for any targets; logistic for classes; cross_entropy for three or more
+            classes.
         stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
             loss of each batch is taken before its step; null: never.
     """
