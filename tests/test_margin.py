@@ -205,9 +205,9 @@ def test_the_margin_rises_and_the_residual_falls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", ["mse", "huber"])
 def test_with_weight_decay_the_residual_is_that_of_the_loss(loss: Loss, tmp_path: Path) -> None:
     optim = SGD(lr=0.05, momentum=0.9, weight_decay=0.02, loss=loss)
-    module = ended(tmp_path, optim, 500, log_every_n_steps=500, callbacks=[StepCheckpoint()])
+    module = ended(tmp_path, optim, 300, log_every_n_steps=500, callbacks=[StepCheckpoint()])
     first, last = measured(tmp_path)
-    assert "train/margin" not in last and last["train/stationarity"] < 0.05
+    assert "train/margin" not in last and last["train/stationarity"] < 0.1
     assert first["train/stationarity"] > 0.5
     data = digits()
     data.setup()
