@@ -314,7 +314,10 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--optim SGD --optim.loss hinge", "--optim.loss hinge mse, cross_entropy or logistic"),
         ("--optim SGD --optim.loss cross_entropy", "--optim.loss cross_entropy logistic or mse"),
         ("--data Sphere --optim SGD --optim.loss logistic", "--optim.loss logistic classes mse"),
-        ("--optim.loss mse", "--optim.loss mse of LeastSquares LBFGS, SGD, Adam and Margin have it"),
+        (
+            "--optim.loss mse",
+            "--optim.loss mse of LeastSquares LBFGS, SGD, Adam and Margin have it",
+        ),
         ("--data.batch_size 2", "--data.batch_size 2 LeastSquares --optim SGD"),
         ("--checkpoint.keep 0", "--checkpoint.keep 0 at least 1"),
         ("--recon.max_seconds 0", "--recon.max_seconds 0.0 above 0"),
