@@ -248,6 +248,7 @@ def run(
     from lit_recon.fit.run import conclude, open_directory
     from lit_recon.fit.settings import record_of
     from lit_recon.fit.trainer import train
+    from lit_recon.metrics.numbers import TRAINING
     from lit_recon.records.checkpoints import saved_checkpoints
     from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
@@ -262,7 +263,8 @@ def run(
     if choice.methods:
         callbacks.append(ReconstructionCallback(choice.methods, checkpoint, directory))
     try:
-        metrics = [*TRAINING_NUMBERS, *named_numbers(directory, choice.methods)]
+        trained = [f"train/{number.name}" for number in TRAINING]
+        metrics = [*TRAINING_NUMBERS, *trained, *named_numbers(directory, choice.methods)]
         with wandb_run(config.wandb, record, directory, mode, metrics) as logger:
             trainer = build_trainer(config, directory, callbacks, logger)
             train(trainer, module, data, directory, config)

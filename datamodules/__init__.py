@@ -2,8 +2,17 @@
 
 from datamodules.base import ReconDataModule
 from datamodules.cifar import CIFAR10Subset
+from datamodules.digits import MNIST, Digits
 from datamodules.folder import ImageFolderSubset
 from datamodules.photos import Photos
 from datamodules.sphere import Sphere
 
-__all__ = ["CIFAR10Subset", "ImageFolderSubset", "Photos", "ReconDataModule", "Sphere"]
+__all__ = [
+    "MNIST",
+    "CIFAR10Subset",
+    "Digits",
+    "ImageFolderSubset",
+    "Photos",
+    "ReconDataModule",
+    "Sphere",
+]

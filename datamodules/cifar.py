@@ -52,6 +52,9 @@ class CIFAR10Subset(ImageDataModule):
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
+        groups: groups of class names, each of which is one class of the task, instead of classes:
+            `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
+            first images of all classes of a group.
 
     Raises:
         InputError: an argument is outside its range.
@@ -70,8 +73,13 @@ class CIFAR10Subset(ImageDataModule):
         normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
+        groups: list[list[str]] | None = None,
     ) -> None:
-        super().__init__(n, classes, image_size, selection, seed, normalize, n_val, batch_size)
+        if groups is not None and classes == FROG_AND_TRUCK:
+            classes = None  # the default pair was not asked for
+        super().__init__(
+            n, classes, image_size, selection, seed, normalize, n_val, batch_size, groups
+        )
         check_against(CLASSES, SIDE, self)
         if url is not None and not url.startswith(("https://", "http://")):
             raise InputError("--data.url", url, "give an address that starts with https://")
@@ -99,7 +107,7 @@ class CIFAR10Subset(ImageDataModule):
             return _pick(arrays[0], train), _pick(arrays[1], val)
 
         pools = [_pools(split.targets) for split in splits]
-        return ImageSource(pools[0], pools[1], read)
+        return ImageSource(pools[0], pools[1], read, order=(int, int))  # positions in the file
 
 
 def fetch(root: Path, download: bool, url: str | None) -> None:
@@ -132,11 +140,11 @@ def fetch(root: Path, download: bool, url: str | None) -> None:
             return
         root.mkdir(parents=True, exist_ok=True)
         # In a folder of its own: another run may be downloading to the same root.
-        with tempfile.TemporaryDirectory(dir=root, prefix="download-") as scratch, _patience():
+        with tempfile.TemporaryDirectory(dir=root, prefix="download-") as scratch, patience():
             download_url(url or CIFAR10.url, scratch, CIFAR10.filename, CIFAR10.tgz_md5)
             _unpack(Path(scratch) / CIFAR10.filename, folder)
     except (OSError, RuntimeError, ValueError, HTTPException) as error:
-        reason = f"CIFAR-10 is not there and fetching it failed ({_one_line(error)})"
+        reason = f"CIFAR-10 is not there and fetching it failed ({one_line(error)})"
         raise InputError("--data.root", root, f"{reason}; {REMEDIES}") from error
 
 
@@ -152,7 +160,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def patience() -> Iterator[None]:
     """Set a timeout for sockets, because torchvision's download has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
@@ -172,5 +180,5 @@ def _pick(array: NDArray[np.uint8], indices: list[int]) -> Tensor:
     return torch.from_numpy(array[indices]).permute(0, 3, 1, 2)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -43,6 +43,9 @@ class ImageFolderSubset(ImageDataModule):
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
+        groups: groups of class names, each of which is one class of the task, instead of classes:
+            `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
+            first images of all classes of a group.
 
     Raises:
         InputError: an argument is missing or outside its range.
@@ -59,8 +62,11 @@ class ImageFolderSubset(ImageDataModule):
         normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
+        groups: list[list[str]] | None = None,
     ) -> None:
-        super().__init__(n, classes, image_size, selection, seed, normalize, n_val, batch_size)
+        super().__init__(
+            n, classes, image_size, selection, seed, normalize, n_val, batch_size, groups
+        )
         if root is None:
             raise InputError("--data.root", "null", f"ImageFolderSubset needs it; {LAYOUT}")
         self.root = root
@@ -82,7 +88,9 @@ class ImageFolderSubset(ImageDataModule):
             images = read_images(paths)
             return images[: len(chosen)], images[len(chosen) :]
 
-        return ImageSource(train.pools, val.pools if val else None, read)
+        # In the order of names: files that were numbered over all classes are in that order again.
+        order = (train.sort_key, (val or train).sort_key)
+        return ImageSource(train.pools, val.pools if val else None, read, order)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,10 @@ class Listing:
             pools[class_folder.name] = list(range(len(files), len(files) + len(found)))
             files += sorted(found, key=_natural)
         return cls(files, pools)
+
+    def sort_key(self, index: int) -> tuple[list[tuple[int, str]], str]:
+        """What sorts the files of several classes by their names."""
+        return _natural(self.files[index])
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:

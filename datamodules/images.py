@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import gcd
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from lit_recon.errors import InputError
 from lit_recon.knowledge import MeanImageScale, PixelScale
 from lit_recon.randomness import generator
 
+Groups = dict[str, list[str]]  # class of the task -> the source's classes in it
 Pools = dict[str, list[int]]  # class name -> indices of its images, in the order of `first`
 
 
@@ -29,6 +31,9 @@ class ImageSource:
         train: indices of possible training images, by class; unique over all classes.
         val: indices of possible held-out images, by class, numbered separately; None: held-out
             images are images of ``train`` that were not chosen.
+        order: two functions, of training indices and of held-out ones, to what sorts images of
+            several classes that form one group; None: the first of every class, then the second
+            of every class, and so on.
         read: function of training indices and held-out indices that returns both sets of images as
             (m, c, H, W) uint8 in the given order, all of one shape.
     """
@@ -36,13 +41,16 @@ class ImageSource:
     train: Pools
     val: Pools | None
     read: Callable[[list[int], list[int]], tuple[Tensor, Tensor]]
+    order: tuple[Callable[[int], Any], Callable[[int], Any]] | None = None
 
 
 class ImageDataModule(ReconDataModule):
     """n images of some classes, down-sampled to integer pixels and normalised.
 
     Samples are sorted by class. Two classes give one output, -1 for the first and +1 for the
-    second; any other number of classes gives one-hot targets. Inputs are ``(u / 255 - mean) / std``
+    second; any other number of classes gives one-hot targets. With `groups` every group is a class,
+    as in the tasks of Haim et al. (2022, arXiv 2206.07758): vehicles against animals, even digits
+    against odd ones. Inputs are ``(u / 255 - mean) / std``
     with one mean and one std over all pixels of the n images, as in Iurada et al.
     (arXiv 2509.22214, code data/cifar10.py). With ``normalize="mean_image"`` the mean is the mean
     image of the n images and std is 1, as in Haim et al. (2022, arXiv 2206.07758); an image equal
@@ -62,6 +70,9 @@ class ImageDataModule(ReconDataModule):
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
+        groups: groups of class names, each of which is one class of the task, instead of classes:
+            `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
+            first images of all classes of a group.
 
     Raises:
         InputError: an argument is outside its range.
@@ -77,6 +88,7 @@ class ImageDataModule(ReconDataModule):
         normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
+        groups: list[list[str]] | None = None,
     ) -> None:
         super().__init__(n=n, n_val=n_val, seed=seed, batch_size=batch_size)
         _check_choice("--data.selection", selection, ("first", "random"))
@@ -84,7 +96,11 @@ class ImageDataModule(ReconDataModule):
         if classes is not None:
             _check_class_list(classes)
             share_of(n, len(classes))
+        if groups is not None:
+            _check_groups(groups, classes)
+            share_of(n, len(groups))
         self.classes = classes
+        self.groups = groups
         self.image_size = image_size
         self.selection = selection
         self.normalize = normalize
@@ -100,8 +116,9 @@ class ImageDataModule(ReconDataModule):
     def load(self) -> None:
         """Choose, read, down-sample and normalise the images, and set their targets."""
         source = self.source()
-        self.class_names = choose_classes(self.classes, list(source.train))
-        chosen, held_out = self._select(source)
+        groups = self.groups_among(list(source.train))
+        self.class_names = list(groups)
+        chosen, held_out = self._select(source, groups)
         self.indices = [index for pool in chosen for index in pool]
         raw, raw_val = source.read(self.indices, [index for pool in held_out for index in pool])
         factor = downsampling_factor(raw.shape[-2], raw.shape[-1], self.image_size)
@@ -110,11 +127,29 @@ class ImageDataModule(ReconDataModule):
         self._set_inputs(self.images, self.val_images)
         self._set_targets(chosen, held_out)
 
-    def _select(self, source: ImageSource) -> tuple[list[list[int]], list[list[int]]]:
+    def groups_among(self, there: list[str]) -> Groups:
+        """The classes of the task, each with the source's classes that it consists of.
+
+        Args:
+            there: the source's classes.
+
+        Raises:
+            InputError: a class does not exist.
+        """
+        if self.groups is None:
+            return {name: [name] for name in choose_classes(self.classes, there)}
+        chosen = [choose_classes(names, there, "--data.groups") for names in self.groups]
+        return {"+".join(names): names for names in chosen}
+
+    def _select(
+        self, source: ImageSource, groups: Groups
+    ) -> tuple[list[list[int]], list[list[int]]]:
         """Training indices and held-out indices, one list for each class."""
         share = share_of(self.n, len(self.class_names))
         random = generator(self.seed, "selection") if self.selection == "random" else None
-        train = [_ordered(source.train[name], random) for name in self.class_names]
+        sort = source.order or (None, None)
+        pools = [_merged(source.train, names, sort[0]) for names in groups.values()]
+        train = [_ordered(pool, random) for pool in pools]
         for name, pool in zip(self.class_names, train, strict=True):
             if len(pool) < share:
                 remedy = f"class {name} holds {len(pool)} images, not {share}; take fewer"
@@ -122,7 +157,8 @@ class ImageDataModule(ReconDataModule):
         if source.val is None:
             spare = [pool[share:] for pool in train]
         else:
-            spare = [_ordered(source.val.get(name, []), random) for name in self.class_names]
+            pools = [_merged(source.val, names, sort[1]) for names in groups.values()]
+            spare = [_ordered(pool, random) for pool in pools]
         return [pool[:share] for pool in train], self._hold_out(spare)
 
     def _hold_out(self, spare: list[list[int]]) -> list[list[int]]:
@@ -154,7 +190,9 @@ class ImageDataModule(ReconDataModule):
         self.val_y = to_targets(_labels(held_out), classes)
 
 
-def choose_classes(wanted: list[str] | None, there: list[str]) -> list[str]:
+def choose_classes(
+    wanted: list[str] | None, there: list[str], flag: str = "--data.classes"
+) -> list[str]:
     """The classes to train on: the wanted ones, or all classes of the source.
 
     Raises:
@@ -164,7 +202,7 @@ def choose_classes(wanted: list[str] | None, there: list[str]) -> list[str]:
         if name not in there:
             more = ", ..." if len(there) > 10 else ""
             remedy = f"no such class; there are {', '.join(there[:10])}{more}"
-            raise InputError("--data.classes", name, remedy)
+            raise InputError(flag, name, remedy)
     return list(there if wanted is None else wanted)
 
 
@@ -216,7 +254,7 @@ def check_against(there: list[str], side: int, data: ImageDataModule) -> None:
         InputError: an unknown class, an n that does not divide among the classes, or an image size
             that does not divide `side`.
     """
-    share_of(data.n, len(choose_classes(data.classes, there)))
+    share_of(data.n, len(data.groups_among(there)))
     downsampling_factor(side, side, data.image_size)
 
 
@@ -319,6 +357,14 @@ def to_targets(labels: Tensor, classes: int) -> Tensor:
     return torch.nn.functional.one_hot(labels, classes).float()
 
 
+def _merged(pools: Pools, names: list[str], sort: Callable[[int], Any] | None) -> list[int]:
+    """The indices of several classes in one order; classes that have none there add nothing."""
+    parts = [pools.get(name, []) for name in names]
+    if len(parts) > 1 and sort is not None:
+        return sorted((index for part in parts for index in part), key=sort)
+    return [i for together in zip_longest(*parts) for i in together if i is not None]
+
+
 def _ordered(pool: list[int], generator: torch.Generator | None) -> list[int]:
     if generator is None:
         return pool
@@ -335,6 +381,18 @@ def _check_class_list(classes: list[str]) -> None:
     for name in classes:
         if classes.count(name) > 1:
             raise InputError("--data.classes", name, "name every class once")
+
+
+def _check_groups(groups: list[list[str]], classes: list[str] | None) -> None:
+    if classes is not None:
+        raise InputError("--data.groups", groups, "give either this or --data.classes, not both")
+    if len(groups) < 2 or not all(groups):
+        remedy = "give two groups or more, each with a class, such as '[[cat, dog], [ship]]'"
+        raise InputError("--data.groups", groups, remedy)
+    names = [name for group in groups for name in group]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError("--data.groups", name, "name every class once over all groups")
 
 
 def _check_choice(flag: str, given: str, choices: tuple[str, ...]) -> None:

@@ -43,6 +43,9 @@ class Photos(ImageDataModule):
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
+        groups: groups of class names, each of which is one class of the task, instead of classes:
+            `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
+            first images of all classes of a group.
 
     Raises:
         InputError: an argument is outside its range.
@@ -58,8 +61,11 @@ class Photos(ImageDataModule):
         normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
+        groups: list[list[str]] | None = None,
     ) -> None:
-        super().__init__(n, classes, image_size, selection, seed, normalize, n_val, batch_size)
+        super().__init__(
+            n, classes, image_size, selection, seed, normalize, n_val, batch_size, groups
+        )
         check_against(CLASSES, SIDE, self)
 
     def source(self) -> ImageSource:

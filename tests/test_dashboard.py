@@ -15,7 +15,7 @@ from lit_recon.audit.recorder import named_numbers
 from lit_recon.errors import InputError
 from lit_recon.fit.flags import WandbFlags
 from lit_recon.methods import ProjectionReconstructor
-from lit_recon.metrics.numbers import COMMON, Number
+from lit_recon.metrics.numbers import COMMON, TRAINING, Number
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.tracking import STEP
 from lit_recon.report.dashboard import DashboardFlags, build_workspace, chosen, methods_of
@@ -63,7 +63,8 @@ def test_panels_show_what_a_run_logs() -> None:
     attack = by_name["Reconstruction by projection"]
     law = by_name["The law across runs, by projection"]
     logged = set(named_numbers(RunDirectory("run"), [ProjectionReconstructor()]))
-    assert {name for panel in training for name in panel["metrics"]} == set(train.TRAINING_NUMBERS)
+    trained = {*train.TRAINING_NUMBERS, *(f"train/{number.name}" for number in TRAINING)}
+    assert {name for panel in training for name in panel["metrics"]} == trained
     lines = [panel for panel in attack if panel["kind"] == "Run History Line Plot"]
     drawn = {name for panel in lines for name in panel["metrics"]}
     assert drawn <= logged

@@ -21,8 +21,18 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from safetensors import safe_open
 
-from datamodules import CIFAR10Subset, ImageFolderSubset, Photos, ReconDataModule, Sphere
+from datamodules import (
+    MNIST,
+    CIFAR10Subset,
+    Digits,
+    ImageFolderSubset,
+    Photos,
+    ReconDataModule,
+    Sphere,
+)
 from datamodules import cifar as cifar_file
+from datamodules import digits as digits_file
+from datamodules import images as images_file
 from lit_recon.errors import InputError
 from lit_recon.knowledge import ChannelScale
 from lit_recon.records.directory import RunDirectory
@@ -99,7 +109,9 @@ def test_full_batch_is_everything_in_order_and_draws_from_no_global_generator() 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("module", [Photos, CIFAR10Subset, ImageFolderSubset, Sphere])
+@pytest.mark.parametrize(
+    "module", [Photos, CIFAR10Subset, Digits, MNIST, ImageFolderSubset, Sphere]
+)
 def test_every_flag_has_a_help_text(module: type[ReconDataModule]) -> None:
     parser = ArgumentParser()
     flags = parser.add_class_arguments(module, "data")
@@ -529,3 +541,131 @@ def test_images_without_contrast_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 10, dtype=np.uint8)).save(tmp_path / "a" / "3.png")
     flat = ImageFolderSubset(n=3, root=str(tmp_path), normalize="sphere")
     refused(flat, "--data.normalize", "no direction")
+
+
+# --- groups of classes ---
+
+
+def numbered_folder(root: Path, order: str) -> Path:
+    """Pictures whose names are numbered over all classes: the letters of `order` are classes."""
+    for number, name in enumerate(order):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(number)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_groups_take_the_first_images_of_all_their_classes_in_file_order(tmp_path: Path) -> None:
+    root = str(numbered_folder(tmp_path / "pictures", "abcdaabbccdd"))
+    data = ready(ImageFolderSubset(n=6, root=root, groups=[["b", "a"], ["c", "d"]], n_val=2))
+    assert data.class_names == ["b+a", "c+d"] and data.k == 1
+    assert data.y.flatten().tolist() == [-1, -1, -1, 1, 1, 1]
+    assert data.images is not None and data.val_images is not None
+    expected = [0, 1, 4, 2, 3, 8]  # numbers of the files
+    assert np.array_equal(
+        data.images.permute(0, 2, 3, 1).numpy(), np.stack([picture(number) for number in expected])
+    )
+    assert data.val_images.permute(0, 2, 3, 1).numpy().tolist() == [
+        picture(number).tolist() for number in (5, 9)
+    ]
+    three = ready(ImageFolderSubset(n=3, root=root, groups=[["b"], ["a", "c"], ["d"]]))
+    assert three.k == 3 and torch.equal(three.y, torch.eye(3))
+
+
+def test_groups_of_a_source_without_an_order_take_turns() -> None:
+    pools = {"a": [5, 1], "b": [9, 8, 7]}
+    assert images_file._merged(pools, ["a", "b", "missing"], None) == [5, 9, 1, 8, 7]
+    assert images_file._merged(pools, ["a", "b"], int) == [1, 5, 7, 8, 9]
+    assert images_file._merged(pools, ["a"], int) == [5, 1]  # as without groups
+
+
+def test_random_groups_draw_from_all_their_classes() -> None:
+    data = ready(Digits(n=40, groups=[["zero", "two"], ["one"]], selection="random", seed=3))
+    there = Digits(n=1797 // 10 * 10, n_val=0).source().train
+    first = set(data.indices[:20])
+    assert first <= set(there["zero"]) | set(there["two"])
+    assert first & set(there["zero"]) and first & set(there["two"])
+
+
+@pytest.mark.parametrize(
+    ("groups", "classes", "words"),
+    [
+        ([["china"], ["flower"]], ["china", "flower"], "either this or --data.classes"),
+        ([["china"]], None, "two groups or more"),
+        ([["china"], []], None, "two groups or more"),
+        ([["china", "flower"], ["flower"]], None, "flower: name every class once"),
+        ([["china"], ["temple"]], None, "temple: no such class; there are china, flower"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(
+    groups: list[list[str]], classes: list[str] | None, words: str
+) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        ready(Photos(groups=groups, classes=classes))
+    assert caught.value.flag == "--data.groups"
+
+
+def test_n_divides_among_groups(tiny_cifar: Path) -> None:
+    groups = [["frog", "truck"], ["cat"], ["dog"]]
+    with pytest.raises(InputError, match="does not divide among 3 classes"):
+        CIFAR10Subset(n=10, groups=groups, root=str(tiny_cifar.parent))
+    data = CIFAR10Subset(n=4, groups=[["truck", "cat"], ["dog", "frog"]], download=False)
+    data.root = str(tiny_cifar.parent)
+    assert ready(data).indices == [1, 3, 0, 2]
+
+
+# --- digits ---
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    data = ready(Digits(n=20))
+    assert data.images is not None and data.input_shape == (1, 8, 8)
+    assert data.class_names == digits_file.CLASSES and data.k == 10
+    bunch = load_digits()
+    assert bunch.target[data.indices].tolist() == [c for c in range(10) for _ in range(2)]
+    grey = torch.from_numpy(bunch.images[data.indices])
+    assert (data.images[:, 0] * (16 / 255)).round().equal(grey)
+    assert int(data.images.max()) == 255
+    assert torch.equal(pixels_of(data), data.images)
+
+
+@pytest.fixture
+def tiny_mnist(tmp_path: Path) -> Path:
+    """A folder with files like MNIST's: ten training images and ten of the test split."""
+    folder = tmp_path / "data" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for seed, part in enumerate(("train", "t10k")):
+        images, labels = picture(seed, (10, 28, 28)), np.arange(10, dtype=np.uint8)
+        head = b"\x00\x00\x08\x03" + np.array([10, 28, 28], ">i4").tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        head = b"\x00\x00\x08\x01" + np.array([10], ">i4").tobytes()
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    return tmp_path / "data"
+
+
+def test_mnist_from_its_files(tiny_mnist: Path) -> None:
+    groups = [digits_file.CLASSES[0::2], digits_file.CLASSES[1::2]]
+    data = ready(MNIST(n=4, root=str(tiny_mnist), download=False, groups=groups))
+    assert data.indices == [0, 2, 1, 3] and data.k == 1
+    assert data.images is not None and data.val_images is not None
+    assert np.array_equal(data.images[:, 0].numpy(), picture(0, (10, 28, 28))[[0, 2, 1, 3]])
+    assert np.array_equal(data.val_images[:, 0].numpy(), picture(1, (10, 28, 28))[[0, 2, 1, 3]])
+
+
+def test_mnist_that_is_missing_or_broken_says_what_would_do(
+    tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    with pytest.raises(InputError, match=r"MNIST is not there; put train-images.*--data Digits"):
+        ready(MNIST(root=str(tmp_path / "empty"), download=False))
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # refuses at once
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(InputError, match="fetching it failed") as caught:
+        ready(MNIST(root=str(tmp_path / "new")))
+    assert caught.value.flag == "--data.root" and "\n" not in str(caught.value)
+    assert list((tmp_path / "new").iterdir()) == []
+    (tiny_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"half")
+    with pytest.raises(InputError, match="cannot be read"):
+        ready(MNIST(root=str(tiny_mnist)))

@@ -296,7 +296,7 @@ def test_mini_batches_with_momentum_keep_the_span_and_adam_does_not() -> None:
     for optim in (SGD(lr=1e-5, momentum=0.9), Adam(lr=1e-4)):
         model = MLP(d=D, k=1, n=8, width=2000)
         start = model.readout.weight.detach().clone()
-        optimizer = optim.build(model.parameters(), lambda: (x, y))
+        optimizer = optim.build(model.parameters(), lambda: (x, y), lambda: (x, y))
         random = torch.Generator().manual_seed(0)
         losses, floors = [], []
         for _ in range(400):
@@ -320,7 +320,7 @@ def test_weight_decay_is_taken_off_both_layers_and_a_frozen_models_start() -> No
     truth = Truth(x, x, None, None, D**0.5, [], [], [])
     model = MLP(d=D, k=1, n=N, width=WIDTH)
     initial = {name: weight.clone() for name, weight in model.state_dict().items()}
-    optimizer = optim.build(model.parameters(), lambda: (x, x))
+    optimizer = optim.build(model.parameters(), lambda: (x, x), lambda: (x, x))
     for _ in range(30):
         optimizer.zero_grad()
         (model(x) - 1).square().sum().backward()

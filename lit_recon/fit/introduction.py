@@ -17,11 +17,12 @@ commands
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
-  --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
+  --data         Photos, CIFAR10Subset, MNIST, Digits, ImageFolderSubset or Sphere; --data.n,
+                 --data.classes or --data.groups, ...
   --model        RandomFeatures, MLP, DeepMLP or ResNet; --model.p, --model.width or
                  --model.p_over_dn; DeepMLP: --model.widths
   --task         Labels, Autoencode or Next: the targets that the network is trained on
-  --optim        LeastSquares, SGD, Adam or LBFGS; --optim.lr, ...
+  --optim        LeastSquares, SGD, Adam, LBFGS or Margin; --optim.lr, ...
   --recon        auto (every method that applies), RowSpaceReconstructor,
                  ProjectionReconstructor, or a list of methods;
                  --recon.max_seconds, --recon.seed and others hold for every method that has them

@@ -137,6 +137,41 @@ TRAIN_LOSS = Number(
 )
 """A column of results.csv; it is a number of the training and not of a reconstruction."""
 
+TRAINING = (
+    Number(
+        "margin",
+        "smallest margin",
+        "smallest margin of a training sample, in units of the output",
+        "log",
+        "high",
+        panel="margin",
+    ),
+    Number(
+        "normalised_margin",
+        "normalised margin",
+        "smallest margin over ||theta||^L, for a network of degree L in its weights theta",
+        "linear",
+        "high",
+        panel="normalised margin",
+    ),
+    Number(
+        "stationarity",
+        "stationarity residual",
+        "share of the weights that no combination of the samples' gradients explains",
+        "log",
+        "low",
+        panel="stationarity",
+    ),
+    Number(
+        "start_left",
+        "start left in the first layer",
+        "<W, W(0)> / ||W(0)||^2 of the first dense layer",
+        "log",
+        panel="stationarity",
+    ),
+)
+"""Numbers of the training at its checkpoints, logged as ``train/NAME``."""
+
 TAKEN_NAMES = {
     *("run", "status", "reason", "method", "model", "solver", "n", "d", "k", "p", "seed"),
     *("step", "last", "train_loss", "sure", "empty", "started_from", "knows", "images"),

@@ -1,7 +1,7 @@
 """Training with Lightning: losses, optimisers, tasks, and the LightningModule."""
 
 from lit_recon.modules.losses import check_loss
-from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Optim
+from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Margin, Optim
 from lit_recon.modules.tasks import Autoencode, Labels, Next, Task
 from lit_recon.modules.training import Training, epochs_over
 
@@ -12,6 +12,7 @@ __all__ = [
     "Autoencode",
     "Labels",
     "LeastSquares",
+    "Margin",
     "Next",
     "Optim",
     "Task",

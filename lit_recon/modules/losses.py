@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lit_recon.errors import InputError
 
-Loss = Literal["mse", "cross_entropy", "logistic"]
+Loss = Literal["mse", "huber", "cross_entropy", "logistic"]
 
 
 def logistic(output: Tensor, y: Tensor) -> Tensor:
@@ -25,10 +25,11 @@ def logistic(output: Tensor, y: Tensor) -> Tensor:
 
 LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
+    "huber": F.smooth_l1_loss,  # z^2 / 2 up to |z| = 1, then |z| - 1/2
     "cross_entropy": F.cross_entropy,
     "logistic": logistic,
 }
-"""Functions of outputs and targets: means over samples; mse and logistic also over outputs."""
+"""Functions of outputs and targets: means over samples; all but cross_entropy also over outputs."""
 
 
 def check_loss(loss: Loss, y: Tensor) -> None:
@@ -37,11 +38,11 @@ def check_loss(loss: Loss, y: Tensor) -> None:
     Raises:
         InputError: the targets are not classes, or there are too few classes.
     """
-    if loss == "mse":
+    if loss in ("mse", "huber"):
         return
     if not are_classes(y):
         raise InputError(
-            "--optim.loss", loss, "needs classes, and these targets are none; give mse"
+            "--optim.loss", loss, "needs classes, and these targets are none; give mse or huber"
         )
     if loss == "cross_entropy" and y.shape[1] == 1:
         remedy = "needs an output for every class, and two classes share one; give logistic or mse"

@@ -19,7 +19,15 @@ from torch.optim import Optimizer
 
 from lit_recon.errors import InputError
 from lit_recon.linalg import minimum_norm
-from lit_recon.modules.losses import Loss
+from lit_recon.modules.losses import LOSSES, Loss
+from lit_recon.modules.margin import (
+    MarginDescent,
+    MarginLoss,
+    Outputs,
+    log_loss,
+    scores,
+    temperature,
+)
 
 Design = Callable[[], tuple[Tensor, Tensor]]
 
@@ -30,24 +38,33 @@ class Optim(ABC):
     Attributes:
         span_warning: the warning printed before training if the optimiser breaks the span property;
             None: it keeps the property.
+        full_batch: every step needs all samples in one batch on one process.
         closed_form: one step computes the readout from all samples; nothing else is trained.
         loss: the training loss.
         stop_loss: training ends when the mean loss of an epoch is not above it; None: never.
     """
 
     span_warning: ClassVar[str | None] = None
+    full_batch: ClassVar[bool] = False
     closed_form: ClassVar[bool] = False
     loss: Loss = "mse"
     stop_loss: float | None = None
 
     @abstractmethod
-    def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
+    def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
         """Make the torch optimiser.
 
         Args:
             parameters: the trained parameters.
             design: returns features (n, p) and targets (n, k) of the current batch.
+            outputs: returns outputs (n, k) and targets (n, k) of the current batch, in float64 and
+                without gradients.
         """
+
+    def losses(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the training loss; from outputs and targets (n, k)."""
+        loss = LOSSES[self.loss](output, y)
+        return loss, loss
 
     @property
     def keeps_span(self) -> bool:
@@ -82,7 +99,7 @@ class LeastSquares(Optim):
 
     closed_form: ClassVar[bool] = True
 
-    def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
+    def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
         return _ClosedForm(parameters, design)
 
     def initial_share(self, steps: int) -> float:
@@ -119,7 +136,8 @@ class SGD(Optim):
         lr: learning rate, 0 or more.
         momentum: heavy-ball momentum, 0 or more.
         weight_decay: L2 penalty, 0 or more.
-        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        loss: mse or huber for any targets; logistic for classes; cross_entropy for three or more
+            classes.
         stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
             loss of each batch is taken before its step; null: never.
     """
@@ -134,7 +152,7 @@ class SGD(Optim):
         _check(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         _check(stop_loss=self.stop_loss)
 
-    def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
+    def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -161,7 +179,8 @@ class Adam(Optim):
     Args:
         lr: learning rate, 0 or more.
         weight_decay: L2 penalty, 0 or more.
-        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        loss: mse or huber for any targets; logistic for classes; cross_entropy for three or more
+            classes.
         stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
             loss of each batch is taken before its step; null: never.
     """
@@ -180,7 +199,7 @@ class Adam(Optim):
     def __post_init__(self) -> None:
         _check(lr=self.lr, weight_decay=self.weight_decay, stop_loss=self.stop_loss)
 
-    def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
+    def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
     def initial_share(self, steps: int) -> float | None:
@@ -198,7 +217,8 @@ class LBFGS(Optim):
     Args:
         lr: first step length, 0 or more.
         max_iter: inner iterations of one training step, at least 1.
-        loss: mse for any targets; logistic for classes; cross_entropy for three or more classes.
+        loss: mse or huber for any targets; logistic for classes; cross_entropy for three or more
+            classes.
         stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
             loss of each batch is taken before its step; null: never.
     """
@@ -213,10 +233,58 @@ class LBFGS(Optim):
         if self.max_iter < 1:
             raise InputError("--optim.max_iter", self.max_iter, "give at least 1")
 
-    def build(self, parameters: Iterable[Parameter], design: Design) -> Optimizer:
+    def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
         return torch.optim.LBFGS(
             parameters, lr=self.lr, max_iter=self.max_iter, line_search_fn="strong_wolfe"
         )
+
+    def initial_share(self, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Margin(Optim):
+    """Gradient descent to the margin of a classifier, in minutes; keeps the span property.
+
+    Every step goes along the gradient of the log of the loss, whose temperature follows the
+    smallest margin (:mod:`lit_recon.modules.margin`), and lowers it. The training loss that is
+    logged is that of the weights as they are; it is 0 once it is below 1e-300, and the margins go
+    on growing. Haim et al. (2022, arXiv 2206.07758) stop at a loss of 1e-40.
+
+    >>> Margin(stop_loss=1e-40).full_batch
+    True
+
+    Args:
+        lr: length of the first step, as a share of the norm of the weights, above 0; later steps
+            find their own.
+        loss: logistic for classes; cross_entropy for three or more classes.
+        stop_loss: training ends after a step whose loss, taken before it, is not above this, 0 or
+            more; null: never.
+    """
+
+    full_batch: ClassVar[bool] = True
+
+    lr: float = 0.01
+    loss: MarginLoss = "logistic"
+    stop_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(lr=self.lr, stop_loss=self.stop_loss)
+        if self.lr == 0:
+            raise InputError("--optim.lr", self.lr, "give a number above 0")
+        if self.loss not in ("logistic", "cross_entropy"):
+            remedy = "has no margin; give logistic or cross_entropy"
+            raise InputError("--optim.loss", self.loss, remedy)
+
+    def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
+        return MarginDescent(parameters, self.lr, self.loss, outputs)
+
+    def losses(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The log of the loss at the temperature, and the loss itself, in float64."""
+        output, y = output.double(), y.double()
+        heat = temperature(self.loss, output, y)
+        minimised = log_loss(scores(self.loss, output / heat, y))
+        return minimised, log_loss(scores(self.loss, output.detach(), y)).exp()
 
     def initial_share(self, steps: int) -> float:
         return 1.0

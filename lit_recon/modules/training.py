@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
@@ -15,7 +16,8 @@ from torch.optim import Optimizer
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.models import Model, ReadoutModel
-from lit_recon.modules.losses import LOSSES, accuracy, are_classes
+from lit_recon.modules.losses import accuracy, are_classes
+from lit_recon.modules.optimality import Optimality
 from lit_recon.modules.optimisers import Optim
 
 KNOWN_SAMPLES = 256  # up to so many samples, fixed features are kept in memory, p numbers each
@@ -51,7 +53,8 @@ class Training(LightningModule):
         self._training: Split
         self._held_out: Split | None = None
         self._batch: Batch | None = None
-        self._logged_step = -1
+        self._logged_step = self._measured_step = -1
+        self._optimality = Optimality(model, optim)
         self._epoch = EpochLoss()
         self.row: dict[str, float] = {}
         """The last logged numbers, by name."""
@@ -67,10 +70,12 @@ class Training(LightningModule):
         if self.optim.span_warning:
             rank_zero_warn(self.optim.span_warning)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        return self.optim.build(trained, self._design)
+        return self.optim.build(trained, self._design, self._outputs)
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.optim.full_batch:
+            check_full_batch(data.n, data.batch_size, self.trainer.world_size)
         check_batch_norm(self.model, data.n, data.batch_size, self.trainer.world_size)
         self._classes = are_classes(data.y)
         self._training = Split.of(self.model, data.x, data.y)
@@ -79,15 +84,18 @@ class Training(LightningModule):
         if self._epoch.low:  # restored from the checkpoint of a run that had ended so
             self.trainer.should_stop = True
 
+    def on_train_start(self) -> None:
+        self._measure()  # of the checkpoint that is resumed from
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output, y = self._output(batch), batch[1]
-        loss = LOSSES[self.optim.loss](output, y)
+        minimised, loss = self.optim.losses(output, y)
         # First evaluation of this batch; LBFGS calls the closure repeatedly.
         if batch is not self._batch:
             self._batch = batch
             self._log_in_turn(loss.detach(), output.detach(), y)
             self._stop_in_turn(loss.detach(), len(y) * self.trainer.world_size)
-        return loss
+        return minimised
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """End the run instead of saving weights that are not finite.
@@ -96,6 +104,7 @@ class Training(LightningModule):
         """
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise RunError(self._broken("the weights are"))
+        self._measure()
         checkpoint["epoch"] = epochs_over(self.trainer)
         checkpoint["epoch_loss"] = asdict(self._epoch)
 
@@ -113,8 +122,21 @@ class Training(LightningModule):
         self._training = self._training.to(weight)
         self._held_out = self._held_out and self._held_out.to(weight)
         output, y = self._training.output(self.model), self._training.y
-        loss = LOSSES[self.optim.loss](output, y)
+        loss = self.optim.losses(output, y)[1]
         self._log({"train/loss": loss, **self._accuracy("train", output, y)})
+        self._measure()
+
+    def _measure(self) -> None:
+        """Log how nearly these weights solve the equations of attacks; once per step.
+
+        At checkpoints and at the end only, because it takes longer than a step.
+        """
+        if self.global_step == self._measured_step:
+            return
+        self._measured_step = self.global_step
+        found = self._optimality.measured(self.model, self._training.x, self._training.y)
+        if found:
+            self._send(found)
 
     def _output(self, batch: Batch) -> Tensor:
         """(b, k) outputs, computed from stored features if these are not trained."""
@@ -163,9 +185,12 @@ class Training(LightningModule):
         """Log at the step of these weights; Lightning's own step is off by one in some hooks."""
         numbers = {**values, **self._validated()}
         self.row = {name: float(value) for name, value in numbers.items()}
+        self._send(self.row)
+
+    def _send(self, row: Mapping[str, float]) -> None:
         epoch = epochs_over(self.trainer)
         for logger in self.loggers:
-            logger.log_metrics({"epoch": epoch, **self.row}, step=self.global_step)
+            logger.log_metrics({"epoch": epoch, **row}, step=self.global_step)
 
     def _validated(self) -> dict[str, Tensor]:
         """Accuracy on held-out samples; empty if there are none or they have no classes."""
@@ -196,11 +221,30 @@ class Training(LightningModule):
             phi, y = self._gathered(phi).flatten(0, 1), self._gathered(y).flatten(0, 1)
         return phi, y
 
+    @torch.no_grad()
+    def _outputs(self) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of the current batch with the present weights."""
+        assert self._batch is not None
+        return self._output(self._batch).double(), self._batch[1].double()
+
     def _gathered(self, values: Tensor) -> Tensor:
         """The values of all ranks: (ranks, *shape), or (*shape) with one rank."""
         gathered = self.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered
+
+
+def check_full_batch(n: int, batch_size: int | None, ranks: int) -> None:
+    """Refuse mini-batches and several processes.
+
+    Raises:
+        InputError: a step would not see all n samples.
+    """
+    remedy = "Margin descends on all samples at once"
+    if batch_size is not None and batch_size < n:
+        raise InputError("--data.batch_size", batch_size, f"{remedy}; give null")
+    if ranks > 1:
+        raise InputError("--trainer.devices", ranks, f"{remedy}, in one process; give 1")
 
 
 def check_batch_norm(model: Model, n: int, batch_size: int | None, ranks: int) -> None:

@@ -24,7 +24,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from lit_recon.metrics.numbers import TRAIN_LOSS, Number, panels, registered
+from lit_recon.metrics.numbers import TRAIN_LOSS, TRAINING, Number, panels, registered
 from lit_recon.records.media import thin
 from lit_recon.report import words
 from lit_recon.report.run import Checkpoint, MethodResults, Run
@@ -81,8 +81,9 @@ STYLE: dict[Any, Any] = {
 def training_chart(run: Run, results: MethodResults, stops: Sequence[int]) -> str:
     """Training loss and the numbers of one method, over the training step; an ``<svg>`` element.
 
-    Below the training loss there is a panel for each one in the registry of which this method has
-    a value. Every one of the steps in `stops` has a vertical line with ``data-step``.
+    Below the training loss there are the panels of the training, and one for each in the registry,
+    of which there is a value. Every one of the steps in `stops` has a vertical line with
+    ``data-step``.
     """
     steps = [checkpoint.step for checkpoint in results.checkpoints]
     loss = [(row["step"], row["train/loss"]) for row in run.training if "train/loss" in row]
@@ -90,6 +91,7 @@ def training_chart(run: Run, results: MethodResults, stops: Sequence[int]) -> st
     trained = [step for step, _ in loss]
     losses = [_finite(y) for _, y in loss]
     drawn: list[tuple[list[int], list[Line]]] = [(trained, [(TRAIN_LOSS, losses)])]
+    drawn += list(_of_training(run))
     drawn += [(steps, lines) for lines in _panels(results.checkpoints)]
     with rc_context(STYLE):
         figure, places = _figure([_legend_rows([n for n, _ in lines]) for _, lines in drawn], PANEL)
@@ -101,6 +103,16 @@ def training_chart(run: Run, results: MethodResults, stops: Sequence[int]) -> st
                 axes.axvline(step, color=INK, linewidth=1, gid=f"{STEP}{step}")
         names = ", ".join(_label(number) for _, lines in drawn for number, _ in lines)
         return to_svg(figure, f"By training step: {names}", key=results.key, last=stops[-1])
+
+
+def _of_training(run: Run) -> Iterator[tuple[list[int], list[Line]]]:
+    """The steps and lines of each panel of the training besides its loss."""
+    for numbers in panels(TRAINING).values():
+        names = [f"train/{number.name}" for number in numbers]
+        rows = [row for row in run.training if any(row.get(name) is not None for name in names)]
+        if rows:
+            lines = [(n, [_finite(row.get(f"train/{n.name}")) for row in rows]) for n in numbers]
+            yield [row["step"] for row in rows], lines
 
 
 def _panels(checkpoints: Sequence[Checkpoint]) -> Iterator[list[Line]]:

@@ -12,7 +12,7 @@ from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, Group, choices, describe
 from lit_recon.flags.options import listed
 from lit_recon.methods import ProjectionReconstructor, Reconstructor
-from lit_recon.metrics.numbers import COMMON, Number, panels
+from lit_recon.metrics.numbers import COMMON, TRAINING, Number, panels
 from lit_recon.records.tracking import STEP, why_not_online
 
 if TYPE_CHECKING:
@@ -128,8 +128,24 @@ def _training() -> Section:
         panels=[
             wr.LinePlot(title="Training loss", x=STEP, y=["train/loss"], log_y=True),
             wr.LinePlot(title="Accuracy", x=STEP, y=["train/acc", "val/acc"], range_y=(0, 1)),
+            *_charts("train", TRAINING),
         ],
     )
+
+
+def _charts(prefix: str, numbers: Sequence[Number]) -> list[Any]:
+    """A chart over the training step for each panel of numbers that are logged as PREFIX/NAME."""
+    import wandb_workspaces.reports.v2 as wr
+
+    return [
+        wr.LinePlot(
+            title=panel.capitalize(),
+            x=STEP,
+            y=[f"{prefix}/{number.name}" for number in together],
+            **_y_axis(together[0]),
+        )
+        for panel, together in panels(numbers).items()
+    ]
 
 
 def _reconstruction(method: str, numbers: Sequence[Number]) -> Section:
@@ -137,15 +153,7 @@ def _reconstruction(method: str, numbers: Sequence[Number]) -> Section:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    charts = [
-        wr.LinePlot(
-            title=panel.capitalize(),
-            x=STEP,
-            y=[f"recon/{method}/{number.name}" for number in together],
-            **_y_axis(together[0]),
-        )
-        for panel, together in panels(numbers).items()
-    ]
+    charts = _charts(f"recon/{method}", numbers)
     pictures = wr.MediaBrowser(
         title="Training images and what came back",
         media_keys=[f"recon/{method}/grid"],
