@@ -18,8 +18,8 @@ commands
 
 groups of flags
   --data         Photos, CIFAR10Subset, ImageFolderSubset or Sphere; --data.n, --data.classes, ...
-  --model        RandomFeatures, MLP, DeepMLP or ResNet; --model.p, --model.width or
-                 --model.p_over_dn; DeepMLP: --model.widths
+  --model        RandomFeatures, MLP, DeepMLP, ResNet or SmallCNN; --model.p, --model.width or
+                 --model.p_over_dn; DeepMLP and SmallCNN: --model.widths
   --task         Labels, Autoencode or Next: the targets that the network is trained on
   --optim        LeastSquares, SGD, Adam or LBFGS; --optim.lr, ...
   --recon        auto (every method that applies), RowSpaceReconstructor,
