@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import train
+from datamodules.photos import Photos
+from lit_recon.errors import InputError
+from lit_recon.knowledge import Knowledge
+from lit_recon.methods import KKTReconstructor
+from lit_recon.methods.kkt.problem import Problem
+from lit_recon.methods.kkt.start import from_components
 from lit_recon.models import MLP, DeepMLP, ResNet, SmallCNN
 from lit_recon.objectives.balance import imbalance, relu_chain
 from lit_recon.objectives.kkt import (
@@ -273,3 +285,176 @@ def test_chains_of_relu_layers_are_told_by_running_the_network() -> None:
     assert chain(DeepMLP(d=D, k=1, widths=[5], activation="gelu")) is None
     assert chain(nn.Sequential(plain(), nn.Tanh())) is None
     assert chain(nn.Sequential(nn.Flatten(), nn.Linear(D, 1))) is None
+
+
+# --- the method
+
+
+@cache
+def image_network(*, bias: bool = True) -> tuple[Knowledge, Tensor]:
+    """A network trained on photographs with weight decay, and the photographs (8, d)."""
+    data = Photos(n=8, image_size=16)
+    data.load()
+    assert data.pixels is not None
+    x, y = data.x.flatten(1), torch.tensor([1.0, -1.0] * 4)[:, None]
+    model = DeepMLP(
+        d=x.shape[1], k=1, widths=[64], bias="first" if bias else "none", first_layer_std=1e-3
+    )
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=0.02)
+    for _ in range(1500):
+        optimiser.zero_grad()
+        (model(x) - y).square().mean().backward()
+        optimiser.step()
+    return Knowledge(model, n=8, pixels=data.pixels), x.double()
+
+
+def errors(x: Tensor, found: Tensor) -> Tensor:
+    """(n,) direction errors of the nearest candidates."""
+    cosines = F.normalize(x) @ F.normalize(found.double()).T
+    return (2 - 2 * cosines.amax(1)).clamp_min(0).sqrt()
+
+
+def test_a_start_at_components_reads_coordinates_of_the_row_space() -> None:
+    held, x = image_network()
+    problem = Problem.of(held, KKTReconstructor().settings)
+    start = from_components(problem, torch.Generator().manual_seed(0))
+    assert start is not None and start.z.shape == (8, 8)
+    assert errors(x, start.as_pixels(start.z)).median() < 0.2
+    z = 0.3 * torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
+    assert start.network is not problem.model and start.as_inputs(z).shape == (8, 8)
+    whole = problem.model(start.as_pixels(z).view(-1, *problem.shape))
+    assert torch.allclose(start.network(start.as_inputs(z)), whole, rtol=1e-3, atol=1e-5)
+
+
+def test_components_without_a_bias_get_their_signs_from_the_gradients() -> None:
+    held, x = image_network(bias=False)
+    problem = Problem.of(held, KKTReconstructor().settings)
+    start = from_components(problem, torch.Generator().manual_seed(0))
+    assert start is not None
+    assert errors(x, start.as_pixels(start.z)).max() < 0.5  # a wrong sign is an error above 1
+
+
+def test_the_attack_from_components_lowers_the_loss_and_stays_near_them() -> None:
+    held, x = image_network()
+    found = KKTReconstructor(steps=30).reconstruct(held)
+    assert found.status == "pictures" and not found.outcome.sure
+    losses = [step.loss for step in found.curve]
+    assert min(losses) < 0.8 * losses[0]
+    assert errors(x, found.candidates).max() < 0.2
+    assert {step.phase for step in found.curve} == {"components"}
+    truth = found.at_truth(x)["oracle_stationarity"]
+    assert 0 < found.numbers["imbalance"] <= min(truth, found.numbers["stationarity"])
+    assert "other inputs" in found.outcome.reason
+    none = KKTReconstructor(start="rowspace").reconstruct(replace(held, pixels=None, shape=(768,)))
+    assert (none.status, len(none.candidates)) == ("no_components", 0)
+
+
+def test_two_starts_from_noise_say_whether_they_agree() -> None:
+    model, _, _ = stationary()
+    held = Knowledge(model, n=M, shape=(D,))
+    found = KKTReconstructor(start="noise", steps=60).reconstruct(held)
+    assert len(found.candidates) == 2 * M
+    assert found.status in {"agreed", "disagreed"}
+    assert found.outcome.sure == (found.status == "agreed")
+    assert found.curve[-1].loss < 0.5 * found.curve[0].loss
+    one = KKTReconstructor(start="noise", candidates=3, starts=1, steps=2)
+    assert len(one.reconstruct(held.only(one.asks)).candidates) == 3
+    with pytest.raises(InputError, match=r"^--recon\.candidates null: needs the number"):
+        KKTReconstructor(start="noise").reconstruct(Knowledge(model, shape=(D,)))
+
+
+def test_weights_that_are_no_combination_of_gradients_are_refused_with_the_figure() -> None:
+    model = DeepMLP(d=D, k=1, widths=[9], bias="first", first_layer_std=1e-4)
+    held = Knowledge(model, n=M)
+    found = KKTReconstructor().reconstruct(held)
+    assert found.status == "not_stationary" and found.outcome.empty
+    assert len(found.candidates) == 0 and not found.curve
+    assert found.numbers["imbalance"] > 0.98 and f"{found.numbers['imbalance']:.2g}" in (
+        found.outcome.reason
+    )
+    assert found.at_truth(inputs().float()) == {"oracle_stationarity": None}
+    assert KKTReconstructor(evidence_against="ignore", steps=1).reconstruct(held).curve
+
+
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        (DeepMLP(d=D, k=1, widths=[9, 8], bias="all"), "not_homogeneous"),
+        (DeepMLP(d=D, k=1, widths=[9, 8]), "disagreed"),
+    ],
+)
+def test_a_margin_needs_a_homogeneous_network(model: nn.Module, status: str) -> None:
+    settings: dict[str, Any] = {"start": "noise", "steps": 1}
+    assert KKTReconstructor(**settings).reconstruct(Knowledge(model, n=M)).status == status
+    settings |= {"task": "general", "starts": 1}
+    assert KKTReconstructor(**settings).reconstruct(Knowledge(model, n=M)).status == "pictures"
+    with torch.no_grad():
+        for value in model.parameters():
+            value.zero_()
+    assert KKTReconstructor().reconstruct(Knowledge(model, n=M)).status == "no_signal"
+
+
+@pytest.mark.parametrize("preset", ["haim2022_cifar", "haim2022_mnist"])
+def test_presets_are_the_authors_attack(preset: str) -> None:
+    file = Path(__file__).parents[1] / "configs" / "presets" / f"{preset}.yaml"
+    settings = yaml.safe_load(file.read_text())["recon"]["init_args"]
+    model = SmallCNN(IMAGES, k=1, channels=3, widths=[6], seed=3)
+    method = KKTReconstructor(**{**settings, "steps": 3})
+    found = method.reconstruct(Knowledge(model, n=M, shape=IMAGES))
+    assert len(found.candidates) == 2 * M and len(found.curve) == 3
+    assert found.candidates.abs().max() < 1  # they begin at small noise
+
+
+@pytest.mark.parametrize("preset", ["buzaglo2023_multiclass", "buzaglo2023_regression"])
+def test_presets_of_other_losses(preset: str) -> None:
+    file = Path(__file__).parents[1] / "configs" / "presets" / f"{preset}.yaml"
+    settings = yaml.safe_load(file.read_text())["recon"]["init_args"]
+    model = DeepMLP(d=D, k=3, widths=[9, 8], bias="first")
+    method = KKTReconstructor(**{**settings, "steps": 3})
+    found = method.reconstruct(Knowledge(model, n=M))
+    assert len(found.candidates) == 2 * M and len(found.curve) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"lr": 0.0}, "--recon.lr 0.0"),
+        ({"surrogate_slope": float("nan")}, "--recon.surrogate_slope nan"),
+        ({"min_dual": -1.0}, "--recon.min_dual -1.0"),
+        ({"max_seconds": 0}, "--recon.max_seconds 0"),
+        ({"candidates": 0}, "--recon.candidates 0"),
+        ({"starts": 0}, "--recon.starts 0"),
+        ({"duals": "trained", "start": "rowspace"}, "--recon.start rowspace: needs"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError, match=re.escape(flag)):
+        KKTReconstructor(**settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (DeepMLP(d=4, k=1, widths=[3], activation="gelu"), "has gelu"),
+        (DeepMLP(d=4, k=1, widths=[3], batch_norm=True), "has a BatchNorm1d"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)), "has a Tanh"),
+        (nn.Sequential(nn.Linear(4, 3), nn.ReLU()), "needs two trained layers"),
+    ],
+)
+def test_networks_that_are_refused(model: nn.Module, why: str) -> None:
+    with pytest.raises(InputError, match=rf"^--recon KKTReconstructor: .*{why}"):
+        KKTReconstructor().check(model)
+
+
+def test_a_task_must_fit_the_outputs() -> None:
+    held = Knowledge(DeepMLP(d=D, k=3, widths=[9, 8]), n=M)
+    with pytest.raises(InputError, match=r"^--recon\.task binary: the network has 3 outputs"):
+        KKTReconstructor(task="binary").reconstruct(held)
+    assert Problem.of(held, KKTReconstructor().settings).task == "general"
+    assert Problem.of(held, KKTReconstructor(duals="trained").settings).task == "multiclass"
+
+
+def test_auto_leaves_it_out() -> None:
+    assert not KKTReconstructor.automatic
+    (recon,) = [group for group in train.groups() if group.name == "recon"]
+    assert KKTReconstructor in recon.classes and KKTReconstructor not in recon.automatic

@@ -182,6 +182,7 @@ class KKTObjective:
         relative: the slope is in units of the pre-activations' rms.
         bounds: the pixel prior; None: none.
         as_pixels: candidates to the inputs that the prior is about.
+        ball: largest root mean square of a point, above 0; None: the point is free.
     """
 
     def __init__(
@@ -196,10 +197,11 @@ class KKTObjective:
         relative: bool = False,
         bounds: Bounds | None = None,
         as_pixels: Callable[[Tensor], Tensor] = lambda z: z,
+        ball: float | None = None,
     ) -> None:
         self.model, self.task, self.as_inputs, self.targets = model, task, as_inputs, targets
         self.multipliers, self.slope, self.relative = multipliers, slope, relative
-        self.bounds, self.as_pixels = bounds, as_pixels
+        self.bounds, self.as_pixels, self.ball = bounds, as_pixels, ball
         self.theta = trained_parameters(model)
         self.energy = sum(float(p.detach().double().square().sum()) for p in self.theta)
 
@@ -221,8 +223,11 @@ class KKTObjective:
         return KKTPoint(z.detach(), loss.detach(), x.detach(), multipliers.detach(), slope)
 
     def retract(self, z: Tensor) -> Tensor:
-        """Candidates are free."""
-        return z
+        """z, shrunk into the ball."""
+        if self.ball is None:
+            return z
+        rms = z.square().mean().sqrt()
+        return z * (self.ball / rms.clamp_min(self.ball))
 
     def eliminated(self, x: Tensor) -> Stationarity:
         """The best multipliers (m, q) of candidates x (m, d), and ||residual|| / ||theta||."""
