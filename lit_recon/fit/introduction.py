@@ -22,8 +22,8 @@ groups of flags
                  --model.p_over_dn; DeepMLP and SmallCNN: --model.widths
   --task         Labels, Autoencode or Next: the targets that the network is trained on
   --optim        LeastSquares, SGD, Adam or LBFGS; --optim.lr, ...
-  --recon        auto (every method that applies), RowSpaceReconstructor,
-                 ProjectionReconstructor, or a list of methods;
+  --recon        auto (every method that applies but KKTReconstructor), RowSpaceReconstructor,
+                 ProjectionReconstructor, KKTReconstructor, or a list of methods;
                  --recon.max_seconds, --recon.seed and others hold for every method that has them
   --checkpoint.* when checkpoints are saved: every_n_steps, at_steps, keep
   --trainer.*    the arguments of Lightning's Trainer
