@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lit_recon.audit.scoring import score_reconstruction
     from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, MeanImageScale, PixelScale
     from lit_recon.methods import Outcome, ProjectionReconstructor, Reconstruction, Reconstructor
-    from lit_recon.models import MLP, DeepMLP, RandomFeatures, ResNet
+    from lit_recon.models import MLP, DeepMLP, RandomFeatures, ResNet, SmallCNN
     from lit_recon.records.checkpoints import load_weights
     from lit_recon.records.truth import Truth
 
@@ -33,6 +33,7 @@ _PLACES = {
     "Reconstruction": "lit_recon.methods",
     "Reconstructor": "lit_recon.methods",
     "ResNet": "lit_recon.models",
+    "SmallCNN": "lit_recon.models",
     "Truth": "lit_recon.records.truth",
     "load_weights": "lit_recon.records.checkpoints",
     "score_reconstruction": "lit_recon.audit.scoring",
@@ -52,6 +53,7 @@ __all__ = [
     "Reconstruction",
     "Reconstructor",
     "ResNet",
+    "SmallCNN",
     "Truth",
     "__version__",
     "load_weights",

@@ -21,6 +21,7 @@ from lit_recon.errors import InputError
 from lit_recon.flags import choices
 from lit_recon.knowledge import FACTS, Knowledge
 from lit_recon.methods import (
+    KKTReconstructor,
     ProjectionReconstructor,
     Reconstruction,
     Reconstructor,
@@ -80,6 +81,14 @@ def of_images() -> Knowledge:
     return replace(held, optimiser_keeps_span=True, shape=PIXELS.shape)
 
 
+def of_margin() -> Knowledge:
+    """A deep network on images, all facts known; its first layer starts small."""
+    model = DeepMLP(d=PIXELS.d, k=1, widths=[24, 8], bias="first", first_layer_std=1e-3, seed=0)
+    x = inputs_from_images(U, PIXELS).float()
+    held = taught(model, x, steps=200, lr=1e-2, pixels=PIXELS, first_layer=True)
+    return replace(held, optimiser_keeps_span=True, shape=PIXELS.shape)
+
+
 CASES = {
     "projection": Case(lambda: ProjectionReconstructor(max_steps=30), of_features, X),
     "projection auto": Case(
@@ -91,6 +100,10 @@ CASES = {
     "rowspace": Case(RowSpaceReconstructor, of_images, inputs_from_images(U, PIXELS)),
     "rowspace_final": Case(
         lambda: RowSpaceReconstructor(evidence="final"), of_images, inputs_from_images(U, PIXELS)
+    ),
+    "kkt": Case(lambda: KKTReconstructor(steps=5), of_margin, inputs_from_images(U, PIXELS)),
+    "kkt trained": Case(
+        lambda: KKTReconstructor(steps=5, duals="trained"), of_margin, inputs_from_images(U, PIXELS)
     ),
     "toy": Case(toy.PullBackReconstructor, of_features, X),
 }
@@ -192,10 +205,15 @@ def deep(data: ReconDataModule) -> ReadoutModel:
     return DeepMLP(d=data.d, k=data.k, widths=[32], activation="gelu")
 
 
+def with_relu(data: ReconDataModule) -> ReadoutModel:
+    return DeepMLP(d=data.d, k=data.k, widths=[32], bias="first")
+
+
 RUNS = {
     "projection": Run(lambda: ProjectionReconstructor(max_steps=30)),
     "projection auto": Run(lambda: ProjectionReconstructor(max_steps=30, candidates="auto")),
     "rowspace": Run(RowSpaceReconstructor, deep, SGD(lr=1e-3)),
+    "kkt": Run(lambda: KKTReconstructor(steps=3, starts=1), with_relu, SGD(lr=1e-3)),
     "toy": Run(toy.PullBackReconstructor),
 }
 in_a_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)

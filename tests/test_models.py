@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_recon.errors import InputError
-from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel, ResNet, SmallCNN
 from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.models.resnet import ResidualBlock
 from lit_recon.models.wrapped import Wrapped
@@ -120,6 +120,65 @@ def test_batch_normalisation_comes_before_the_activation_and_is_fixed_in_eval_mo
 def test_deep_networks_that_cannot_be(settings: dict[str, Any], flag: str) -> None:
     with pytest.raises(InputError, match=re.escape(flag)):
         DeepMLP(d=4, k=1, **settings)
+
+
+# --- convolutions in front of a perceptron
+
+
+@pytest.mark.parametrize(("convolutions", "stride"), [(1, 1), (1, 2), (2, 2)])
+def test_a_small_cnn_is_convolutions_and_dense_layers(convolutions: int, stride: int) -> None:
+    model = SmallCNN(
+        SHAPE, k=2, convolutions=convolutions, channels=4, stride=stride, widths=[7, 5], seed=1
+    )
+    x = torch.randn(3, *SHAPE)
+    z = F.conv2d(x, model.first_layer.weight, model.first_layer.bias, stride, 1).relu()
+    for layer in model.convolutions:
+        z = layer(z).relu()
+    z = z.flatten(1)
+    assert z.shape[1] == 4 * (8 // stride**convolutions) ** 2
+    for layer in model.layers:
+        z = layer(z).relu()
+    assert model.p == 5 and torch.allclose(model(x), z @ model.readout.weight.T, atol=1e-6)
+    biased = [name for name, _ in model.named_parameters() if name.endswith("bias")]
+    assert biased == ["first_layer.bias"]
+
+
+def test_a_small_cnn_is_homogeneous_in_its_parameters() -> None:
+    model = SmallCNN(SHAPE, k=1, convolutions=2, channels=3, widths=[6], seed=2)
+    x = torch.randn(3, *SHAPE)
+    before = model(x)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(2)
+    assert torch.allclose(model(x), 2**4 * before, rtol=1e-5)
+
+
+def test_a_small_cnn_starts_as_it_is_told() -> None:
+    model = SmallCNN(SHAPE, k=1, channels=200, widths=[6], first_layer_std=1e-4, seed=3)
+    assert spread(model.first_layer.weight) == pytest.approx(1e-8, rel=0.1)
+    assert model.first_layer.bias is not None and not model.first_layer.bias.any()
+    fan_in = 200 * 8 * 8
+    assert spread(model.get_parameter("layers.0.weight")) == pytest.approx(
+        1 / (3 * fan_in), rel=0.1
+    )
+    assert SmallCNN(SHAPE, k=1, bias="none").first_layer.bias is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"convolutions": 3}, "--model.convolutions 3"),
+        ({"channels": 0}, "--model.channels 0"),
+        ({"kernel": 2}, "--model.kernel 2"),
+        ({"stride": 0}, "--model.stride 0"),
+        ({"widths": []}, "--model.widths []"),
+        ({"first_layer_std": 0.0}, "--model.first_layer_std 0.0"),
+        ({"input_shape": (12,)}, "--model SmallCNN: needs images"),
+    ],
+)
+def test_small_cnns_that_cannot_be(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError, match=re.escape(flag)):
+        SmallCNN(**{"input_shape": SHAPE, "k": 1, **settings})
 
 
 # --- the residual network
@@ -306,6 +365,7 @@ def test_first_layers_that_are_not_dense(model: nn.Module, name: str | None, lin
         lambda seed: MLP(d=6, k=2, n=3, width=5, seed=seed),
         lambda seed: DeepMLP(d=6, k=2, widths=[5, 4], bias="all", seed=seed),
         lambda seed: ResNet(SHAPE, k=2, n=3, width=2, seed=seed),
+        lambda seed: SmallCNN(SHAPE, k=2, channels=2, widths=[5], seed=seed),
         lambda seed: RandomFeatures(d=6, k=2, n=3, p=5, seed=seed),
     ],
 )

@@ -120,7 +120,8 @@ class CommandLine:
 
         Returns:
             Class path and constructor arguments of each class, and whether the choice was ``auto``:
-            then the list holds every class, and the caller leaves out those that do not apply.
+            then the list holds every automatic class, and the caller leaves out those that do not
+            apply.
         """
         group, chosen = self.groups[name], config[name]
         if not is_auto(chosen):
@@ -128,7 +129,7 @@ class CommandLine:
         parser = Parser(exit_on_error=False)
         parser.add_argument("--all", type=list[group.base])  # type: ignore[name-defined]
         every = []
-        for cls in group.classes:
+        for cls in group.automatic:
             options = group.options(cls)
             taken = {flag.rpartition(".")[2] for flag in options}
             own = {
@@ -172,7 +173,7 @@ class CommandLine:
 
     def _chosen(self, group: Group, sources: Sequence[Source]) -> tuple[Sequence[type], bool]:
         """The chosen classes of a group with ``several=True``, and whether it says ``auto``."""
-        classes, auto = group.classes, True
+        classes, auto = group.automatic, True
         for source in sources:
             for flag, value in source.values:
                 if flag == group.name:
@@ -182,7 +183,7 @@ class CommandLine:
                             remedy = "name every method once"
                             raise InputError(f"--{flag}", source.given(cls.__name__), remedy)
                     auto = value == AUTO
-                    classes = group.classes if auto else tuple(named)
+                    classes = group.automatic if auto else tuple(named)
                     if not classes:
                         remedy = f"give auto, {listed(group.class_names, 'or')}, or a list of them"
                         raise InputError(f"--{flag}", source.given(value), remedy)

@@ -21,8 +21,10 @@ def _group(group: Group, elsewhere: Collection[str]) -> Iterator[str]:
     """The lines of one group; a flag that equals one of an earlier class is only named."""
     if group.base is not None:
         names = " | ".join([AUTO, *group.class_names] if group.several else group.class_names)
-        more = " | a list of them (default auto: all that apply)" if group.several else ""
-        yield f"--{group.name} {names}{more}"
+        named = [cls.__name__ for cls in group.classes if cls not in group.automatic]
+        out = f" but {', '.join(named)}" if named else ""
+        more = f" | a list of them (default auto: all that apply{out})" if group.several else ""
+        yield from _wrapped(f"--{group.name} {names}{more}", indent=0)
     told: list[tuple[str, Option, str]] = []
     for cls in group.classes:
         yield from _heading(group, cls)

@@ -73,7 +73,7 @@ class Group:
         hidden: constructor arguments that are not flags.
         defaults: defaults that replace those of the constructor.
         several: the flag takes one class, a list of classes, or ``auto`` (the default): all classes
-            that apply.
+            that apply, but those with ``automatic = False``.
     """
 
     name: str
@@ -86,6 +86,11 @@ class Group:
     @property
     def class_names(self) -> list[str]:
         return [cls.__name__ for cls in self.classes]
+
+    @property
+    def automatic(self) -> tuple[type, ...]:
+        """The classes that ``auto`` stands for."""
+        return tuple(cls for cls in self.classes if getattr(cls, "automatic", True))
 
     def options(self, cls: type) -> dict[str, Option]:
         """The flags of one of the classes, by name."""

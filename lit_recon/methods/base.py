@@ -108,6 +108,7 @@ class Reconstructor(ABC):
     Attributes:
         citation: authors, year and source of the method.
         cost: sort key of ``--recon auto``, where methods with a lower cost run first; any number.
+        automatic: whether ``--recon auto`` runs it; a costly method runs only where it is named.
         describes: descriptions of its own numbers.
         max_seconds: time budget of one reconstruction in seconds.
         seed: seed of the attack's own generator, 0 or more.
@@ -117,6 +118,7 @@ class Reconstructor(ABC):
 
     citation: ClassVar[str]
     cost: ClassVar[float] = 100.0
+    automatic: ClassVar[bool] = True
     describes: ClassVar[tuple[Number, ...]] = ()
 
     max_seconds: float = 600.0

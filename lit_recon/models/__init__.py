@@ -1,9 +1,19 @@
 """Networks as plain ``nn.Module``; the projection attack needs one with a linear readout."""
 
 from lit_recon.models.base import Model, OneHiddenLayer, ReadoutModel
+from lit_recon.models.cnn import SmallCNN
 from lit_recon.models.deep_mlp import DeepMLP
 from lit_recon.models.mlp import MLP
 from lit_recon.models.random_features import RandomFeatures
 from lit_recon.models.resnet import ResNet
 
-__all__ = ["MLP", "DeepMLP", "Model", "OneHiddenLayer", "RandomFeatures", "ReadoutModel", "ResNet"]
+__all__ = [
+    "MLP",
+    "DeepMLP",
+    "Model",
+    "OneHiddenLayer",
+    "RandomFeatures",
+    "ReadoutModel",
+    "ResNet",
+    "SmallCNN",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from lit_recon.activations import Activation
@@ -111,3 +112,25 @@ def seed_of(seed: int | None) -> int:
     if seed is not None and seed < 0:
         raise InputError("--model.seed", seed, "give 0 or more")
     return seed or 0
+
+
+def uniform_start(layer: nn.Module, random: torch.Generator) -> None:
+    """Set weights and biases as PyTorch does: uniform within 1 / sqrt(fan-in)."""
+    weight = layer.get_parameter("weight")
+    bound = weight[0].numel() ** -0.5
+    for values in layer.parameters():
+        nn.init.uniform_(values, -bound, bound, generator=random)
+
+
+def small_start(layer: nn.Module, std: float, random: torch.Generator) -> None:
+    """Set a first layer's weights to N(0, std^2) and its biases to 0.
+
+    Raises:
+        InputError: the standard deviation is not a number above 0.
+    """
+    if not 0 < std < float("inf"):
+        raise InputError("--model.first_layer_std", std, "give a number above 0")
+    nn.init.normal_(layer.get_parameter("weight"), 0, std, generator=random)
+    bias = dict(layer.named_parameters()).get("bias")
+    if bias is not None:
+        nn.init.zeros_(bias)

@@ -11,7 +11,7 @@ from torch.nn.utils import skip_init
 
 from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.errors import InputError
-from lit_recon.models.base import ReadoutModel, seed_of
+from lit_recon.models.base import ReadoutModel, seed_of, small_start, uniform_start
 from lit_recon.randomness import generator
 
 
@@ -60,15 +60,12 @@ class DeepMLP(ReadoutModel):
         if not widths or min(widths) < 1:
             remedy = "give a list of numbers of 1 or more, such as '[512, 256]'"
             raise InputError("--model.widths", list(widths), remedy)
-        if first_layer_std is not None and not 0 < first_layer_std < float("inf"):
-            raise InputError("--model.first_layer_std", first_layer_std, "give a number above 0")
         random = generator(seed_of(seed), "initial weights")
         self.activation = ACTIVATIONS[activation]
 
         def dense(fan_in: int, units: int, *, biased: bool) -> nn.Linear:
             layer = skip_init(nn.Linear, fan_in, units, bias=biased)
-            for values in layer.parameters():
-                nn.init.uniform_(values, -(fan_in**-0.5), fan_in**-0.5, generator=random)
+            uniform_start(layer, random)
             return layer
 
         self.first_layer = dense(d, widths[0], biased=bias != "none")
@@ -79,9 +76,7 @@ class DeepMLP(ReadoutModel):
             nn.BatchNorm1d(w) if batch_norm else nn.Identity() for w in widths
         )
         if first_layer_std is not None:
-            nn.init.normal_(self.first_layer.weight, 0, first_layer_std, generator=random)
-            if self.first_layer.bias is not None:
-                nn.init.zeros_(self.first_layer.bias)
+            small_start(self.first_layer, first_layer_std, random)
 
     def features(self, x: Tensor) -> Tensor:
         """(n, *input shape) to (n, p), the last hidden layer."""
