@@ -103,7 +103,6 @@ def test_stretched_ssim_is_that_of_slow_code(c: int, side: int) -> None:
     slow = [slow_ssim(stretch(a), stretch(b)) for a, b in pairs]
     values = ssim_stretched(images, found)
     assert values is not None and values.numpy() == pytest.approx(np.array(slow), abs=1e-9)
-    assert -1 <= values.min() < 0.6 < values.max() < 1
 
 
 def test_stretched_ssim_ignores_contrast_and_sees_the_sign() -> None:

@@ -11,6 +11,7 @@ from lit_recon.metrics.numbers import Number
 from lit_recon.report.run import Checkpoint, MethodResults, Run
 
 NOTHING = "–"  # for a number that has no meaning
+GOOD = ("good_fraction", "null_good_fraction", "null_good_rows", "null_good_mean")
 CLOSER = 0.5  # times the null's direction error: above it nothing of the training data shows
 
 
@@ -54,6 +55,7 @@ def at(point: Checkpoint, described: Number) -> str | None:
         "recovered_fraction": (recovered(point) if point.scored else None, point.n),
         "exact_fraction": (exact(point), point.n),
         "certified_fraction": certified(point) or (None, 0),
+        **{name: (_good(point, name), point.n) for name in GOOD},
     }
     if described.name in counts:
         count, of = counts[described.name]
@@ -79,6 +81,12 @@ def certified(point: Checkpoint) -> tuple[int, int] | None:
         return None
     candidates = int(point.numbers.get("candidates", point.n))
     return round(share * candidates), candidates
+
+
+def _good(point: Checkpoint, name: str) -> int | None:
+    """How many training images a share of recognisable ones is; None without that share."""
+    share = point.number(name)
+    return None if share is None else round(share * point.n)
 
 
 def is_image(point: Checkpoint) -> bool:
