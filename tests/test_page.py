@@ -96,6 +96,8 @@ def test_durations(seconds: float | None, shown: str) -> None:
                 "All 4 training images",
                 "The first came back at step 10, 4 of 4 at step 1,000.",
                 "accepts 4 of 4 candidates",
+                "By a milder score 4 of 4 are recognisable; in the place of candidates it would be "
+                "0 with 4 held-out images.",
             ],
         ),
         ({1: 4}, True, ["All 4 training images", "First seen at step 1, the first checkpoint."]),
@@ -409,7 +411,8 @@ def test_results_of_before_a_number_was_known_are_shown(two: Path) -> None:
                 del held[name]
         file.write_text(json.dumps(numbers))
     said = text_of(report(two))
-    assert "4 of 4" in said and "recognisable by chance" not in said
+    assert "4 of 4" in said
+    assert "recognisable by chance" not in said and "milder score" not in said
     assert read_run(two).methods[0].last.rows[0].ncc is None
 
 

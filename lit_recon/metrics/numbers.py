@@ -120,6 +120,7 @@ COMMON = (
         "that layer is dense",
         "share",
         null=True,
+        panel="what came back",
         shown=("page",),
     ),
     Number(
@@ -146,7 +147,6 @@ COMMON = (
         "brightness and contrast of each channel, and the sign if the attack cannot know it",
         "linear",
         "high",
-        shown=("page",),
     ),
     Number(
         "ssim_stretched",

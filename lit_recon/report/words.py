@@ -204,7 +204,24 @@ def certainty(point: Checkpoint) -> Iterator[str]:
             f"and{near} {number(null)} against others that were not trained on; between unrelated "
             f"ones it is about {number(sqrt(2))}."
         )
+    yield from _recognisable(point)
     yield f"The attack ended after {duration(point.number('seconds'))}: {point.numbers['reason']}."
+
+
+def _recognisable(point: Checkpoint) -> Iterator[str]:
+    """How many images only look alike, beside what would without an attack; nothing if unknown."""
+    count = _good(point, "good_fraction")
+    if count is None:
+        return
+    held_out, rows = _good(point, "null_good_fraction"), _good(point, "null_good_rows")
+    others = []
+    if held_out is not None:
+        given = point.numbers["null_held_out"]
+        others.append(f"{held_out} with {given:,} held-out image{'' if given == 1 else 's'}")
+    if rows is not None:
+        others.append(f"{rows} with the rows of the first layer")
+    beside = f"; in the place of candidates it would be {' and '.join(others)}" if others else ""
+    yield f"By a milder score {count} of {point.n} are recognisable{beside}."
 
 
 def progress(run: Run) -> str | None:
