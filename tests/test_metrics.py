@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from lit_recon.audit.scoring import score_reconstruction
 from lit_recon.knowledge import ChannelScale, MeanImageScale, PixelScale
+from lit_recon.methods import Outcome, Reconstruction
 from lit_recon.metrics import (
     ABSOLUTE,
     DIRECTION,
@@ -30,6 +32,7 @@ from lit_recon.metrics import (
     score,
     ssim,
 )
+from lit_recon.records.truth import Truth
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -264,6 +267,22 @@ def test_nulls_are_what_looks_alike_without_an_attack(patches: Tensor) -> None:
     assert none_held_out.null_good_fraction is None and none_held_out.null_held_out == 0
 
 
+def test_the_null_of_weights_takes_a_dense_layer_of_whole_inputs(patches: Tensor) -> None:
+    images = patches[:4]
+    pixels = scale_of(images)
+    x = inputs_from_images(images, pixels).float()
+    truth = Truth(x, x[:0], images, pixels, None, [], [], indices=[0, 1, 2, 3])
+    found = Reconstruction(x[:0], Outcome("stalled", "nothing was found"))
+    layer = nn.Linear(pixels.d, 4)
+    layer.weight.data = x / 9
+    narrow = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(pixels.d // 4, 4))
+    shares = [
+        score_reconstruction(found, truth, model).metrics.null_good_rows
+        for model in (nn.Sequential(nn.Flatten(), layer), nn.Conv2d(3, 4, 3), narrow, None)
+    ]
+    assert shares == [1, None, None, None]
+
+
 def test_the_mean_image_is_a_null_of_its_own(patches: Tensor) -> None:
     alike = (patches[:1].double() + 9 * gaussian(5, 3, 32, 32)).round().clamp(0, 255)
     images = alike.to(torch.uint8)
@@ -277,7 +296,7 @@ def test_the_mean_image_is_a_null_of_its_own(patches: Tensor) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 2, 2), (2, 1, 2, 5), (1, 1, 1, 1)])
-def test_likeness_of_one_grey_and_tiny_images(shape: tuple[int, ...]) -> None:
+def test_likeness_of_one_grey_and_tiny_images(shape: tuple[int, int, int, int]) -> None:
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     pixels = PixelScale(shape[1:], 0.4, 0.25)
     x = inputs_from_images(images, pixels)

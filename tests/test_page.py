@@ -96,8 +96,8 @@ def test_durations(seconds: float | None, shown: str) -> None:
                 "All 4 training images",
                 "The first came back at step 10, 4 of 4 at step 1,000.",
                 "accepts 4 of 4 candidates",
-                "By a milder score 4 of 4 are recognisable; in the place of candidates it would be "
-                "0 with 4 held-out images.",
+                "4 of 4 are recognisable, by a milder score that ignores brightness and contrast; "
+                "the same score finds 0 in 4 held-out images.",
             ],
         ),
         ({1: 4}, True, ["All 4 training images", "First seen at step 1, the first checkpoint."]),

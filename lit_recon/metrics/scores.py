@@ -303,8 +303,8 @@ def unscored(certified: Tensor | None = None) -> Scores:
     Args:
         certified: (m,) bool, which candidates the certificate accepts; None without certificates.
     """
-    blank: dict[str, None] = dict.fromkeys(field.name for field in fields(Metrics))
-    return Scores(Metrics(**{**blank, "certified_fraction": _mean(certified)}), (), None)
+    numbers: dict[str, Any] = dict.fromkeys(field.name for field in fields(Metrics))
+    return Scores(Metrics(**numbers | {"certified_fraction": _mean(certified)}), (), None)
 
 
 def _pair_error(x: Tensor, aligned: Tensor, matching: Matching) -> Tensor:

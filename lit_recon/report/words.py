@@ -217,11 +217,12 @@ def _recognisable(point: Checkpoint) -> Iterator[str]:
     others = []
     if held_out is not None:
         given = point.numbers["null_held_out"]
-        others.append(f"{held_out} with {given:,} held-out image{'' if given == 1 else 's'}")
+        others.append(f"{held_out} in {given:,} held-out image{'' if given == 1 else 's'}")
     if rows is not None:
-        others.append(f"{rows} with the rows of the first layer")
-    beside = f"; in the place of candidates it would be {' and '.join(others)}" if others else ""
-    yield f"By a milder score {count} of {point.n} are recognisable{beside}."
+        others.append(f"{rows} in the rows of the first layer's weights")
+    beside = f"; the same score finds {' and '.join(others)}" if others else ""
+    milder = "by a milder score that ignores brightness and contrast"
+    yield f"{count} of {point.n} are recognisable, {milder}{beside}."
 
 
 def progress(run: Run) -> str | None:
