@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import correlate1d
 from torch import Tensor
 
-from lit_recon.metrics import clusters, duplicates, likeness, ncc, null_good, ssim_stretched
+from lit_recon.metrics import cluster, duplicates, ncc, nearest, null_good, ssim_stretched
 
 
 def images_of(n: int, c: int = 3, side: int = 8, seed: int = 0) -> Tensor:
@@ -130,8 +130,8 @@ def test_every_image_takes_its_nearest_and_a_candidate_may_serve_several() -> No
     x = inputs(images)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     candidates = torch.cat([noise, 7 * x[[1]] + 2, 0.5 * (x[[0]] + x[[2]])])
-    found = likeness(x, candidates, images, pixels)
-    assert found.nearest.tolist() == [4, 3, 4]
+    found = nearest(x, candidates, images, pixels)
+    assert found.index.tolist() == [4, 3, 4]
     assert found.ncc[1].item() == pytest.approx(1)
     assert found.ssim is not None and found.ssim[1].item() == pytest.approx(1)
     assert found.ncc[0].item() == pytest.approx(slow_ncc(x[0].numpy(), candidates[4].numpy()))
@@ -143,22 +143,22 @@ def test_colours_are_searched_at_half_size_and_compared_at_full_size() -> None:
     checks = (torch.arange(8)[:, None] + torch.arange(8)) % 2 - 0.5  # gone at half the size
     smooth, noisy = x[[0]] + 0.1 * torch.rand(1, 3, 8, 8), x[[0]] + checks
     assert ncc(x[:1], smooth) > ncc(x[:1], noisy)
-    found = likeness(x[:1], torch.cat([smooth, noisy]), x[:1], lambda v: v)
-    assert found.nearest.item() == 1
+    found = nearest(x[:1], torch.cat([smooth, noisy]), x[:1], lambda v: v)
+    assert found.index.item() == 1
     assert found.ncc.item() == pytest.approx(ncc(x[:1], noisy).item())
-    grey = likeness(x[:1, :1], torch.cat([smooth, noisy])[:, :1], x[:1, :1], lambda v: v)
-    assert grey.nearest.item() == 0
+    grey = nearest(x[:1, :1], torch.cat([smooth, noisy])[:, :1], x[:1, :1], lambda v: v)
+    assert grey.index.item() == 0
 
 
 def test_a_sign_counts_unless_the_attack_is_blind_to_it() -> None:
     images = images_of(3)
     x = inputs(images)
     candidates = x * torch.tensor([1.0, -1.0, -1.0])[:, None, None, None]
-    seeing = likeness(x, candidates, images, pixels)
+    seeing = nearest(x, candidates, images, pixels)
     assert seeing.good is not None and seeing.good.tolist() == [True, False, False]
     assert seeing.sign.tolist() == [1, 1, 1]
-    blind = likeness(x, candidates, images, pixels, sign_blind=True)
-    assert blind.nearest.tolist() == [0, 1, 2] and blind.sign.tolist() == [1, -1, -1]
+    blind = nearest(x, candidates, images, pixels, sign_blind=True)
+    assert blind.index.tolist() == [0, 1, 2] and blind.sign.tolist() == [1, -1, -1]
     assert blind.ncc.tolist() == pytest.approx([1, 1, 1])
     assert blind.ssim is not None and blind.ssim.tolist() == pytest.approx([1, 1, 1])
 
@@ -168,12 +168,12 @@ def test_without_candidates_there_is_none_nearest(broken: float) -> None:
     images = images_of(2)
     x = inputs(images)
     for candidates in (x[:0], torch.full_like(x, broken)):
-        found = likeness(x, candidates, images, pixels)
-        assert found.nearest.tolist() == [-1, -1] and found.ncc.isnan().all()
+        found = nearest(x, candidates, images, pixels)
+        assert found.index.tolist() == [-1, -1] and found.ncc.isnan().all()
         assert found.good is not None and not found.good.any()
         assert duplicates(x, candidates, images, pixels) == 0
     mixed = torch.cat([torch.full_like(x, broken), x])
-    assert likeness(x, mixed, images, pixels).nearest.tolist() == [2, 3]
+    assert nearest(x, mixed, images, pixels).index.tolist() == [2, 3]
     assert duplicates(x, mixed, images, pixels) == 0
 
 
@@ -181,9 +181,9 @@ def test_sides_below_three_have_an_ncc_and_no_ssim() -> None:
     images = images_of(3, 1, 2)
     x = inputs(images)
     for candidates in (x, x[:0]):
-        found = likeness(x, candidates, images, pixels)
+        found = nearest(x, candidates, images, pixels)
         assert found.ssim is found.good is None
-    assert likeness(x, x, images, pixels).ncc.tolist() == pytest.approx([1, 1, 1])
+    assert nearest(x, x, images, pixels).ncc.tolist() == pytest.approx([1, 1, 1])
     assert duplicates(x, x, images, pixels) is None
     assert null_good(x, x, images, pixels) is None
 
@@ -220,22 +220,22 @@ def several(sizes: list[int], noise: float = 0.3) -> tuple[Tensor, list[int]]:
 
 def test_clusters_are_the_candidates_of_one_image() -> None:
     candidates, owners = several([2, 5, 1, 3])
-    found = clusters(candidates, above=0.8)
+    found = cluster(candidates, above=0.8)
     assert found.sizes.tolist() == [5, 3, 2]
     assert found.labels.tolist() == [{1: 0, 3: 1, 0: 2, 2: -1}[owner] for owner in owners]
     largest = candidates[found.labels == 0]
     assert torch.allclose(found.candidates[0], largest.mean(0))
-    medoids = clusters(candidates, above=0.8, average=False)
+    medoids = cluster(candidates, above=0.8, average=False)
     centre = int(ncc(largest, largest).mean(1).argmax())
     assert torch.equal(medoids.candidates[0], largest[centre])
-    assert clusters(candidates, above=0.8, least=1).sizes.tolist() == [5, 3, 2, 1]
+    assert cluster(candidates, above=0.8, least=1).sizes.tolist() == [5, 3, 2, 1]
 
 
 def test_all_pairs_of_a_cluster_agree() -> None:
     first, second = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     turns = torch.linspace(0, 2, 9)[:, None, None, None]
     candidates = first * turns.cos() + second * turns.sin()  # neighbours agree, the ends do not
-    found = clusters(candidates, above=0.9, least=1)
+    found = cluster(candidates, above=0.9, least=1)
     agreement = ncc(candidates, candidates)
     same = found.labels[:, None] == found.labels
     assert agreement[same].min() > 0.9 and len(found.sizes) > 1
@@ -244,14 +244,14 @@ def test_all_pairs_of_a_cluster_agree() -> None:
 def test_averages_have_less_noise_than_their_candidates() -> None:
     candidates, _ = several([12], noise=0.5)
     clean, _ = several([12], noise=0.0)
-    found = clusters(candidates, above=0.6)
+    found = cluster(candidates, above=0.6)
     assert ncc(clean[:1], found.candidates).item() > 0.98 > ncc(clean[:1], candidates).max().item()
 
 
 @pytest.mark.parametrize("m", [0, 1])
 def test_clusters_of_hardly_any_candidates(m: int) -> None:
     candidates = torch.cat([several([3])[0][:m], torch.full((2, 3, 8, 8), math.nan)])
-    found = clusters(candidates)
+    found = cluster(candidates)
     assert found.candidates.shape == (0, 3, 8, 8) and found.sizes.tolist() == []
     assert found.labels.tolist() == [-1] * (m + 2)
-    assert clusters(candidates, least=1).sizes.tolist() == [1] * m
+    assert cluster(candidates, least=1).sizes.tolist() == [1] * m

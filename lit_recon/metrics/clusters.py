@@ -27,7 +27,7 @@ class Clusters:
     labels: Tensor
 
 
-def clusters(
+def cluster(
     candidates: Tensor, above: float = 0.9, least: int = 2, *, average: bool = True
 ) -> Clusters:
     """Group candidates so that all pairs of a group have an NCC above a threshold.
@@ -39,7 +39,7 @@ def clusters(
     above 0.87.
 
     >>> one, other = torch.eye(9)[:2].reshape(2, 1, 1, 3, 3)
-    >>> found = clusters(torch.cat([one, other, 2 * one, one + 5]))
+    >>> found = cluster(torch.cat([one, other, 2 * one, one + 5]))
     >>> found.sizes.tolist(), found.labels.tolist()
     ([3], [0, -1, 0, 0])
 

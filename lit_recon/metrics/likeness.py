@@ -54,14 +54,14 @@ class Likeness:
     """The nearest candidate of each training image, and how alike the two look.
 
     Attributes:
-        nearest: (n,) int64, the candidate with the highest NCC; -1 where there is none.
+        index: (n,) int64, the candidate with the highest NCC; -1 where there is none.
         sign: (n,) float64, -1 where a sign-blind comparison negates it, else 1.
         ncc: (n,) float64 in [-1, 1]; NaN where there is none.
         ssim: (n,) float64 in [-1, 1], the stretched SSIM; NaN where there is none. None for images
             with a side below 3.
     """
 
-    nearest: Tensor
+    index: Tensor
     sign: Tensor
     ncc: Tensor
     ssim: Tensor | None
@@ -159,7 +159,7 @@ def _blurred(images: Tensor) -> Tensor:
     return centre * tall[..., 1:-1, :] + side * (tall[..., :-2, :] + tall[..., 2:, :])
 
 
-def likeness(
+def nearest(
     x: Tensor, candidates: Tensor, images: Tensor, pixels: Pixels, *, sign_blind: bool = False
 ) -> Likeness:
     """Compare every training image with its nearest candidate.
@@ -168,8 +168,8 @@ def likeness(
     at half their size, as Haim et al. do; what is reported is of the full size.
 
     >>> images = torch.eye(16)[:3].reshape(3, 1, 4, 4)
-    >>> found = likeness(images, images.flip(0) / 2, images, lambda x: x)
-    >>> found.nearest.tolist(), found.good.tolist()
+    >>> found = nearest(images, images.flip(0) / 2, images, lambda x: x)
+    >>> found.index.tolist(), found.good.tolist()
     ([2, 1, 0], [True, True, True])
 
     Args:
@@ -180,16 +180,16 @@ def likeness(
         sign_blind: a candidate and its negative are the same.
     """
     usable = _finite(candidates)
-    nearest, sign = torch.full((len(x),), -1), torch.ones(len(x), dtype=torch.float64)
+    index, sign = torch.full((len(x),), -1), torch.ones(len(x), dtype=torch.float64)
     if not len(usable):
         none = torch.full((len(x),), torch.nan, dtype=torch.float64)
-        return Likeness(nearest, sign, none, None if min(images.shape[2:]) < WINDOW else none)
-    nearest = usable[_searched(x, candidates[usable], sign_blind).argmax(1)]
-    correlation = (_standardised(x) * _standardised(candidates[nearest])).sum(1)
+        return Likeness(index, sign, none, None if min(images.shape[2:]) < WINDOW else none)
+    index = usable[_searched(x, candidates[usable], sign_blind).argmax(1)]
+    correlation = (_standardised(x) * _standardised(candidates[index])).sum(1)
     if sign_blind:
         sign[correlation < 0] = -1
-    chosen = _times(sign, candidates[nearest])
-    return Likeness(nearest, sign, sign * correlation, ssim_stretched(images, pixels(chosen)))
+    chosen = _times(sign, candidates[index])
+    return Likeness(index, sign, sign * correlation, ssim_stretched(images, pixels(chosen)))
 
 
 def duplicates(
@@ -201,7 +201,7 @@ def duplicates(
     counted, less the number of distinct images among them. None for images with a side below 3.
 
     Args:
-        x, candidates, images, pixels, sign_blind: as in :func:`likeness`.
+        x, candidates, images, pixels, sign_blind: as in :func:`nearest`.
     """
     usable = candidates[_finite(candidates)]
     owner = _searched(x, usable, sign_blind).argmax(0)  # (m,)
@@ -221,13 +221,13 @@ def null_good(
     """Share of training images that look good though no attack has found them.
 
     Args:
-        x, images, sign_blind: as in :func:`likeness`.
+        x, images, sign_blind: as in :func:`nearest`.
         others: (m, c, h, w), in the place of candidates; None, or none of them: there is no null.
         pixels: turns them into pixels.
     """
     if others is None or not len(others):
         return None
-    good = likeness(x, others, images, pixels, sign_blind=sign_blind).good
+    good = nearest(x, others, images, pixels, sign_blind=sign_blind).good
     return None if good is None else good.double().mean().item()
 
 

@@ -30,7 +30,7 @@ from lit_recon.metrics.likeness import (
     Likeness,
     Pixels,
     duplicates,
-    likeness,
+    nearest,
     null_good,
 )
 from lit_recon.metrics.matching import (
@@ -274,7 +274,7 @@ def score(
             exact=bool(is_exact[i]) if is_exact is not None else None,
             certified=_certified(certified, matching, i),
             recovered=bool(matching.error[i] < RECOVERED_BELOW),
-            **_nearest(alike, i),
+            **_nearest_row(alike, i),
         )
         for i in range(len(x))
     )
@@ -358,9 +358,9 @@ def _alike(
         return null_good(shaped(x), given, images, shown, sign_blind=sign_blind)
 
     compared = shaped(x), shaped(candidates), images, pixels.values
-    alike = likeness(*compared, sign_blind=sign_blind)
+    alike = nearest(*compared, sign_blind=sign_blind)
     others = None if held_out is None else held_out[:MOST_HELD_OUT]
-    found = alike.nearest >= 0
+    found = alike.index >= 0
     return alike, {
         "ncc": _mean(alike.ncc[found]),
         "ssim_stretched": None if alike.ssim is None else _mean(alike.ssim[found]),
@@ -373,13 +373,13 @@ def _alike(
     }
 
 
-def _nearest(alike: Likeness | None, i: int) -> dict[str, Any]:
+def _nearest_row(alike: Likeness | None, i: int) -> dict[str, Any]:
     """What a row says of the nearest candidate; nothing where there is none."""
-    if alike is None or alike.nearest[i] < 0:
+    if alike is None or alike.index[i] < 0:
         return {}
     similarity = None if alike.ssim is None else float(alike.ssim[i])
     return {
-        "nearest": int(alike.nearest[i]),
+        "nearest": int(alike.index[i]),
         "ncc": float(alike.ncc[i]),
         "ssim_stretched": similarity,
     }
