@@ -49,6 +49,10 @@ class PixelScale:
         """The image of a zero input, in levels of 0..255: one number, or (d,) float64."""
         return 255 * self.mean
 
+    def values(self, x: Tensor) -> Tensor:
+        """(m, c, h, w) pixels of m inputs in units of [0, 1], neither rounded nor clamped."""
+        return self.mean + self.std * x.reshape(-1, *self.shape)
+
     def __eq__(self, other: object) -> bool:
         """Whether all values are the same; a generated comparison fails on tensors."""
         if type(other) is not type(self):

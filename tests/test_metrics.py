@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from lit_recon.audit.scoring import score_reconstruction
 from lit_recon.knowledge import ChannelScale, MeanImageScale, PixelScale
+from lit_recon.methods import Outcome, Reconstruction
 from lit_recon.metrics import (
     ABSOLUTE,
     DIRECTION,
@@ -30,6 +32,7 @@ from lit_recon.metrics import (
     score,
     ssim,
 )
+from lit_recon.records.truth import Truth
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -188,11 +191,19 @@ def test_score_of_a_perfect_reconstruction(patches: Tensor) -> None:
     assert set(numbers) == {
         *("matched_error", "direction_error", "recovered_fraction"),
         *("exact_fraction", "certified_fraction", "psnr", "ssim", "null_direction_error"),
+        *("ncc", "ssim_stretched", "good_fraction", "duplicates", "null_good_fraction"),
+        *("null_held_out", "null_good_rows", "null_good_mean"),
     }
     assert numbers["matched_error"] == pytest.approx(0, abs=1e-12)
-    for share in ("recovered_fraction", "exact_fraction", "certified_fraction"):
+    for share in ("recovered_fraction", "exact_fraction", "certified_fraction", "good_fraction"):
         assert numbers[share] == 1
-    assert numbers["ssim"] == pytest.approx(1)
+    for name in ("ssim", "ncc", "ssim_stretched"):
+        assert numbers[name] == pytest.approx(1)
+    assert (numbers["duplicates"], numbers["null_held_out"]) == (0, 6)
+    assert numbers["null_good_rows"] is None
+    assert [row.nearest for row in scores.rows] == [row.candidate for row in scores.rows]
+    for row in scores.rows:
+        assert row.ncc == pytest.approx(1) and row.ssim_stretched == pytest.approx(1)
     null = numbers["null_direction_error"]
     assert null is not None and null > 0.3
     assert [row.index for row in scores.rows] == list(range(6))
@@ -220,10 +231,81 @@ def test_score_without_pixels() -> None:
     scores = score(x, 2 * x, gaussian(4, 30, seed=1))
     assert scores.metrics.psnr is scores.metrics.ssim is scores.metrics.exact_fraction is None
     assert scores.reconstructions is None and scores.rows[0].exact is None
+    assert scores.metrics.ncc is scores.metrics.good_fraction is scores.rows[0].nearest is None
+    assert scores.metrics.null_held_out is scores.metrics.null_good_mean is None
     assert scores.metrics.direction_error == pytest.approx(0, abs=1e-12)
     assert scores.metrics.matched_error == pytest.approx(
         (x.norm(dim=1) / math.sqrt(30)).mean().item()
     )
+
+
+def test_images_of_another_brightness_are_recognisable_and_not_recovered(patches: Tensor) -> None:
+    images = patches[:4]
+    pixels = scale_of(images)
+    x = inputs_from_images(images, pixels)
+    metrics = score(x, torch.cat([0.5 * x + 3, -x]), None, pixels, images).metrics
+    assert metrics.recovered_fraction == 0
+    assert metrics.good_fraction == 1 and metrics.duplicates == 0
+    assert metrics.ncc == pytest.approx(1) and metrics.ssim_stretched == pytest.approx(1)
+    blind = score(x, torch.cat([x, -x]), None, pixels, images, sign_blind=True).metrics
+    assert blind.good_fraction == 1 and blind.duplicates == 4
+
+
+def test_nulls_are_what_looks_alike_without_an_attack(patches: Tensor) -> None:
+    images = patches[:4]
+    pixels = scale_of(images)
+    x = inputs_from_images(images, pixels)
+    nothing = torch.zeros(0, pixels.d)
+    held_out = torch.cat([x[:1] / 3, gaussian(3, pixels.d)])
+    rows = torch.cat([x[1:4] / 7, gaussian(9, pixels.d)])
+    metrics = score(x, nothing, held_out, pixels, images, first_layer=rows).metrics
+    assert metrics.good_fraction == metrics.duplicates == 0
+    assert metrics.ncc is metrics.ssim_stretched is None
+    assert (metrics.null_good_fraction, metrics.null_held_out) == (0.25, 4)
+    assert metrics.null_good_rows == 0.75
+    none_held_out = score(x, x, nothing, pixels, images).metrics
+    assert none_held_out.null_good_fraction is None and none_held_out.null_held_out == 0
+
+
+def test_the_null_of_weights_takes_a_dense_layer_of_whole_inputs(patches: Tensor) -> None:
+    images = patches[:4]
+    pixels = scale_of(images)
+    x = inputs_from_images(images, pixels).float()
+    truth = Truth(x, x[:0], images, pixels, None, [], [], indices=[0, 1, 2, 3])
+    found = Reconstruction(x[:0], Outcome("stalled", "nothing was found"))
+    layer = nn.Linear(pixels.d, 4)
+    layer.weight.data = x / 9
+    narrow = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(pixels.d // 4, 4))
+    shares = [
+        score_reconstruction(found, truth, model).metrics.null_good_rows
+        for model in (nn.Sequential(nn.Flatten(), layer), nn.Conv2d(3, 4, 3), narrow, None)
+    ]
+    assert shares == [1, None, None, None]
+
+
+def test_the_mean_image_is_a_null_of_its_own(patches: Tensor) -> None:
+    alike = (patches[:1].double() + 9 * gaussian(5, 3, 32, 32)).round().clamp(0, 255)
+    images = alike.to(torch.uint8)
+    mean = MeanImageScale((3, 32, 32), images.double().mean(0) / 255)
+    for pixels in (scale_of(images), mean):  # with a mean image, its input is zero
+        x = inputs_from_images(images, pixels)
+        assert score(x, x[:0], None, pixels, images).metrics.null_good_mean == 1
+    x = inputs_from_images(patches[:5], scale_of(patches[:5]))
+    different = score(x, x, None, scale_of(patches[:5]), patches[:5]).metrics.null_good_mean
+    assert different is not None and different < 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 3, 2, 2), (2, 1, 2, 5), (1, 1, 1, 1)])
+def test_likeness_of_one_grey_and_tiny_images(shape: tuple[int, int, int, int]) -> None:
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    pixels = PixelScale(shape[1:], 0.4, 0.25)
+    x = inputs_from_images(images, pixels)
+    for candidates in (x, x[:0]):
+        metrics = score(x, candidates, x, pixels, images, first_layer=x).metrics
+        known = None if min(shape[2:]) < 3 else float(len(candidates) > 0)
+        assert metrics.good_fraction == known
+        if shape[2:] != (1, 1):
+            assert metrics.ncc == (pytest.approx(1) if len(candidates) else None)
 
 
 def test_sign_blind_scoring_takes_the_sign_from_the_truth(patches: Tensor) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from playwright.sync_api import Page
 from safetensors.torch import load_file, save_file
 
 from lit_recon.errors import InputError
-from lit_recon.metrics import numbers
+from lit_recon.metrics import numbers, unscored
 from lit_recon.metrics.numbers import Number
 from lit_recon.report import words
 from lit_recon.report.charts import inner_chart
@@ -95,6 +96,8 @@ def test_durations(seconds: float | None, shown: str) -> None:
                 "All 4 training images",
                 "The first came back at step 10, 4 of 4 at step 1,000.",
                 "accepts 4 of 4 candidates",
+                "4 of 4 are recognisable, by a milder score that ignores brightness and contrast; "
+                "the same score finds 0 in 4 held-out images.",
             ],
         ),
         ({1: 4}, True, ["All 4 training images", "First seen at step 1, the first checkpoint."]),
@@ -340,16 +343,16 @@ def test_methods_stand_side_by_side(two: Path) -> None:
     assert "2 methods side by side" in said
     (table,) = re.findall(r'aria-label="All methods">.*?</table>', page, flags=re.S)
     assert re.findall(r"<th [^>]*>(.*?)</th>", table) == [
-        *("method", "step", "recovered", "exact", "certified", "direction error", "time"),
-        *("how it ended", "what it knew"),
+        *("method", "step", "recognisable", "recovered", "exact", "certified"),
+        *("direction error", "time", "how it ended", "what it knew"),
     ]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
     knew = "final weights, number of training samples"
     first, second = ([text_of(cell) for cell in row] for row in rows)
-    assert first[:5] == ["projection", "1,000", "4 of 4", "4 of 4", "4 of 4"]
-    assert first[6:] == ["0.5 s", "every candidate is right", knew]
-    assert second[:5] == ["a_toy", "1,000", "3 of 4", "3 of 4", "3 of 4"]
-    assert second[6:] == ["0.5 s", "the weights tell nothing", knew]
+    assert first[:6] == ["projection", "1,000", "4 of 4", "4 of 4", "4 of 4", "4 of 4"]
+    assert first[7:] == ["0.5 s", "every candidate is right", knew]
+    assert second[:6] == ["a_toy", "1,000", "3 of 4", "3 of 4", "3 of 4", "3 of 4"]
+    assert second[7:] == ["0.5 s", "the weights tell nothing", knew]
     # The order is that in which the methods ran, and not that of the alphabet.
     assert re.findall(r"<h2>(projection|a_toy): ", page) == ["projection", "a_toy"]
     assert [results.label for results in read_run(two).methods] == ["projection", "a_toy"]
@@ -379,11 +382,38 @@ def test_every_method_shows_its_own_numbers(two: Path) -> None:
 def test_every_method_has_its_own_panels(two: Path) -> None:
     page = report(two)
     charts = re.findall(r'aria-label="By training step: (.*?)"', page)
-    common = "training loss, direction error, error against others, recovered, exact, certified"
+    common = "training loss, direction error, error against others, recognisable, recovered, exact"
+    common += ", certified, recognisable by chance"
     assert charts == [
         f"{common}, projection loss, loss at the true data, time, s",
         f"{common}, forgotten, time, s",
     ]
+
+
+def test_a_null_is_a_dotted_line(two: Path) -> None:
+    paths = re.findall(r'style="([^"]*)"', report(two))
+    dotted = [style for style in paths if "stroke-dasharray" in style and "fill: none" in style]
+    solid = [style for style in paths if "fill: none" in style and style not in dotted]
+    assert dotted and solid
+    assert len(charted := {style.partition("stroke: ")[2].split(";")[0] for style in dotted}) == 2
+    assert charted == {"var(--orange)", "var(--red)"}  # error against others, and by chance
+
+
+def test_results_of_before_a_number_was_known_are_shown(two: Path) -> None:
+    """metrics.json of an older version has no likeness, neither in numbers nor in rows."""
+    names = asdict(unscored().metrics)
+    added = {"nearest", "ncc", "ssim_stretched", "duplicates", "null_held_out"}
+    added |= {name for name in names if "good" in name}
+    for file in two.glob("recon/*/*/metrics.json"):
+        numbers = json.loads(file.read_text())
+        for held in (numbers, *numbers["images"]):
+            for name in added & held.keys():
+                del held[name]
+        file.write_text(json.dumps(numbers))
+    said = text_of(report(two))
+    assert "4 of 4" in said
+    assert "recognisable by chance" not in said and "milder score" not in said
+    assert read_run(two).methods[0].last.rows[0].ncc is None
 
 
 def test_a_method_that_found_nothing_does_not_lead(tmp_path: Path) -> None:

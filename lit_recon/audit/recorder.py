@@ -82,7 +82,7 @@ class Recorder:
         """
         warm = self.broadcast(self._earlier(step) if self.reconstructor.warm_start else None)
         found = self.reconstructor.reconstruct(knowledge, on_step=on_step, earlier=warm and warm[1])
-        scores = score_reconstruction(found, self.truth)
+        scores = score_reconstruction(found, self.truth, knowledge.model)
         numbers = cast(
             dict[str, Any],
             plain(numbers_of(found, scores, self.truth, self.reconstructor.describes)),

@@ -6,17 +6,29 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
 from lit_recon.methods import Reconstruction
 from lit_recon.metrics.numbers import Number, in_order
 from lit_recon.metrics.scores import Scores, score, unscored
+from lit_recon.models.first_layer import whole_input_layer
 from lit_recon.records.truth import Truth
 
 
-def score_reconstruction(found: Reconstruction, truth: Truth | None) -> Scores:
-    """Match the candidates to the training data and score them; None: the data are not known."""
+def score_reconstruction(
+    found: Reconstruction, truth: Truth | None, model: nn.Module | None = None
+) -> Scores:
+    """Match the candidates to the training data and score them.
+
+    Args:
+        found: the reconstruction.
+        truth: the training data; None: not known.
+        model: the attacked network, whose first layer is one of the nulls; None: without that null.
+    """
     certificates = found.certificates
     if truth is None:
         return unscored(None if certificates is None else certificates.accepted)
+    layer = None if model is None else whole_input_layer(model, truth.x.shape[1])
     return score(
         truth.x,
         found.candidates,
@@ -26,6 +38,7 @@ def score_reconstruction(found: Reconstruction, truth: Truth | None) -> Scores:
         decoded=None if certificates is None else certificates.images,
         certified=None if certificates is None else certificates.accepted,
         sign_blind=found.sign_blind,
+        first_layer=None if layer is None else layer[1].weight,
     )
 
 

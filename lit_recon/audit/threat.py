@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lit_recon.errors import InputError
 from lit_recon.knowledge import DenseLayer, Knowledge
 from lit_recon.models import OneHiddenLayer
-from lit_recon.models.first_layer import first_dense_layer
+from lit_recon.models.first_layer import whole_input_layer
 from lit_recon.records.truth import Truth
 
 
@@ -62,8 +61,5 @@ def _first_layer_at_start(
     model: nn.Module, initial: Mapping[str, Tensor], d: int
 ) -> DenseLayer | None:
     """The first dense layer at step 0; None if there is none that takes whole inputs (n, d)."""
-    try:
-        name, layer = first_dense_layer(model)
-    except InputError:
-        return None
-    return DenseLayer.of(initial, name, step=0) if layer.in_features == d else None
+    found = whole_input_layer(model, d)
+    return None if found is None else DenseLayer.of(initial, found[0], step=0)

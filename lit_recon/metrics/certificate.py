@@ -155,8 +155,7 @@ def images_from_inputs(x: Tensor, pixels: PixelScale) -> Tensor:
         (m, c, h, w) uint8 on the CPU, rounded and clamped to 0..255.
     """
     x = torch.nan_to_num(x.detach().to("cpu", torch.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    u = 255 * (pixels.mean + pixels.std * x.reshape(-1, *pixels.shape))
-    return u.round().clamp(0, 255).to(torch.uint8)
+    return (255 * pixels.values(x)).round().clamp(0, 255).to(torch.uint8)
 
 
 def certify(candidates: Tensor, pixels: PixelScale, *, both_signs: bool = False) -> Certificates:

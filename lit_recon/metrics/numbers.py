@@ -30,6 +30,7 @@ class Number:
             for whole numbers; ``seconds``.
         better: which end of the scale is a better reconstruction; None: neither.
         floor: on a ``log`` axis smaller values are drawn here; None: where they are.
+        null: the same score of something that no attack has found; a chart dots its line.
         panel: the chart over training steps in which it is drawn, with others of the same panel;
             None: it is not drawn.
         shown: where else: in the numbers of a run's ``page``, the table of a ``sweep``, the figure
@@ -42,6 +43,7 @@ class Number:
     scale: Scale
     better: Literal["low", "high"] | None = None
     floor: float | None = None
+    null: bool = False
     panel: str | None = None
     shown: tuple[Place, ...] = ()
 
@@ -63,6 +65,16 @@ COMMON = (
         floor=1e-8,
         panel="direction error",
         shown=("page", "sweep", "law"),
+    ),
+    Number(
+        "good_fraction",
+        "recognisable",
+        "share of training images whose nearest candidate has an `ssim_stretched` above 0.4: a "
+        "mild score, so its nulls belong beside it",
+        "share",
+        "high",
+        panel="what came back",
+        shown=("page", "sweep"),
     ),
     Number(
         "recovered_fraction",
@@ -91,6 +103,34 @@ COMMON = (
         panel="what came back",
         shown=("page", "sweep"),
     ),
+    Number(
+        "null_good_fraction",
+        "recognisable by chance",
+        "`good_fraction` with held-out images in the place of candidates; as many as "
+        "`null_held_out` says, and few of them say little",
+        "share",
+        null=True,
+        panel="what came back",
+        shown=("page",),
+    ),
+    Number(
+        "null_good_rows",
+        "recognisable in weights",
+        "`good_fraction` with the rows of the first layer's weights in the place of candidates, if "
+        "that layer is dense",
+        "share",
+        null=True,
+        panel="what came back",
+        shown=("page",),
+    ),
+    Number(
+        "null_good_mean",
+        "recognisable in the mean",
+        "`good_fraction` with the mean training image as the only candidate",
+        "share",
+        null=True,
+        shown=("page",),
+    ),
     Number("psnr", "PSNR, dB", "of matched pairs, in decibels", "linear", "high", shown=("page",)),
     Number(
         "ssim",
@@ -101,12 +141,42 @@ COMMON = (
         shown=("page",),
     ),
     Number(
+        "ncc",
+        "correlation",
+        "normalised cross-correlation with the nearest candidate, in [-1, 1]; it ignores "
+        "brightness and contrast of each channel, and the sign if the attack cannot know it",
+        "linear",
+        "high",
+    ),
+    Number(
+        "ssim_stretched",
+        "SSIM, stretched",
+        "structural similarity (3x3 window) to the nearest candidate, both stretched to [0, 1]; it "
+        "ignores brightness and contrast",
+        "linear",
+        "high",
+        shown=("page",),
+    ),
+    Number(
+        "duplicates",
+        "duplicates",
+        "recognisable candidates less the training images that they show",
+        "count",
+    ),
+    Number(
         "null_direction_error",
         "error against others",
         "the same candidates against images that were not trained on",
         "log",
+        null=True,
         panel="direction error",
         shown=("page",),
+    ),
+    Number(
+        "null_held_out",
+        "held-out images",
+        "how many held-out images `null_good_fraction` compares: all that there are, at most 1,000",
+        "count",
     ),
     Number(
         "candidates",

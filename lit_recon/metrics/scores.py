@@ -5,7 +5,8 @@ Shapes: ``x (n, d)`` training samples as the network saw them, ``candidates (m, 
 W&B use the same names.
 
 Every error has its own matching, by its own cost; psnr, ssim, exact pixels and the rows use the
-matching by direction. Means of errors, psnr and ssim are taken over the matched pairs, shares over
+matching by direction. NCC and what follows from it use the nearest candidate, which may be that of
+several samples. Means of errors, psnr and ssim are taken over the matched pairs, shares over
 all n training samples. So a missing candidate lowers a share and does not change a mean.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from math import log10, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,14 @@ from torchmetrics.functional.image import (
 
 from lit_recon.knowledge import PixelScale
 from lit_recon.metrics.certificate import images_from_inputs
+from lit_recon.metrics.likeness import (
+    MOST_HELD_OUT,
+    Likeness,
+    Pixels,
+    duplicates,
+    nearest,
+    null_good,
+)
 from lit_recon.metrics.matching import (
     ABSOLUTE,
     DIRECTION,
@@ -50,6 +60,9 @@ class SampleScore:
         exact: every uint8 pixel is right.
         certified: the certificate accepted the candidate.
         recovered: the direction error is below 0.1.
+        nearest: the candidate with the highest NCC, which several samples may share.
+        ncc: normalised cross-correlation with it, in [-1, 1].
+        ssim_stretched: structural similarity to it, both stretched to [0, 1], in [-1, 1].
     """
 
     index: int
@@ -62,6 +75,9 @@ class SampleScore:
     exact: bool | None
     certified: bool | None
     recovered: bool
+    nearest: int | None = None
+    ncc: float | None = None
+    ssim_stretched: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,14 @@ class Metrics:
     psnr: float | None
     ssim: float | None
     null_direction_error: float | None
+    ncc: float | None = None
+    ssim_stretched: float | None = None
+    good_fraction: float | None = None
+    duplicates: int | None = None
+    null_good_fraction: float | None = None
+    null_held_out: int | None = None
+    null_good_rows: float | None = None
+    null_good_mean: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
         return asdict(self)
@@ -197,6 +221,7 @@ def score(
     decoded: Tensor | None = None,
     certified: Tensor | None = None,
     sign_blind: bool = False,
+    first_layer: Tensor | None = None,
 ) -> Scores:
     """All numbers that compare candidates with the true training set.
 
@@ -213,6 +238,7 @@ def score(
             both signs, and each matched candidate is negated where that agrees better **with the
             truth** before raw errors and pixels are computed. That knowledge exists in scoring
             only. A certified image keeps the sign that the certificate chose without the truth.
+        first_layer: (h, d) weights of the network's first dense layer, for a null; None without.
     """
     candidates = candidates.detach().to("cpu", torch.float64)
     matching = match(x, candidates, SIGN_BLIND_DIRECTION if sign_blind else DIRECTION)
@@ -223,6 +249,7 @@ def score(
     pair_error = _pair_error(x, aligned, matching)
 
     reconstructions = is_exact = psnrs = ssims = None
+    alike, alike_numbers = None, dict[str, Any]()
     if images is not None and pixels is not None:
         images = images.cpu()
         shown = shown_images(aligned, sign, pixels, decoded, certified)
@@ -231,6 +258,9 @@ def score(
         is_exact = exact(images, reconstructions) & matched
         psnrs = psnr(images, reconstructions)
         ssims = ssim(images, reconstructions)
+        alike, alike_numbers = _alike(
+            x, candidates, images, pixels, held_out, first_layer, sign_blind
+        )
 
     rows = tuple(
         SampleScore(
@@ -244,6 +274,7 @@ def score(
             exact=bool(is_exact[i]) if is_exact is not None else None,
             certified=_certified(certified, matching, i),
             recovered=bool(matching.error[i] < RECOVERED_BELOW),
+            **_nearest_row(alike, i),
         )
         for i in range(len(x))
     )
@@ -258,6 +289,7 @@ def score(
         null_direction_error=None
         if held_out is None
         else null_direction_error(candidates, held_out, len(x), sign_blind=sign_blind),
+        **alike_numbers,
     )
     return Scores(metrics, rows, reconstructions)
 
@@ -271,8 +303,8 @@ def unscored(certified: Tensor | None = None) -> Scores:
     Args:
         certified: (m,) bool, which candidates the certificate accepts; None without certificates.
     """
-    blank: dict[str, None] = dict.fromkeys(field.name for field in fields(Metrics))
-    return Scores(Metrics(**{**blank, "certified_fraction": _mean(certified)}), (), None)
+    numbers: dict[str, Any] = dict.fromkeys(field.name for field in fields(Metrics))
+    return Scores(Metrics(**numbers | {"certified_fraction": _mean(certified)}), (), None)
 
 
 def _pair_error(x: Tensor, aligned: Tensor, matching: Matching) -> Tensor:
@@ -305,6 +337,52 @@ def shown_images(
     if certified is not None:
         keep = keep | certified.cpu()
     return torch.where(keep[:, None, None, None], decoded.cpu(), as_it_stands)
+
+
+def _alike(
+    x: Tensor,
+    candidates: Tensor,
+    images: Tensor,
+    pixels: PixelScale,
+    held_out: Tensor | None,
+    first_layer: Tensor | None,
+    sign_blind: bool,
+) -> tuple[Likeness, dict[str, Any]]:
+    """The nearest candidates, and all numbers that rest on them; the arguments are `score`'s."""
+
+    def shaped(inputs: Tensor) -> Tensor:
+        return inputs.reshape(-1, *pixels.shape)
+
+    def null(others: Tensor | None, shown: Pixels) -> float | None:
+        given = None if others is None else shaped(others)
+        return null_good(shaped(x), given, images, shown, sign_blind=sign_blind)
+
+    compared = shaped(x), shaped(candidates), images, pixels.values
+    alike = nearest(*compared, sign_blind=sign_blind)
+    others = None if held_out is None else held_out[:MOST_HELD_OUT]
+    found = alike.index >= 0
+    return alike, {
+        "ncc": _mean(alike.ncc[found]),
+        "ssim_stretched": None if alike.ssim is None else _mean(alike.ssim[found]),
+        "good_fraction": _mean(alike.good),
+        "duplicates": duplicates(*compared, sign_blind=sign_blind),
+        "null_good_fraction": null(others, pixels.values),
+        "null_held_out": None if others is None else len(others),
+        "null_good_rows": null(first_layer, shaped),  # the paper adds no mean to them
+        "null_good_mean": null(x.mean(0, keepdim=True), pixels.values),
+    }
+
+
+def _nearest_row(alike: Likeness | None, i: int) -> dict[str, Any]:
+    """What a row says of the nearest candidate; nothing where there is none."""
+    if alike is None or alike.index[i] < 0:
+        return {}
+    similarity = None if alike.ssim is None else float(alike.ssim[i])
+    return {
+        "nearest": int(alike.index[i]),
+        "ncc": float(alike.ncc[i]),
+        "ssim_stretched": similarity,
+    }
 
 
 def _certified(certified: Tensor | None, matching: Matching, i: int) -> bool | None:

@@ -47,6 +47,19 @@ def first_dense_layer(
     return found, _dense(kind, found, modules[found], flag, "null")
 
 
+def whole_input_layer(model: nn.Module, d: int) -> tuple[str, nn.Linear] | None:
+    """The same; None where there is no such layer, or it does not take whole inputs (n, d).
+
+    >>> whole_input_layer(nn.Sequential(nn.Conv2d(3, 8, 3)), d=12) is None
+    True
+    """
+    try:
+        name, layer = first_dense_layer(model)
+    except InputError:
+        return None
+    return (name, layer) if layer.in_features == d else None
+
+
 def _dense(kind: str, name: str, layer: nn.Module, flag: str, given: str) -> nn.Linear:
     """The layer, which must be a dense one that is trained."""
     what = f"{name} of {kind}" if name else kind

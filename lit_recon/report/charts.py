@@ -240,9 +240,12 @@ def _lines(axes: Axes, x: Sequence[float], lines: Sequence[Line]) -> None:
         if not any(map(isfinite, y)):
             continue
         drawn.append((number, y))
-        size = max(1, 5 - 2 * i) if scale == "share" and len(lines) > 1 else 1.6
-        (line,) = axes.plot(x, y, color=LINES[i % len(LINES)], lw=size, label=_label(number))
-        line.set(marker="o" if len(y) <= MARKED else "", markersize=size + 2)
+        layered = scale == "share" and len(lines) > 1 and not number.null
+        size = max(1, 5 - 2 * i) if layered else 1.6
+        style = ":" if number.null else "-"
+        (line,) = axes.plot(x, y, color=LINES[i % len(LINES)], lw=size, ls=style)
+        line.set(label=_label(number), markersize=size + 2)
+        line.set_marker("" if number.null or len(y) > MARKED else "o")
     if not drawn:
         none = f"no {lines[0][0].words} here"
         axes.text(0.5, 0.5, none, transform=axes.transAxes, ha="center")

@@ -252,8 +252,12 @@ def _checkpoint(folder: Path) -> Checkpoint:
 
 
 def _fields(cls: Any, values: Mapping[str, Any]) -> Any:
-    """An object of a dataclass; fields that a later version has added to the file are left out."""
-    return cls(**{field.name: values[field.name] for field in fields(cls)})
+    """An object of a dataclass.
+
+    Values that a later version has added to the file are left out, and fields that an earlier one
+    did not write have their defaults.
+    """
+    return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
 def _inner_row(row: Mapping[str, str]) -> SolverStep:

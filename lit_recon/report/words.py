@@ -11,6 +11,7 @@ from lit_recon.metrics.numbers import Number
 from lit_recon.report.run import Checkpoint, MethodResults, Run
 
 NOTHING = "–"  # for a number that has no meaning
+GOOD = ("good_fraction", "null_good_fraction", "null_good_rows", "null_good_mean")
 CLOSER = 0.5  # times the null's direction error: above it nothing of the training data shows
 
 
@@ -54,6 +55,7 @@ def at(point: Checkpoint, described: Number) -> str | None:
         "recovered_fraction": (recovered(point) if point.scored else None, point.n),
         "exact_fraction": (exact(point), point.n),
         "certified_fraction": certified(point) or (None, 0),
+        **{name: (_good(point, name), point.n) for name in GOOD},
     }
     if described.name in counts:
         count, of = counts[described.name]
@@ -79,6 +81,12 @@ def certified(point: Checkpoint) -> tuple[int, int] | None:
         return None
     candidates = int(point.numbers.get("candidates", point.n))
     return round(share * candidates), candidates
+
+
+def _good(point: Checkpoint, name: str) -> int | None:
+    """How many training images a share of recognisable ones is; None without that share."""
+    share = point.number(name)
+    return None if share is None else round(share * point.n)
 
 
 def is_image(point: Checkpoint) -> bool:
@@ -196,7 +204,25 @@ def certainty(point: Checkpoint) -> Iterator[str]:
             f"and{near} {number(null)} against others that were not trained on; between unrelated "
             f"ones it is about {number(sqrt(2))}."
         )
+    yield from _recognisable(point)
     yield f"The attack ended after {duration(point.number('seconds'))}: {point.numbers['reason']}."
+
+
+def _recognisable(point: Checkpoint) -> Iterator[str]:
+    """How many images only look alike, beside what would without an attack; nothing if unknown."""
+    count = _good(point, "good_fraction")
+    if count is None:
+        return
+    held_out, rows = _good(point, "null_good_fraction"), _good(point, "null_good_rows")
+    others = []
+    if held_out is not None:
+        given = point.numbers["null_held_out"]
+        others.append(f"{held_out} in {given:,} held-out image{'' if given == 1 else 's'}")
+    if rows is not None:
+        others.append(f"{rows} in the rows of the first layer's weights")
+    beside = f"; the same score finds {' and '.join(others)}" if others else ""
+    milder = "by a milder score that ignores brightness and contrast"
+    yield f"{count} of {point.n} are recognisable, {milder}{beside}."
 
 
 def progress(run: Run) -> str | None:
