@@ -21,10 +21,9 @@ from lit_recon.errors import InputError
 from lit_recon.knowledge import DenseLayer
 from lit_recon.methods.kkt.problem import Problem
 from lit_recon.methods.rowspace import outcomes as rowspace
-from lit_recon.methods.rowspace.approximate import tags_of
 from lit_recon.methods.rowspace.components import component_spread
-from lit_recon.methods.rowspace.images import PHOTOGRAPH, PixelSpace, pictures
-from lit_recon.methods.rowspace.span import find_span
+from lit_recon.methods.rowspace.images import PHOTOGRAPH, pictures
+from lit_recon.methods.rowspace.layer import space_of_images, span_of_inputs
 from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.objectives.kkt import KKTObjective
 
@@ -110,10 +109,10 @@ def _components(problem: Problem, random: torch.Generator) -> tuple[Tensor, bool
     layer = DenseLayer(name, dense.weight.detach(), bias)
     if rowspace.at_once(layer.weight, None, frame) is not None:
         return None
-    span = find_span(layer.weight, None, random, scale=torch.tensor(frame.weights))
+    span = span_of_inputs(layer, None, frame, random)
     if rowspace.of_span(span, frame, final=True) is not None:
         return None
-    space = PixelSpace.of(frame, span, tags_of(layer, None, span.share, frame, span))
+    space = space_of_images(layer, None, frame, span)
     levels = pictures(None, cache(partial(space.components, random)), space)
     signed = space.tags is not None or frame.image
     return torch.tensor(levels / (frame.level * frame.weights)), signed

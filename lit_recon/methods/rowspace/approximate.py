@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +10,11 @@ from torch import Tensor
 
 from lit_recon.knowledge import DenseLayer
 from lit_recon.methods.rowspace.components import component_spread
-from lit_recon.methods.rowspace.images import Frame, PixelSpace
+from lit_recon.methods.rowspace.images import PixelSpace
+from lit_recon.methods.rowspace.layer import less
 from lit_recon.methods.rowspace.levels import Array, Integers
 from lit_recon.methods.rowspace.rounding import recover_integers
-from lit_recon.methods.rowspace.span import Added, Span
 from lit_recon.methods.rowspace.zeros import Estimate
-
-BIAS_MISSES = 0.01  # of a bias's change, which the coefficients of the weight's must explain
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Change:
     """The first layer at two checkpoints, and its change without what decay has left of the start.
 
     All are those of inputs whose pixels have the same unit. Where the bias is a further pixel of
-    the inputs (see `tags_of`), it is the last column.
+    the inputs (see :mod:`layer`), it is the last column.
 
     Attributes:
         change: (h, d) or (h, d + 1) float64.
@@ -45,10 +42,10 @@ class Change:
         layers = [layer for layer in (after, before) if layer is not None]
         unit = torch.tensor(pixels.frame.weights)
         weights = [layer.weight.cpu().double() for layer in layers]
-        change, seen = _without(weights, share) * unit, [weight / unit for weight in weights]
+        change, seen = less(weights, share) * unit, [weight / unit for weight in weights]
         if pixels.tags is not None:
             biases = [layer.bias.cpu().double() for layer in layers if layer.bias is not None]
-            bias, shift = _without(biases, share), torch.tensor(pixels.shift / pixels.frame.level)
+            bias, shift = less(biases, share), torch.tensor(pixels.shift / pixels.frame.level)
             # What reads x and 1 reads an image without its mean, that is the image and 1.
             change = torch.column_stack([change + bias[:, None] * shift, bias])
             seen = [
@@ -106,34 +103,3 @@ def by_rounding(
     )
     sharper = best.candidates[:, : rows.shape[1]].numpy() @ rows.T
     return sharper, rounded.levels[rounded.exact].long().numpy()
-
-
-def tags_of(
-    after: DenseLayer,
-    before: DenseLayer | None,
-    frame: Frame,
-    span: Span,
-    added: Added | None = None,
-) -> Array | None:
-    """The further pixel of each row of a span (r,), by which the layer reads its bias.
-
-    A bias changes as the weights of a pixel do that is 1 in every input, if it is trained in the
-    same way. Then it tells how many images are in a vector of the row space. None: it does not.
-    """
-    layers = [layer for layer in (after, before) if layer is not None]
-    biases = [layer.bias.cpu().double() for layer in layers if layer.bias is not None]
-    if len(biases) < len(layers):
-        return None
-    weights = [layer.weight.cpu().double() * torch.tensor(frame.weights) for layer in layers]
-    bias, change = _without(biases, span.share), _without(weights, span.share)
-    coefficients = (change if added is None else added.to(change, bias)) @ span.basis.T
-    tags = torch.linalg.lstsq(coefficients, bias[:, None]).solution[:, 0]
-    miss = coefficients @ tags - bias
-    if len(bias) <= span.rank or not miss.norm() < BIAS_MISSES * bias.norm():
-        return None  # it was trained in another way, or not at all
-    return np.asarray(tags.numpy())
-
-
-def _without(values: Sequence[Tensor], share: float) -> Tensor:
-    """The later values, less a share of the earlier ones where there are any."""
-    return values[0] - share * values[1] if len(values) > 1 else values[0]

@@ -17,12 +17,11 @@ from lit_recon.errors import InputError
 from lit_recon.knowledge import DenseLayer, Knowledge
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
 from lit_recon.methods.rowspace import outcomes
-from lit_recon.methods.rowspace.approximate import Change, by_rounding, tags_of
+from lit_recon.methods.rowspace.approximate import Change, by_rounding
 from lit_recon.methods.rowspace.images import (
     Frame,
     Guesses,
     Images,
-    PixelSpace,
     pictures,
     separated,
 )
@@ -33,9 +32,10 @@ from lit_recon.methods.rowspace.lattice import (
     integer_vectors,
     nearest_vectors,
 )
+from lit_recon.methods.rowspace.layer import space_of_images, span_of_inputs
 from lit_recon.methods.rowspace.levels import Array
 from lit_recon.methods.rowspace.numbers import DESCRIBED
-from lit_recon.methods.rowspace.span import Added, Span, find_span
+from lit_recon.methods.rowspace.span import Span
 from lit_recon.metrics.certificate import Certificates
 from lit_recon.metrics.numbers import Number
 from lit_recon.models.first_layer import first_dense_layer
@@ -137,14 +137,12 @@ class RowSpaceReconstructor(Reconstructor):
         ended = outcomes.at_once(weight, earlier_weight, frame)
         if ended is None:
             assert frame is not None
-            scale, added = torch.tensor(frame.weights), _added(after, before, frame)
-            span = find_span(weight, earlier_weight, generator, self.max_rank, scale, added)
+            span = span_of_inputs(after, before, frame, generator, self.max_rank)
             ended = outcomes.of_span(span, frame, final=before is None)
         if ended is not None:
             return _told(ended, span.basis.numpy()[:0], None, _numbers(span), start)
         assert frame is not None
-        tags = tags_of(after, before, frame, span, added)
-        pixels = PixelSpace.of(frame, span, tags, raised=added is not None)
+        pixels = space_of_images(after, before, frame, span)
         space = pixels.space
         guesses = cache(partial(pixels.components, generator))
         change = cache(partial(Change.of, after, before, span.share, pixels))
@@ -204,16 +202,6 @@ def _first_layers(knowledge: Knowledge, method: str) -> tuple[DenseLayer, DenseL
         remedy = f"{name} of {type(knowledge.model).__name__} has shapes {sizes}"
         raise InputError("--recon", method, remedy)
     return later, earlier
-
-
-def _added(after: DenseLayer, before: DenseLayer | None, frame: Frame) -> Added | None:
-    """The image that is the offset, where the layer's bias puts it back into the inputs."""
-    old = None if before is None else before.bias
-    if not frame.image or after.bias is None or (before is not None and old is None):
-        return None
-    if old is not None and torch.equal(after.bias, old):
-        return None  # it is not trained
-    return Added(torch.tensor(frame.offset) / frame.level, after.bias, old)
 
 
 def _told(
