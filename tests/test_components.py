@@ -157,7 +157,7 @@ def test_zeros_remove_the_errors(bias):
     p = problem(bias=bias)
     prior = contaminated(p.x, 0.15)
     assert direction_errors(p.x, prior.candidates).median() > 0.1
-    firm, best = refine_by_zeros(p.change, p.before, p.after, prior, prior.candidates)
+    firm, best = refine_by_zeros(p.change, p.before, p.after, prior, prior)
     assert firm.settled.all()
     assert direction_errors(p.x, best.candidates).max() < 1e-4
 
@@ -167,7 +167,7 @@ def test_one_checkpoint_s_masks_are_enough(missing):
     p = problem()
     prior = contaminated(p.x, 0.15)
     before, after = (None, p.after) if missing == "before" else (p.before, None)
-    _, best = refine_by_zeros(p.change, before, after, prior, prior.candidates)
+    _, best = refine_by_zeros(p.change, before, after, prior, prior)
     assert direction_errors(p.x, best.candidates).max() < 1e-4
 
 
@@ -176,14 +176,14 @@ def test_masks_decide_the_signs():
     prior = contaminated(p.x, 0.05)
     signs = torch.tensor([1.0, -1.0] * 6, dtype=p.x.dtype)[:, None]
     turned = Estimate(signs * prior.candidates, prior.spread)
-    _, best = refine_by_zeros(p.change, p.before, p.after, turned, turned.candidates)
+    _, best = refine_by_zeros(p.change, p.before, p.after, turned, turned)
     assert direction_errors(p.x, best.candidates).max() < 1e-4
 
 
 def test_too_few_neurons_leave_the_prior_and_nothing_is_settled():
     p = problem(h=14, between=0.5)
     prior = contaminated(p.x, 0.1)
-    firm, best = refine_by_zeros(p.change, p.before, p.after, prior, prior.candidates)
+    firm, best = refine_by_zeros(p.change, p.before, p.after, prior, prior)
     assert not firm.settled.any()
     before = direction_errors(p.x, prior.candidates).median()
     assert direction_errors(p.x, best.candidates).median() < 1.5 * before
@@ -196,8 +196,8 @@ def test_known_candidates_stay_and_help():
     candidates, spread = prior.candidates.clone(), prior.spread.clone()
     candidates[known], spread[known] = p.x[known], 0
     helped = Estimate(candidates, spread, known)
-    _, without = refine_by_zeros(p.change, p.before, p.after, prior, prior.candidates)
-    _, best = refine_by_zeros(p.change, p.before, p.after, helped, candidates)
+    _, without = refine_by_zeros(p.change, p.before, p.after, prior, prior)
+    _, best = refine_by_zeros(p.change, p.before, p.after, helped, helped)
     assert torch.equal(best.candidates[known], p.x[known])
     assert direction_errors(p.x, best.candidates).max() < 1e-3
     assert direction_errors(p.x, without.candidates).max() > 1e-3
@@ -205,8 +205,9 @@ def test_known_candidates_stay_and_help():
 
 def test_zeros_need_masks():
     p = problem()
+    prior = contaminated(p.x, 0.1)
     with pytest.raises(ValueError, match="weights of at least one checkpoint"):
-        refine_by_zeros(p.change, None, None, contaminated(p.x, 0.1), p.x)
+        refine_by_zeros(p.change, None, None, prior, prior)
 
 
 def rounded(p: Problem, estimate: Estimate, offset: float | Tensor | None = None) -> Rounded:

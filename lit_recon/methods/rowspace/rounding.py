@@ -179,7 +179,7 @@ def recover_integers(
     while doubt is not None:
         found = prior.known.sum() + prior.settled.sum()
         if before is not None or after is not None:
-            prior, best = refine_by_zeros(change, before, after, prior, best.candidates)
+            prior, best = refine_by_zeros(change, before, after, prior, best)
         best, noise = _refit(change, best)
         doubtful = best.doubted(prior, doubt)
         rounded = round_to_integers(doubtful, offset, factor, shape, generator, noise)

@@ -38,6 +38,7 @@ EXACT = 6.0  # standard deviations of the rounding
 MOST_LEVERAGE = 0.9
 LEAST_FLOOR = 1e-7  # of a typical coefficient; keeps the normal equations regular with fp64 weights
 CAUTION = 1.5  # on the posterior; halfway the errors were 1.4 times as large as it says
+MASK_SIGMAS = 1.0  # of a pre-activation's expected error, beyond which its sign is trusted
 MORE_ZEROS = 1.15  # times as many with the other sign, then it is right
 DOUBTFUL = 3e-3  # spread of a settled column, relative to the candidate, in full doubt
 SETTLED = 1e-4  # spread of a column, relative to the candidate, that is small enough
@@ -102,7 +103,7 @@ def isotropic(candidates: Tensor, error: float) -> Estimate:
 
 
 def refine_by_zeros(
-    change: Tensor, before: Tensor | None, after: Tensor | None, prior: Estimate, best: Tensor
+    change: Tensor, before: Tensor | None, after: Tensor | None, prior: Estimate, best: Estimate
 ) -> tuple[Estimate, Estimate]:
     """One pass over all inputs that are not settled.
 
@@ -114,7 +115,7 @@ def refine_by_zeros(
         before: (h, d) the first layer at the first checkpoint; None: its masks are not used.
         after: (h, d) the same at the second checkpoint.
         prior: candidates that span the change's row space.
-        best: (n, d) the best candidates so far, in the order of the prior's, for the masks.
+        best: the best candidates so far, in the order of the prior's, for the masks.
 
     Returns:
         The prior with all settled columns, and the best estimate. Candidates may have another sign
@@ -160,18 +161,21 @@ class _System:
         rows: (h, n) coefficients C_hat, a row divided by the norm of the neuron's change.
         floor: (n, h) standard deviation of an exact zero in these units.
         pre: (n, h) pre-activations at each checkpoint, with unit rms for each candidate.
+        doubt: (n, h) how far each may be from the truth, in the same units.
     """
 
     rows: Tensor
     floor: Tensor
     pre: list[Tensor]
+    doubt: list[Tensor]
 
     def margin(self, sign: Tensor) -> Tensor:
         """(n, h) positive where a neuron is inactive on ``sign * candidate`` at all checkpoints."""
-        return torch.stack([-sign[:, None] * pre for pre in self.pre]).amin(0)
+        pairs = zip(self.pre, self.doubt, strict=True)
+        return torch.stack([-sign[:, None] * pre - doubt for pre, doubt in pairs]).amin(0)
 
 
-def _system(change: Tensor, weights: list[Tensor], prior: Estimate, best: Tensor) -> _System:
+def _system(change: Tensor, weights: list[Tensor], prior: Estimate, best: Estimate) -> _System:
     """Coefficients by least squares; the noise of each neuron is what they leave over."""
     candidates = prior.candidates
     n, d = candidates.shape
@@ -183,9 +187,15 @@ def _system(change: Tensor, weights: list[Tensor], prior: Estimate, best: Tensor
     rows = inside @ dual / size[:, None]
     floor = dual.norm(dim=0)[:, None] * (rest.sqrt() / size)
     typical = rows.square().mean(0).sqrt()[:, None]
-    pre = [best @ w.T.to(best.dtype) for w in weights]
-    pre = [p / p.square().mean(1, keepdim=True).sqrt() for p in pre]
-    return _System(rows, floor.clamp_min(LEAST_FLOOR * typical), pre)
+    pre = [best.candidates @ w.T.to(candidates.dtype) for w in weights]
+    rms = [p.square().mean(1, keepdim=True).sqrt() for p in pre]
+    error = [(best.spread.square() @ p.square()).sqrt() for p in pre]
+    return _System(
+        rows=rows,
+        floor=floor.clamp_min(LEAST_FLOOR * typical),
+        pre=[p / size for p, size in zip(pre, rms, strict=True)],
+        doubt=[MASK_SIGMAS * e / size for e, size in zip(error, rms, strict=True)],
+    )
 
 
 def _orientation(system: _System, estimate: Estimate) -> Tensor:
