@@ -88,8 +88,8 @@ def by_rounding(
     spread, candidates = component_spread(images, frame.shape), images
     if pixels.tags is not None:
         tags = torch.tensor(guesses @ pixels.tags) * frame.level
-        candidates = torch.column_stack([images, tags])
-    prior = Estimate(candidates, spread)
+        candidates = torch.column_stack([images, tags]) * tags.sign()[:, None]
+    prior = Estimate(candidates, spread, signed=pixels.tags is not None)
     best, rounded = recover_integers(
         change.change,
         change.before,

@@ -11,7 +11,10 @@ groups: Hyvarinen, Hoyer & Inki 2001). The features decide whether this works: o
 kind of difference, FastICA fails with 200 images.
 
 1. A symmetric fixed point (Hyvarinen 1999) over orthogonal matrices finds all images from a random
-   start. It maximises the mean of ``-log(E + e)`` with E the mean energy of 27 differences.
+   start. It maximises the mean of ``-log(E + e)`` with E the mean energy of 27 differences. It
+   begins with the first 60 rows of the basis and takes 40 more at a time, each time from what it
+   has found. With 500 images and a span that holds some better than others (a network trained to
+   its margin, rank 310), 236 come back so, and 135 from all rows at once in the same time.
 2. Images are not exactly uncorrelated. Quasi-Newton steps on the likelihood without the
    constraint (relative steps: Amari 1998, Cardoso & Laheld 1996) remove most of the remaining
    error. Here the energy is that of three differences at one pixel.
@@ -40,6 +43,7 @@ WINDOW = 3  # side of the neighbourhood in pixels that shares one energy in step
 SEARCH_FLOOR = 0.03  # e above, in units of the mean energy
 REFINE_FLOOR = 0.005  # the same in step 2; .05 leaves an error of .11 instead of .085 at n = 60
 SEARCH_STEPS = 150
+FIRST_STAGE, MORE_ROWS, STAGE_STEPS = 60, 40, 60  # see above
 SEARCH_TOLERANCE = 1e-3  # 1 - cosine between steps; more of them change nothing after step 2
 REFINE_STEPS = 20
 REFINE_RATE = 0.7  # full steps oscillate at n = 100
@@ -56,7 +60,8 @@ def independent_components(
 
     Args:
         basis: (r, d) float64 rows in pixel space, up to a constant image each: ``x`` itself where
-            one mean is subtracted from all pixels, ``x + mean image`` else.
+            one mean is subtracted from all pixels, ``x + mean image`` else. Where there are many,
+            those that hold most of the images should come first.
         shape: (c, h, w) of an image; three channels are mixed to opponent colours.
         generator: source of the random start.
 
@@ -72,11 +77,15 @@ def independent_components(
     >>> bool((cosines.amax(1) > 0.9).all())
     True
     """
-    white, to_basis = _whiten(_differences(basis.reshape(-1, *shape)))
-    k = len(to_basis)
-    start = torch.randn(k, k, dtype=torch.float64, generator=generator)
-    found = _refine(white, _search(white, _orthogonal(start)))
-    return found @ to_basis
+    maps, found = _differences(basis.reshape(-1, *shape)), None
+    for rank in _stages(len(basis)):
+        white, to_basis = _whiten(maps[:rank])
+        k = len(to_basis)
+        random = torch.randn(k, k, dtype=torch.float64, generator=generator)
+        start = random if found is None else _extended(found, to_basis, random)
+        steps = SEARCH_STEPS if rank == len(basis) else STAGE_STEPS
+        found = _search(white, _orthogonal(start), steps) @ to_basis
+    return _refine(white, found @ torch.linalg.pinv(to_basis)) @ to_basis
 
 
 def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -129,7 +138,7 @@ def _whiten(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """The orthogonal matrix closest to a square one, from the eigenvectors of its Gram matrix."""
+    """The orthonormal rows closest to given ones, by the eigenvectors of their Gram matrix."""
     gram = matrix.double()
     values, vectors = torch.linalg.eigh(gram @ gram.T)
     tiny = torch.finfo(gram.dtype).eps * values[-1]
@@ -141,14 +150,34 @@ def _local_mean(energy: Tensor) -> Tensor:
     return F.avg_pool2d(energy, WINDOW, 1, WINDOW // 2, count_include_pad=False)
 
 
-def _search(white: Tensor, start: Tensor) -> Tensor:
+def _stages(rank: int) -> list[int]:
+    """How many rows of the basis each search takes."""
+    return [*range(FIRST_STAGE, rank - MORE_ROWS // 2, MORE_ROWS), rank]
+
+
+def _extended(found: Tensor, to_basis: Tensor, random: Tensor) -> Tensor:
+    """Unmixing of a larger space (k, k), of which the first rows are those of a smaller one.
+
+    Args:
+        found: (j, i) unmixing of the first i rows of a basis.
+        to_basis: (k, r) from white maps of r rows to the basis.
+        random: (k, k) the remaining rows.
+    """
+    padded = torch.zeros(len(found), to_basis.shape[1], dtype=found.dtype)
+    padded[:, : found.shape[1]] = found
+    rows = _orthogonal(padded @ torch.linalg.pinv(to_basis))
+    rest = random[len(rows) :]
+    return torch.cat([rows, rest - rest @ rows.T @ rows])
+
+
+def _search(white: Tensor, start: Tensor, steps: int) -> Tensor:
     """Step 1: the fixed point over orthogonal matrices (k, k).
 
     Products are in float32: the statistical error is far above its rounding.
     """
     flat, found = white.flatten(1).float(), start.float()
     members = KINDS * WINDOW**2
-    for _ in range(SEARCH_STEPS):
+    for _ in range(steps):
         sources = (found @ flat).reshape(white.shape)
         energy = _local_mean(sources.square().mean(2))
         weight = 1 / (energy + SEARCH_FLOOR)

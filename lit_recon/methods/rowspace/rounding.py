@@ -169,7 +169,7 @@ def recover_integers(
         factor: levels of one unit of an input.
         shape: (c, h, w) of an image.
         generator: source of the random choices.
-        deadline: value of ``time.perf_counter()`` after which no further pass begins.
+        deadline: value of ``time.perf_counter()`` after which no more zeros are used.
 
     Returns:
         The best candidates, exact ones at their own scale and sign, and the rounded images.
@@ -179,7 +179,7 @@ def recover_integers(
     while doubt is not None:
         found = prior.known.sum() + prior.settled.sum()
         if before is not None or after is not None:
-            prior, best = refine_by_zeros(change, before, after, prior, best)
+            prior, best = refine_by_zeros(change, before, after, prior, best, deadline)
         best, noise = _refit(change, best)
         doubtful = best.doubted(prior, doubt)
         rounded = round_to_integers(doubtful, offset, factor, shape, generator, noise)

@@ -27,6 +27,7 @@ SEEN_WHOLE = 2048  # smallest side up to which weak directions of final weights 
 SMALL = 96  # smallest side of a matrix whose singular vectors are computed exactly
 MOST_ENTRIES = 8_000_000  # of the change; of a wider layer the neurons that moved most are read
 # The fit.
+MOST_FITTED = 256  # directions; more are left as the singular vectors are
 SAMPLE = 64  # normal matrices of which the mean inverse is taken
 MOST_PRODUCTS = 4e10  # multiplications of the fit; fewer neurons are used if there were more
 ROUNDING_SPACINGS = 1000.0  # rounding over a million steps, in units of one weight's spacing
@@ -46,7 +47,8 @@ class Span:
     (3, True)
 
     Attributes:
-        basis: (r, d) float64, orthonormal rows that span the training inputs.
+        basis: (r, d) float64, orthonormal rows that span the training inputs; those with the
+            largest share of the change come first.
         noise: (r, r) float64, covariance of the errors of the rows' entries in one pixel, the mean
             over pixels: an input with coordinates a misses the span by ``sqrt(a noise a^T)``.
         values: (r + some,) leading singular values of the change, in falling order.
@@ -335,16 +337,26 @@ def _fitted(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Ten
     free = 1 - r / len(change)  # degrees of freedom of the rest, as a share
     rest = _left_over(change, basis)
     variance = _variance(rest, spacing, free)
-    weight = (variance.mean() / variance).float()
-    # The rest is orthogonal to the span in the plain metric, not in the weighted one.
-    coefficients = (basis @ change.T).T + _correction(rest, weight, basis)[0]
-    rest = change - coefficients @ basis
-    step, inverse = _correction(rest.T, weight.T, coefficients.T)
-    # basis = turn^-T rows, and so its errors turn with it
-    orthonormal, turn = torch.linalg.qr(basis.T + step)
-    back = torch.linalg.inv(turn)
-    noise = back.T @ (inverse * variance.mean()) @ back
-    return orthonormal.T, (noise + noise.T) / 2
+    if r <= MOST_FITTED:
+        weight = (variance.mean() / variance).float()
+        # The rest is orthogonal to the span in the plain metric, not in the weighted one.
+        coefficients = (basis @ change.T).T + _correction(rest, weight, basis)[0]
+        rest = change - coefficients @ basis
+        step, inverse = _correction(rest.T, weight.T, coefficients.T)
+        # basis = turn^-T rows, and so its errors turn with it
+        orthonormal, turn = torch.linalg.qr(basis.T + step)
+        back = torch.linalg.inv(turn)
+        basis, inverse = orthonormal.T, back.T @ inverse @ back
+        inside = (basis @ change.T).T
+        gram = inside.T @ inside
+    else:
+        inside = (basis @ change.T).T
+        gram = inside.T @ inside
+        inverse = torch.linalg.inv(gram)
+    # The directions that hold most of the change come first.
+    turn = torch.linalg.eigh(gram).eigenvectors.flip(1).T
+    noise = turn @ (inverse * variance.mean()) @ turn.T
+    return turn @ basis, (noise + noise.T) / 2
 
 
 def _variance(rest: Tensor, spacing: Tensor, free: float) -> Tensor:

@@ -27,6 +27,8 @@ so it is worth a further pass.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import inf
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -57,11 +59,13 @@ class Estimate:
         candidates: (n, d) float64, ``(I + E) x`` at any scale.
         spread: (n, n) float64 standard deviations of E, in units of these candidates.
         known: (n,) bool, candidates that are exact; (1,): all or none.
+        signed: the signs of all candidates are right.
     """
 
     candidates: Tensor
     spread: Tensor
     known: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
+    signed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "known", self.known.expand(len(self.candidates)))
@@ -103,7 +107,12 @@ def isotropic(candidates: Tensor, error: float) -> Estimate:
 
 
 def refine_by_zeros(
-    change: Tensor, before: Tensor | None, after: Tensor | None, prior: Estimate, best: Estimate
+    change: Tensor,
+    before: Tensor | None,
+    after: Tensor | None,
+    prior: Estimate,
+    best: Estimate,
+    deadline: float = inf,
 ) -> tuple[Estimate, Estimate]:
     """One pass over all inputs that are not settled.
 
@@ -116,6 +125,7 @@ def refine_by_zeros(
         after: (h, d) the same at the second checkpoint.
         prior: candidates that span the change's row space.
         best: the best candidates so far, in the order of the prior's, for the masks.
+        deadline: value of ``time.perf_counter()`` after which the remaining columns stay.
 
     Returns:
         The prior with all settled columns, and the best estimate. Candidates may have another sign
@@ -131,20 +141,21 @@ def refine_by_zeros(
     if len(pending) == 0:
         return prior, prior
     system = _system(change, weights, prior, best)
-    sign = _orientation(system, prior)
-    leak, spread, zeros = _regress_all(system, prior, pending, sign)
+    sign = torch.ones_like(system.floor[:, 0]) if prior.signed else _orientation(system, prior)
+    leak, spread, zeros = _regress_all(system, prior, pending, sign, deadline)
     columns = replace(prior, spread=spread)
     doubtful = pending[~(columns.settled | prior.known)[pending]]
-    if len(doubtful):
-        turned = _regress_all(system, prior, doubtful, -sign)
+    if len(doubtful) and not prior.signed:
+        turned = _regress_all(system, prior, doubtful, -sign, deadline)
         wins = turned[2] > MORE_ZEROS * zeros
         leak, spread = torch.where(wins, turned[0], leak), torch.where(wins, turned[1], spread)
         sign = torch.where(wins, -sign, sign)
     settled = replace(prior, spread=spread).settled
+    turn = sign[:, None]
     firm_leak, firm = torch.where(settled, leak, 0), torch.where(settled, spread, prior.spread)
     return (
-        Estimate(_without(firm_leak, prior.candidates) * sign[:, None], firm, prior.known),
-        Estimate(_without(leak, prior.candidates) * sign[:, None], spread, prior.known),
+        replace(prior, candidates=_without(firm_leak, prior.candidates) * turn, spread=firm),
+        replace(prior, candidates=_without(leak, prior.candidates) * turn, spread=spread),
     )
 
 
@@ -209,7 +220,7 @@ def _orientation(system: _System, estimate: Estimate) -> Tensor:
 
 
 def _regress_all(
-    system: _System, estimate: Estimate, wanted: Tensor, sign: Tensor
+    system: _System, estimate: Estimate, wanted: Tensor, sign: Tensor, deadline: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Regressions of the wanted columns in batches.
 
@@ -225,6 +236,8 @@ def _regress_all(
     most = max(1, ROWS_PER_UNKNOWN * n)
     length = min(most, max(1, int((margin[wanted] > 0).sum(1).max())))
     for batch in wanted.split(max(1, int(MOST_NUMBERS / (length * len(unknown) + 1)))):
+        if perf_counter() > deadline:
+            break
         used, chosen = margin[batch].topk(length, dim=1)  # (b, l) equations of each input
         rows = system.rows[chosen]  # (b, l, n)
         own = rows.gather(2, batch[:, None, None].expand(-1, length, 1))[:, :, 0]
