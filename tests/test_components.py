@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.photos import Photos
+from lit_recon.methods.rowspace import components, zeros
 from lit_recon.methods.rowspace.components import component_spread, independent_components
 from lit_recon.methods.rowspace.rounding import Rounded, recover_integers, round_to_integers
 from lit_recon.methods.rowspace.zeros import Estimate, isotropic, refine_by_zeros
@@ -75,6 +76,18 @@ def test_a_basis_with_a_lower_rank_gives_fewer_components():
     unmixing = independent_components(basis, shape, torch.Generator().manual_seed(0))
     assert unmixing.shape == (6, 8)
     assert torch.isfinite(unmixing).all()
+
+
+def test_more_rows_are_added_to_what_fewer_have_found(monkeypatch):
+    x, shape = photographs(20, 16)
+    monkeypatch.setattr(components, "FIRST_STAGE", 8)
+    monkeypatch.setattr(components, "MORE_ROWS", 4)
+    ranks = []
+    whiten = components._whiten
+    monkeypatch.setattr(components, "_whiten", lambda maps: ranks.append(len(maps)) or whiten(maps))
+    cosines = correlations(x, components_of(mixed(x), shape))
+    assert ranks == [8, 12, 16, 20]
+    assert cosines.amax(1).median() > 0.98
 
 
 def test_the_generator_decides_the_result():
@@ -189,6 +202,49 @@ def test_too_few_neurons_leave_the_prior_and_nothing_is_settled():
     assert direction_errors(p.x, best.candidates).median() < 1.5 * before
 
 
+def test_equations_of_doubtful_masks_are_left_out(monkeypatch):
+    """Training leaves many neurons on the kink of some images, where C is anything."""
+    p = problem(n=20, h=200)
+    generator = torch.Generator().manual_seed(0)
+    weight, coefficients = p.after.clone(), torch.randn(200, 20, generator=generator).double()
+    coefficients[weight @ p.x.T < 0] = 0
+    for neuron in range(200):
+        images = torch.randperm(20, generator=generator)[:4]
+        rows = torch.linalg.qr(p.x[images].T).Q.T
+        weight[neuron] -= rows.T @ (rows @ weight[neuron])
+        coefficients[neuron, images] = torch.randn(4, generator=generator).double()
+    prior = contaminated(p.x, 0.2)
+    errors = []
+    for sigmas in (0.0, 1.0):
+        monkeypatch.setattr(zeros, "MASK_SIGMAS", sigmas)
+        _, best = refine_by_zeros(coefficients @ p.x, None, weight, prior, prior)
+        errors.append(direction_errors(p.x, best.candidates).median())
+    assert errors[1] < errors[0] / 2
+
+
+def test_known_signs_are_not_tried_twice(monkeypatch):
+    p = problem()
+    prior = replace(contaminated(p.x, 0.15), signed=True)
+    calls = []
+    regress = zeros._regress_all
+
+    def noted(*arguments):
+        calls.append(arguments)
+        return regress(*arguments)
+
+    monkeypatch.setattr(zeros, "_regress_all", noted)
+    _, best = refine_by_zeros(p.change, p.before, p.after, prior, prior)
+    assert len(calls) == 1 and best.signed
+    assert direction_errors(p.x, best.candidates).max() < 1e-4
+
+
+def test_after_the_deadline_the_prior_stays():
+    p = problem()
+    prior = contaminated(p.x, 0.15)
+    firm, best = refine_by_zeros(p.change, p.before, p.after, prior, prior, deadline=0.0)
+    assert torch.equal(best.spread, prior.spread) and not firm.settled.any()
+
+
 def test_known_candidates_stay_and_help():
     p = problem(h=40)
     prior = contaminated(p.x, 0.15)
@@ -294,3 +350,18 @@ def test_rounding_alone_needs_no_masks():
     prior = contaminated(p.x, 0.003)
     _, found = recover_integers(p.change, None, None, prior, p.offset, p.factor, p.shape, generator)
     assert found.exact.all() and torch.equal(found.levels, p.levels)
+
+
+def test_an_image_is_accepted_once():
+    p = problem()
+    twice = torch.cat([p.x[:3], p.x[:1]])
+    found = rounded(p, isotropic(twice, 1e-6))
+    assert found.exact[1:3].all() and found.exact[[0, 3]].sum() == 1
+
+
+def test_a_nearly_flat_image_is_not_accepted():
+    p = problem()
+    flat = torch.full((1, p.x.shape[1]), (100 - p.offset) / p.factor, dtype=p.x.dtype)
+    flat[0, 0] += 1 / p.factor
+    found = rounded(p, isotropic(torch.cat([p.x[:2], flat]), 1e-6))
+    assert found.exact.tolist() == [True, True, False]

@@ -47,7 +47,7 @@ from lit_recon.methods.rowspace.separation import (
     sparsest,
     unlikeliness,
 )
-from lit_recon.methods.rowspace.span import Span, find_span
+from lit_recon.methods.rowspace.span import Added, Span, find_span
 from lit_recon.metrics import inputs_from_images
 from tests.rowspaces import changed, photographs
 
@@ -116,6 +116,36 @@ def test_no_start_is_a_start_at_zero() -> None:
     before, after = changed(x, 64)
     span = span_of(None, (after - before).double())
     assert span.rank == 8 and errors(span, x)[0] < 1e-5
+
+
+def test_a_bias_puts_back_what_was_subtracted_from_the_inputs() -> None:
+    """Inputs without their mean span one direction less; with the bias the mean is in it too."""
+    u = inputs(6)
+    mean = u.mean(0)
+    coefficients = torch.randn(80, 6, generator=torch.Generator().manual_seed(1)).double()
+    weight, bias = coefficients @ (u - mean), coefficients.sum(1)
+    assert span_of(None, weight).rank == 5
+    added = Added(mean, bias)
+    span = find_span(weight, None, torch.Generator().manual_seed(0), added=added)
+    assert span.rank == 6 and errors(span, u)[0] < 1e-9
+
+
+def test_directions_just_above_white_noise_are_seen() -> None:
+    """Up to what the largest singular value of the noise may be by chance."""
+    random = torch.Generator().manual_seed(2)
+    noise = torch.randn(200, 600, generator=random, dtype=torch.float64)
+    edge = 200**0.5 + 600**0.5
+    left = torch.linalg.qr(torch.randn(200, 12, generator=random, dtype=torch.float64)).Q
+    right = torch.linalg.qr(torch.randn(600, 12, generator=random, dtype=torch.float64)).Q
+    sizes = torch.tensor([1e4] * 10 + [1.5 * edge] * 2, dtype=torch.float64)
+    assert find_span(noise + (left * sizes) @ right.T, None, random).rank == 12
+    assert find_span(noise + (left[:, :10] * 1e4) @ right[:, :10].T, None, random).rank == 10
+
+
+def test_the_rows_of_a_span_are_in_the_order_of_their_share() -> None:
+    change = torch.diag(torch.tensor([1.0, 9.0, 4.0, 2.0]).double()).repeat(9, 1) @ inputs(4)
+    share = (change @ span_of(None, change).basis.T).norm(dim=0)
+    assert share.tolist() == sorted(share.tolist(), reverse=True)
 
 
 def test_as_many_neurons_as_samples_are_enough() -> None:
@@ -287,6 +317,16 @@ def test_multiples_sums_and_what_is_not_an_integer_are_not_taken() -> None:
     found = Lattice.empty(space).with_more(space, offered)
     own = differences_of(u, differences)
     assert np.array_equal(found.integers, np.stack([-own[0], own[0] + own[1]]))
+
+
+def test_a_short_vector_of_noise_is_no_integer_vector() -> None:
+    """It is near zero in all differences but a few, by its length and not by chance."""
+    space = space_of(4, 16, 1e-9)[0]
+    short = np.zeros((1, space.rank))
+    short[0, 0] = 0.6 / np.abs(space.values[0]).max()
+    assert np.rint(short @ space.values).any()
+    unmeasured = replace(space, measured=False)
+    assert not len(Lattice.empty(space).with_more(unmeasured, short))
 
 
 def test_too_little_precision_or_time_is_said() -> None:
