@@ -44,6 +44,8 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "100"]
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
+DEEP = "--model DeepMLP --model.widths [20]"
+FINAL = "--recon RowSpaceReconstructor --recon.evidence final"
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
 TWICE = ["--trainer.accumulate_grad_batches", "2"]
 SMALL = {"Photos", "Sphere"}  # data without ten classes
@@ -321,6 +323,13 @@ def refused(answer: tuple[int, str, str]) -> str:
             "--optim.loss mse of LeastSquares LBFGS, SGD, Adam and Margin have it",
         ),
         ("--data.batch_size 2", "--data.batch_size 2 LeastSquares --optim SGD"),
+        (f"{DEEP} --optim Margin --data.batch_size 2", "--data.batch_size 2 Margin --optim SGD"),
+        ("--data Sphere --model DeepMLP --optim Margin", "--optim.loss logistic classes mse"),
+        (f"{DEEP} --optim Margin --optim.loss mse", "--optim.loss mse cross_entropy or logistic"),
+        (
+            f"--model SmallCNN --optim SGD {FINAL}",
+            "--recon first_layer of SmallCNN is a Conv2d a dense layer",
+        ),
         ("--checkpoint.keep 0", "--checkpoint.keep 0 at least 1"),
         ("--recon.max_seconds 0", "--recon.max_seconds 0.0 above 0"),
         ("--run.seed -1", "--run.seed -1 0 or more"),
@@ -369,6 +378,15 @@ def test_bad_input_is_one_line_and_status_2(
     for word in words.split():
         at = line.find(word, at + 1)
         assert at >= 0, (word, line)
+
+
+def test_a_start_that_no_decay_takes_away_is_refused_by_the_weights(run: Run) -> None:
+    deep = [*DEEP.split(), *SGD, *FINAL.split(), "--data.image_size", "8", "--data.n", "4"]
+    status, out, error = run(*deep, "--trainer.max_steps", "3", "--run.name", "r")
+    assert (status, error) == (0, "")
+    assert "they still hold their start" in out
+    folder = Path("runs/r/recon/rowspace_final/step=00000003")
+    assert json.loads((folder / "metrics.json").read_text())["status"] == "not_forgotten"
 
 
 def test_cifar10_without_a_network_names_the_remedies(run: Run) -> None:
