@@ -126,6 +126,9 @@ def law_figure(table: pd.DataFrame, title: str, p_equals_n: float | None) -> Fig
         for line, part in table[table["number"] == number.name].groupby("line", sort=False):
             handles[str(line)] = _draw(axes, part, number, str(line), styles[line])
         _dress(axes, number, places_of_x)
+    ends = [axes.get_xlim() for _, axes in drawn]  # some numbers are missing at some places
+    for _, axes in drawn:
+        axes.set_xlim(min(left for left, _ in ends), max(right for _, right in ends))
         _ticks(axes, places_of_x, "p / (d n)" if x == RATIO else _spoken(x))
     named = {str(line): handles[str(line)] for line in styles}
     _head(places["0"], named, title, int(table["runs"].max()))
