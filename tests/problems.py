@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,10 +102,10 @@ def with_readout(held: Knowledge, weight: Tensor) -> Knowledge:
     return replace(held, model=model)
 
 
-def folder_of_images(root: Path) -> Path:
-    """Folders of two classes with eight random 8x8 images each."""
+def folder_of_images(root: Path, classes: Sequence[str] = ("frog", "truck")) -> Path:
+    """Folders of classes with eight random 8x8 images each."""
     random = np.random.default_rng(0)
-    for name in ("frog", "truck"):
+    for name in classes:
         (root / name).mkdir(parents=True)
         for i in range(8):
             pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)

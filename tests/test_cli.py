@@ -26,6 +26,7 @@ import datamodules
 import train
 from benchmarks.resume import left_by
 from callbacks import StepCheckpoint
+from datamodules.cifar import CLASSES as CIFAR_CLASSES
 from lit_recon import methods, models, modules, solvers
 from lit_recon.audit.recorder import named_numbers, of_method
 from lit_recon.fit.flags import RunFlags, WandbFlags
@@ -43,8 +44,11 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "100"]
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
+DEEP = "--model DeepMLP --model.widths [20]"
+FINAL = "--recon RowSpaceReconstructor --recon.evidence final"
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
 TWICE = ["--trainer.accumulate_grad_batches", "2"]
+SMALL = {"Photos", "Sphere"}  # data without ten classes
 SHORT = ["--recon.max_seconds", "0.2"]
 PATIENT = ["--recon.max_steps", "20", "--recon.max_seconds", "1000"]  # the same on a busy machine
 Run = Callable[..., tuple[int, str, str]]
@@ -319,6 +323,13 @@ def refused(answer: tuple[int, str, str]) -> str:
             "--optim.loss mse of LeastSquares LBFGS, SGD, Adam and Margin have it",
         ),
         ("--data.batch_size 2", "--data.batch_size 2 LeastSquares --optim SGD"),
+        (f"{DEEP} --optim Margin --data.batch_size 2", "--data.batch_size 2 Margin --optim SGD"),
+        ("--data Sphere --model DeepMLP --optim Margin", "--optim.loss logistic classes mse"),
+        (f"{DEEP} --optim Margin --optim.loss mse", "--optim.loss mse cross_entropy or logistic"),
+        (
+            f"--model SmallCNN --optim SGD {FINAL}",
+            "--recon first_layer of SmallCNN is a Conv2d a dense layer",
+        ),
         ("--checkpoint.keep 0", "--checkpoint.keep 0 at least 1"),
         ("--recon.max_seconds 0", "--recon.max_seconds 0.0 above 0"),
         ("--run.seed -1", "--run.seed -1 0 or more"),
@@ -367,6 +378,15 @@ def test_bad_input_is_one_line_and_status_2(
     for word in words.split():
         at = line.find(word, at + 1)
         assert at >= 0, (word, line)
+
+
+def test_a_start_that_no_decay_takes_away_is_refused_by_the_weights(run: Run) -> None:
+    deep = [*DEEP.split(), *SGD, *FINAL.split(), "--data.image_size", "8", "--data.n", "4"]
+    status, out, error = run(*deep, "--trainer.max_steps", "3", "--run.name", "r")
+    assert (status, error) == (0, "")
+    assert "they still hold their start" in out
+    folder = Path("runs/r/recon/rowspace_final/step=00000003")
+    assert json.loads((folder / "metrics.json").read_text())["status"] == "not_forgotten"
 
 
 def test_cifar10_without_a_network_names_the_remedies(run: Run) -> None:
@@ -426,18 +446,28 @@ def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
     given = yaml.safe_load(file.read_text())
-    shrunk = ["--data.n", "4", "--run.name", "r"]
+    kinds = {group: given.get(group) for group in ("data", "model", "optim", "recon")}
+    kind = {g: value["class_path"] for g, value in kinds.items() if isinstance(value, dict)}
+    shrunk = ["--run.name", "r"]
+    if kind.get("recon") == "KKTReconstructor" and "model" not in kind:
+        kind |= {"model": "DeepMLP", "optim": "SGD"}  # a preset for networks of several layers
+        shrunk += ["--model", "DeepMLP", "--optim", "SGD", "--optim.loss", "logistic"]
+        if "multiclass" in file.stem:
+            kind["data"] = "Digits"
+            shrunk += ["--data", "Digits"]
     shrunk += [] if isinstance(given.get("recon"), list) else SHORT  # a list has its own limits
-    source = given.get("data", {}).get("class_path", "Photos")
+    source = kind.get("data", "Photos")
+    named = given.get("data", {}).get("init_args", {})
+    n = "4" if named.get("classes") or named.get("groups") or source in SMALL else "10"
+    shrunk += ["--data.n", n]
     if source == "CIFAR10Subset":
-        folder = folder_of_images(tmp_path / "images")
-        shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder)]
+        folder = folder_of_images(tmp_path / "images", CIFAR_CLASSES)
+        shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder), "--data.n_val", n]
     shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
-    model = given.get("model", {}).get("class_path", "RandomFeatures")
     sizes = {"RandomFeatures": ("p", "400"), "DeepMLP": ("widths", "[40, 20]")}
-    name, size = sizes.get(model, ("width", "40"))
+    name, size = sizes.get(kind.get("model", "RandomFeatures"), ("width", "40"))
     shrunk += [f"--model.{name}", size]
-    if given.get("optim", {}).get("class_path") == "SGD":
+    if kind.get("optim") in ("SGD", "Margin"):
         shrunk += ["--trainer.max_steps", "1", "--checkpoint.at_steps", "[]"]
     status, _, error = run("fit", "--config", str(file), *shrunk)
     assert (status, error) == (0, "")

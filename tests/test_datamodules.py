@@ -20,6 +20,7 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from datamodules import (
     MNIST,
@@ -185,6 +186,18 @@ def test_the_scale_comes_back_from_a_run_directory(tmp_path: Path, normalize: st
     assert Truth.read(tmp_path).pixels == data.pixels
     with safe_open(tmp_path / "data.safetensors", framework="pt") as file:
         assert ("mean_image" in file.keys()) == (normalize == "mean_image")  # noqa: SIM118
+
+
+def test_a_mean_image_of_another_size_is_refused(tmp_path: Path) -> None:
+    data = ready(Photos(n=4, image_size=8, normalize="mean_image"))
+    Truth.of(data).write(RunDirectory(tmp_path))
+    file = tmp_path / "data.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        facts = opened.metadata()
+    save_file(tensors | {"mean_image": tensors["mean_image"][:, :4, :4].clone()}, file, facts)
+    with pytest.raises(InputError, match=r"cannot be read \(the mean image must be \(3, 8, 8\)"):
+        Truth.read(tmp_path)
 
 
 def test_a_scale_for_each_channel_comes_back_from_a_run_directory(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_recon.metrics import numbers
 from lit_recon.metrics.numbers import Number
-from lit_recon.report.law import law_figure, law_table, to_png, to_svg
+from lit_recon.report.law import law_axis, law_figure, law_table, to_png, to_svg
 
 RATIOS = (0.5, 1.0, 2.0)
 AXES = ["config", "model.p_over_dn", "run.seed"]
@@ -111,6 +111,23 @@ def test_every_method_is_a_line_with_its_own_numbers(monkeypatch: pytest.MonkeyP
     legend = head.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["projection", "toy"]
+
+
+def test_without_a_number_of_features_another_number_is_the_x_axis() -> None:
+    frame = results(solver="Newton")
+    frame["optim.weight_decay"] = frame["p_over_dn"].map({0.5: 0.0, 1.0: 1e-3, 2.0: 1e-2})
+    axes = ["config", "optim.weight_decay", "run.seed"]
+    assert law_axis(frame, axes) == "optim.weight_decay"
+    assert law_axis(frame, [*axes, "model.p_over_dn"]) == law_axis(frame, ["config"]) == "p_over_dn"
+    table = law_table(frame, axes)
+    assert list(table["line"].unique()) == ["newton", "descent"]
+    assert sorted(table["optim.weight_decay"].unique()) == [0.0, 1e-3, 1e-2]
+    _, *panels = law_figure(table, "decay", 0.01).axes
+    for panel in panels:
+        assert panel.get_xlabel() == "weight decay"
+        assert panel.get_xscale() == "symlog"  # no decay has a place
+        assert list(panel.get_xticks()) == [1e-2, 1e-3, 0.0]
+        assert not panel.texts  # p = d n is no place on it
 
 
 def test_runs_that_failed_or_attacked_nothing_do_not_count() -> None:

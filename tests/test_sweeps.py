@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 import train
+from datamodules.cifar import CLASSES
 from lit_recon.errors import InputError, RunError
 from lit_recon.fit.settings import read_given
 from lit_recon.methods import ProjectionReconstructor
@@ -606,3 +607,19 @@ def test_every_shipped_sweep_runs_from_its_file_alone(
     assert table["line"].nunique() == len(solvers)
     assert ("exact_fraction" in set(table["number"])) == (source != "Sphere")
     assert (directory / "law.svg").read_text().endswith("</svg>\n")
+
+
+def test_the_sweep_of_weight_decay_draws_its_figure_over_it(run: Type, tmp_path: Path) -> None:
+    folder = folder_of_images(tmp_path / "images", CLASSES)
+    few = ["--data.n", "10", "--data.image_size", "8", "--model.widths", "[40]"]
+    few += ["--data", "ImageFolderSubset", "--data.root", str(folder), "--data.n_val", "10"]
+    few += ["--trainer.max_steps", "1", "--recon.max_seconds", "0.2"]
+    few += ["--grid.run.seed", "0", "--grid.optim.weight_decay", "0,0.5"]
+    status, out, error = run("--config", str(ROOT / "configs" / "decay_sweep.yaml"), *few)
+    assert (status, error) == (0, "")
+    assert "law      runs/decay_sweep/law.png" in out
+    table = pd.read_csv(tmp_path / "runs" / "decay_sweep" / "law.csv")
+    assert list(table["line"].unique()) == ["decay_binary", "decay_ten_classes"]
+    assert set(table["optim.weight_decay"]) == {0, 0.5}
+    page = (tmp_path / "runs" / "decay_sweep" / "report.html").read_text()
+    assert "p / (d n)" not in page

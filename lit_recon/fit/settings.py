@@ -111,8 +111,9 @@ def _settle_length(config: Namespace) -> None:
     """Set the length of training and the logging interval, if they are not given."""
     flags, data = config.trainer, config.data.init_args
     optim = named_class(config.optim.class_path)
-    if optim.closed_form and data.batch_size is not None and data.batch_size < data.n:
-        remedy = f"{optim.__name__} fits all samples at once; leave it out, or give --optim SGD"
+    whole = optim.closed_form or optim.full_batch
+    if whole and data.batch_size is not None and data.batch_size < data.n:
+        remedy = f"{optim.__name__} takes all samples at once; leave it out, or give --optim SGD"
         raise InputError("--data.batch_size", data.batch_size, remedy)
     if flags.max_steps == -1 and optim.closed_form:
         flags.max_steps = 1

@@ -14,6 +14,7 @@ from typing import Any
 from lit_recon.errors import InputError
 from lit_recon.metrics.numbers import Number, shown_in
 from lit_recon.records.directory import RunDirectory
+from lit_recon.report.law import ALONG
 from lit_recon.report.page import write_run_report
 from lit_recon.report.pictures import address
 from lit_recon.report.render import REPORT, render
@@ -127,9 +128,8 @@ def write_sweep_report(path: str | os.PathLike[str]) -> tuple[Path, list[str]]:
         RunError: a report cannot be written.
     """
     sweep, skipped = read_sweep(Path(path))
-    text = render(
-        "sweep.html", sweep=sweep, skipped=skipped, law=list(law(sweep.runs)), title=title
-    )
+    sentences = list(law(sweep.runs)) if ALONG & set(sweep.axes) else []
+    text = render("sweep.html", sweep=sweep, skipped=skipped, law=sentences, title=title)
     return RunDirectory(sweep.path).write_text(REPORT, text), skipped
 
 
