@@ -1,8 +1,9 @@
 """Measures which training images come back from the final weights alone.
 
-Every row is a way of training a dense network, with weight decay or to the margin. Each seed has its
-own random images, of which none was used to tune the attack, its own initial weights and batches.
-The attack sees the weights after the last step, the image shape and the normalisation.
+Every row is a way of training a dense network, with weight decay or to the margin. Each seed has
+its own random images, none of them from the first files of a class, on which the attack was tuned,
+and its own initial weights and batches. The attack sees the weights after the last step, the image
+shape and the normalisation.
 
 Training is quick because it runs in coordinates of the span of the inputs. Gradient descent with
 weight decay is equivariant under rotations of the inputs: with Q (n, d) an orthonormal basis of the
@@ -420,12 +421,13 @@ def chosen(args: argparse.Namespace) -> Iterator[tuple[Row, int]]:
     """The rows with the sizes that the flags ask for."""
     for name in args.rows:
         row = ROWS[name]
-        sizes = {
-            "n": args.n or row.n,
-            "steps": args.steps or row.steps,
-            "widths": tuple(min(width, args.width or width) for width in row.widths),
-        }
-        yield from ((replace(row, **sizes), number) for number in args.seeds)
+        row = replace(
+            row,
+            n=args.n or row.n,
+            steps=args.steps or row.steps,
+            widths=tuple(min(width, args.width or width) for width in row.widths),
+        )
+        yield from ((row, number) for number in args.seeds)
 
 
 @one_line_errors("final_weights")
