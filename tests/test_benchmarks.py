@@ -201,6 +201,11 @@ def test_training_in_coordinates_of_the_span_is_plain_training(name):
     assert float((left - row.left * outside).norm()) < 1e-4 * float(left.norm()) + 1e-6
 
 
+def test_every_row_forgets_its_start():
+    decays = [row for row in final_weights.ROWS.values() if row.weight_decay]
+    assert decays and all(row.exponent >= 10 and row.left < 1e-4 for row in decays)
+
+
 def test_images_come_back_once_the_start_is_forgotten():
     row = replace(DECAY, widths=(200,), steps=1200)
     attacked = final_weights.Attacked.of(row, None, 8, 0)
