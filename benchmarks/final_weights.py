@@ -65,6 +65,7 @@ SHOWN = {
     "left": "factor of the start",
     "start_share": "start in W",
     "masks": "masks",
+    "oracle_rank": "oracle rank",
     "rank": "rank",
     "exact": "exact",
     "certified": "certified",
@@ -316,6 +317,7 @@ class Attacked:
             "loss": float(LOSSES[self.row.loss](output, self.y)),
             "margin": margin,
             "masks": len(masks.T.unique(dim=0)),
+            "oracle_rank": oracle_rank(model.first_layer, x),
             "training_seconds": self.seconds,
         }
 
@@ -361,6 +363,22 @@ class Attacked:
         }
 
 
+def oracle_rank(layer: nn.Linear, x: Tensor) -> int:
+    """The rank that an attack could find which knew the noise, by the training inputs.
+
+    The noise is what is left of the first layer without the span of its inputs. An image whose loss
+    has no slope any more is forgotten as the start is.
+
+    Args:
+        layer: the trained first layer, with a bias.
+        x: (n, d) training inputs.
+    """
+    inputs = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
+    weights = torch.cat([layer.weight, layer.bias[:, None]], 1).double()
+    noise = weights - weights @ torch.linalg.pinv(inputs) @ inputs
+    return int((torch.linalg.svdvals(weights) > torch.linalg.matrix_norm(noise, 2)).sum())
+
+
 @torch.no_grad()
 def scaled(model: DeepMLP, x: Tensor, y: Tensor) -> DeepMLP:
     """The network with all weights multiplied so that its margin is that of the published ones.
@@ -394,7 +412,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def shown(row: dict[str, Any], key: str) -> float | None:
     """A number of a row, with shares of images as numbers of images like the others."""
-    value: float | None = row[key]
+    value: float | None = row.get(key)  # results of an earlier version can lack one
     return value * row["n"] if key in NULLS and value is not None else value
 
 

@@ -213,6 +213,17 @@ def test_images_come_back_once_the_start_is_forgotten():
     assert row.exponent == pytest.approx(0.1 * 0.05 * 0.5 * 1201 / 0.1)
     assert found["left"] == pytest.approx(np.exp(-row.exponent), rel=0.1)
     assert (found["rank"], found["exact"], found["false_certificates"]) == (6, 6, 0)
+    assert found["oracle_rank"] == 6
+
+
+def test_an_image_that_the_weights_do_not_hold_is_no_direction():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 20, generator=random)
+    layer = torch.nn.Linear(20, 8).requires_grad_(False)
+    share = torch.randn(8, 2, generator=random)
+    layer.weight.copy_(share @ x[:2] + 1e-6 * torch.randn(8, 20, generator=random))
+    layer.bias.copy_(share.sum(1))
+    assert final_weights.oracle_rank(layer, x) == 2
 
 
 def test_the_first_files_of_every_class_are_left_out(tmp_path, monkeypatch):
