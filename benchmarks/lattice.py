@@ -354,20 +354,24 @@ def scores(found: Reconstruction, truth: Truth) -> dict[str, Any]:
     """How many images came back, how many are certified, and the method's numbers."""
     scored = score_reconstruction(found, truth)
     numbers = {**found.numbers, **found.at_truth(truth.x)}
-    certified = false = 0
-    if found.certificates is not None:
-        assert truth.images is not None
-        accepted = found.certificates.images[found.certificates.accepted]
-        real = {image.numpy().tobytes() for image in truth.images}
-        certified = len(accepted)
-        false = sum(image.numpy().tobytes() not in real for image in accepted)
+    accepted, false = certified(found, truth)
     return {
         "exact": sum(bool(sample.exact) for sample in scored.rows),
         "recovered": sum((sample.ssim or 0) > ALIKE for sample in scored.rows),
-        "certified": certified,
+        "certified": accepted,
         "false_certificates": false,
         **{name: numbers.get(name) for name in COPIED},
     }
+
+
+def certified(found: Reconstruction, truth: Truth) -> tuple[int, int]:
+    """How many images the attack certifies, and how many of these are no training image."""
+    if found.certificates is None:
+        return 0, 0
+    assert truth.images is not None
+    accepted = found.certificates.images[found.certificates.accepted]
+    real = {image.numpy().tobytes() for image in truth.images}
+    return len(accepted), sum(image.numpy().tobytes() not in real for image in accepted)
 
 
 # --- what is shown

@@ -19,7 +19,7 @@ from lit_recon.models import RandomFeatures
 from lit_recon.solvers import MomentumDescent
 
 ROOT = Path(__file__).parents[1]
-PRESET = ROOT / "configs" / "presets" / "iurada2025.yaml"
+PRESETS = ROOT / "configs" / "presets"
 FROG_AND_TRUCK = ("frog", "truck")
 
 
@@ -122,8 +122,15 @@ def train(problem: Problem, root: str | None, seed: int) -> Trained:
     return Trained(knowledge, data.x.flatten(1))
 
 
+def preset(name: str) -> dict[str, Any]:
+    """The settings of the attack in a preset."""
+    content = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    settings: dict[str, Any] = content["recon"]["init_args"]
+    return settings
+
+
 def published(lr: float, max_seconds: float) -> ProjectionReconstructor:
     """The attack with its authors' settings, from the preset iurada2025.yaml."""
-    settings = yaml.safe_load(PRESET.read_text(encoding="utf-8"))["recon"]["init_args"]
+    settings = preset("iurada2025")
     solver: MomentumDescent = MomentumDescent(**{**settings.pop("solver")["init_args"], "lr": lr})
     return ProjectionReconstructor(solver, max_seconds, **settings)

@@ -6,14 +6,17 @@ No time is asserted: the machine may be busy.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import (
     attack,
     entering,
+    final_weights,
     lattice,
     lattice_null,
     resume,
@@ -40,6 +43,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPTS = {
     "attack": attack,
+    "final_weights": final_weights,
     "lattice": lattice,
     "lattice_null": lattice_null,
     "resume": resume,
@@ -151,6 +155,96 @@ def test_lattice(tmp_path):
     assert (tmp_path / "lattice.png").stat().st_size
 
 
+DECAY = final_weights.Row("decay", 6, widths=(32, 16), weight_decay=0.05, lr=0.1, steps=300)
+DECAYS = {
+    "full batch": DECAY,
+    "mini-batches": replace(DECAY, loss="cross_entropy", bias="all", batch=4),
+    "huber": replace(DECAY, loss="huber", first_layer_std=1e-4),
+    "gelu": replace(DECAY, loss="logistic", activation="gelu", normalize="standardize"),
+}
+
+
+def test_final_weights(tmp_path):
+    rows = results("final_weights", tmp_path)
+    assert not any(row["false_certificates"] for row in rows)
+    assert {(row["training"]["name"], row["attack"]) for row in rows} == {
+        *(("ten_classes_100", "rowspace"), ("mse_20", "rowspace")),
+        *(("margin_50", "rowspace"), ("margin_50", "published")),
+    }
+    (margin,) = [row for row in rows if row["training"]["name"] == "margin_50" and row["rank"]]
+    assert margin["rank"] == margin["exact"] == margin["good"] == margin["n"] == 8
+
+
+def test_results_of_other_rows_are_kept(tmp_path, capsys):
+    flags = ("--rows", "mse_20", "--steps", "3", "--append")
+    results("final_weights", tmp_path, *flags)
+    kept = results("final_weights", tmp_path, *flags, "--seeds", "0", "1")
+    assert [row["seed"] for row in kept] == [0, 1]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("| mse_20 | rowspace | 8 | 2 |")
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_training_in_coordinates_of_the_span_is_plain_training(name):
+    row = DECAYS[name]
+    data = final_weights.images_of(row, None, 8, 0)
+    x, y = data.x.flatten(1), final_weights.targets_of(row, data)
+    plain = final_weights.trained(replace(row, plain=True), x, y, 5).state_dict()
+    reduced = final_weights.trained(row, x, y, 5).state_dict()
+    start = final_weights.network(row, x.shape[1], y.shape[1], 5).first_layer.weight.detach()
+    assert plain.keys() == reduced.keys()
+    for key, value in plain.items():
+        assert float((value - reduced[key]).norm() / value.norm()) < 1e-4, key
+    outside = start - start @ torch.linalg.pinv(x) @ x
+    left = reduced["first_layer.weight"]
+    left = left - left @ torch.linalg.pinv(x) @ x
+    assert float((left - row.left * outside).norm()) < 1e-4 * float(left.norm()) + 1e-6
+
+
+def test_every_row_forgets_its_start():
+    decays = [row for row in final_weights.ROWS.values() if row.weight_decay]
+    assert decays and all(row.exponent >= 10 and row.left < 1e-4 for row in decays)
+
+
+def test_images_come_back_once_the_start_is_forgotten():
+    row = replace(DECAY, widths=(200,), steps=1200)
+    attacked = final_weights.Attacked.of(row, None, 8, 0)
+    found = attacked.ours(10.0)
+    assert row.exponent == pytest.approx(0.1 * 0.05 * 0.5 * 1201 / 0.1)
+    assert found["left"] == pytest.approx(np.exp(-row.exponent), rel=0.1)
+    assert (found["rank"], found["exact"], found["false_certificates"]) == (6, 6, 0)
+    assert found["oracle_rank"] == 6
+
+
+def test_an_image_that_the_weights_do_not_hold_is_no_direction():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 20, generator=random)
+    layer = torch.nn.Linear(20, 8).requires_grad_(False)
+    share = torch.randn(8, 2, generator=random)
+    layer.weight.copy_(share @ x[:2] + 1e-6 * torch.randn(8, 20, generator=random))
+    layer.bias.copy_(share.sum(1))
+    assert final_weights.oracle_rank(layer, x) == 2
+
+
+def test_the_first_files_of_every_class_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(final_weights, "TUNED", 2)
+    for name in [name for group in final_weights.GROUPS for name in group]:
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    data = final_weights.Untuned(20, root=str(tmp_path), selection="random", seed=1)
+    data.setup()
+    assert data.images is not None and data.images[:, 0].unique().tolist() == [2, 3]
+
+
+def test_scaled_weights_have_the_published_margin():
+    row = replace(final_weights.PUBLISHED, n=4, widths=(16, 8), steps=50)
+    attacked = final_weights.Attacked.of(row, None, 8, 0)
+    x, y = attacked.truth.x, attacked.y
+    output = y * final_weights.scaled(attacked.model, x, y)(x)
+    assert float(output.detach().min()) == pytest.approx(final_weights.PUBLISHED_MARGIN, rel=1e-4)
+
+
 def test_resume(tmp_path):
     (row,) = results("resume", tmp_path)
     assert row["equal"] and row["differing_files"] == []
@@ -215,6 +309,8 @@ def test_help_lists_the_flags(name, capsys):
     [
         ("attack", ["--root", "/nowhere"], "no such folder"),
         ("attack", ["--seeds", "-1"], "below 0"),
+        ("final_weights", ["--root", "/nowhere"], "no such folder"),
+        ("final_weights", ["--rows", "cubic"], "cubic"),
         ("lattice", ["--root", "/nowhere"], "no such folder"),
         ("lattice", ["--parts", "colours"], "colours"),
         ("resume", ["--kills", "0"], "below 1"),
