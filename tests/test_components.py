@@ -204,22 +204,22 @@ def test_too_few_neurons_leave_the_prior_and_nothing_is_settled():
 
 def test_equations_of_doubtful_masks_are_left_out(monkeypatch):
     """Training leaves many neurons on the kink of some images, where C is anything."""
-    p = problem(n=20, h=200)
+    p = problem(n=20, h=80)
     generator = torch.Generator().manual_seed(0)
-    weight, coefficients = p.after.clone(), torch.randn(200, 20, generator=generator).double()
+    weight, coefficients = p.after.clone(), torch.randn(80, 20, generator=generator).double()
     coefficients[weight @ p.x.T < 0] = 0
-    for neuron in range(200):
-        images = torch.randperm(20, generator=generator)[:4]
+    for neuron in range(80):
+        images = torch.randperm(20, generator=generator)[:5]
         rows = torch.linalg.qr(p.x[images].T).Q.T
         weight[neuron] -= rows.T @ (rows @ weight[neuron])
-        coefficients[neuron, images] = torch.randn(4, generator=generator).double()
+        coefficients[neuron, images] = torch.randn(5, generator=generator).double()
     prior = contaminated(p.x, 0.2)
     errors = []
     for sigmas in (0.0, 1.0):
         monkeypatch.setattr(zeros, "MASK_SIGMAS", sigmas)
         _, best = refine_by_zeros(coefficients @ p.x, None, weight, prior, prior)
         errors.append(direction_errors(p.x, best.candidates).median())
-    assert errors[1] < errors[0] / 2
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_known_signs_are_not_tried_twice(monkeypatch):

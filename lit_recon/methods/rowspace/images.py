@@ -161,17 +161,19 @@ class Images:
         gap: (k,) nats by which the likeliest other combination is less likely than each.
         brightnesses: how many brightnesses all images together can have, where the pixel scale is
             not known; 0 where it is.
+        complete: there is a vector for every direction of the row space.
     """
 
     vectors: Vectors
     sure: NDArray[np.bool_]
     gap: Array
     brightnesses: int = 0
+    complete: bool = True
 
     @property
     def only_differences(self) -> bool:
         """Whether the row space holds differences of images alone."""
-        return len(self.vectors) > 0 and not self.vectors.multiples.any()
+        return self.complete and len(self.vectors) > 0 and not self.vectors.multiples.any()
 
 
 def separated(
@@ -239,7 +241,7 @@ def separated(
         negative = np.rint(2 * frame.offset).astype(np.int64) - vectors.whole
         sure &= (negative.min(1) < 0) | (negative.max(1) > 255)
     sure &= frame.offset is not None  # without it a negative is an image as well
-    return Images(vectors, sure, gap, brightnesses)
+    return Images(vectors, sure, gap, brightnesses, len(lattice) == space.rank)
 
 
 def _likeliest(

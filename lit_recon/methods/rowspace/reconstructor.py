@@ -117,7 +117,10 @@ class RowSpaceReconstructor(Reconstructor):
         Raises:
             InputError: the network cannot be attacked.
         """
-        first_dense_layer(model, flag="--recon")
+        try:
+            first_dense_layer(model, flag="--recon")
+        except InputError as error:
+            raise InputError("--recon", type(self).__name__, error.remedy) from None
 
     def attack(
         self,

@@ -179,7 +179,11 @@ def _low_rank(
     """
     count, least, decays, share = FIRST_DIRECTIONS, min(after.shape), False, 1.0
     # What is left of a start hides weak directions; a few power iterations do not find them.
-    begin = _all_directions(after) if before is None and least <= SEEN_WHOLE else None
+    begin = None
+    if before is None and SMALL < least <= SEEN_WHOLE:
+        begin, energies = _all_directions(after)
+        if energies[least // 2 :].sum() > NOISE_SHARE * energies.sum():
+            return begin[:0], energies[:0], share  # as many directions as there are neurons
     while True:
         count = least if least <= SMALL else min(count, least)
         if decays:
@@ -239,15 +243,15 @@ def _leading(
     return turn @ rows, values
 
 
-def _all_directions(change: Tensor) -> Tensor:
-    """Right singular vectors (min(h, d), d) at any scale, the leading ones first.
+def _all_directions(change: Tensor) -> tuple[Tensor, Tensor]:
+    """Right singular vectors (m, d) at any scale and squared singular values (m,), largest first.
 
-    They come from a Gram matrix, which is quick and loses digits of the smallest.
+    They come from a Gram matrix, which is quick and loses digits of the smallest; m = min(h, d).
     """
     h, d = change.shape
-    if h > d:
-        return torch.linalg.eigh(change.T @ change).eigenvectors.T.flip(0)
-    return torch.linalg.eigh(change @ change.T).eigenvectors.T.flip(0) @ change
+    squares, vectors = torch.linalg.eigh(change.T @ change if h > d else change @ change.T)
+    rows = vectors.T.flip(0)
+    return rows if h > d else rows @ change, squares.flip(0)
 
 
 def _subspace(
