@@ -84,7 +84,12 @@ def test_more_rows_are_added_to_what_fewer_have_found(monkeypatch):
     monkeypatch.setattr(components, "MORE_ROWS", 4)
     ranks = []
     whiten = components._whiten
-    monkeypatch.setattr(components, "_whiten", lambda maps: ranks.append(len(maps)) or whiten(maps))
+
+    def noted(maps):
+        ranks.append(len(maps))
+        return whiten(maps)
+
+    monkeypatch.setattr(components, "_whiten", noted)
     cosines = correlations(x, components_of(mixed(x), shape))
     assert ranks == [8, 12, 16, 20]
     assert cosines.amax(1).median() > 0.98
