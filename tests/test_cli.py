@@ -34,6 +34,7 @@ from lit_recon.fit.introduction import HELP
 from lit_recon.fit.run import RUN_PATH
 from lit_recon.fit.settings import EPOCHS, read_sources, settle
 from lit_recon.fit.trainer import GIVEN_HERE, WITHOUT_MEANING
+from lit_recon.metrics.numbers import TRAINING
 from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 from tests import kills
@@ -587,7 +588,8 @@ def test_every_number_is_drawn_over_the_training_step(real: tuple[Path, list[str
     assert axes.pop("trainer/global_step") is None
     assert set(axes.values()) == {"trainer/global_step"}
     numbers = named_numbers(RunDirectory("r"), [methods.ProjectionReconstructor()])
-    assert set(axes) == {*numbers, *train.TRAINING_NUMBERS}
+    trained = [f"train/{number.name}" for number in TRAINING]
+    assert set(axes) == {*numbers, *train.TRAINING_NUMBERS, *trained}
 
 
 def test_the_picture_in_wandb_is_the_one_on_disk(real: tuple[Path, list[str]]) -> None:
