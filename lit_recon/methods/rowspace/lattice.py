@@ -54,7 +54,8 @@ SECONDS_AT_100, GROWTH = 1.5, 4.2
 # What is accepted. Distances of random numbers to the nearest integer have an rms of 0.29.
 SIGMAS = 6.0  # largest residual in units of its prediction
 LEAST_RESIDUAL = 1e-3  # levels; numerical errors stay below
-RESIDUAL_CAP = 0.11  # levels, rms over all differences; at 0.12 some were rounded wrongly
+RESIDUAL_CAP = 0.15  # levels, rms over all differences
+LARGEST_MISS = 0.4  # levels, of any difference; near 0.5 some are rounded to the wrong integer
 FALSE_BITS = -40.0  # log2 of the number of wrong vectors that may be expected to pass
 INDEPENDENT = 1e-6  # least share of a vector's norm outside the span of those before it
 WIDTH = 4.0  # pivots are assumed to lie within so many sizes to both sides
@@ -308,8 +309,9 @@ class Lattice:
         """The same with those candidates (k, r) that are new integer vectors, the best first."""
         differences = coordinates @ space.values
         whole = np.rint(differences)
-        residual = np.sqrt(((differences - whole) ** 2).mean(1))
-        sure = residual < RESIDUAL_CAP
+        miss = np.abs(differences - whole)
+        residual = np.sqrt((miss**2).mean(1))
+        sure = (residual < RESIDUAL_CAP) & (miss.max(1) < LARGEST_MISS)
         if space.measured:
             # Where there are many images, some of their combinations lie near any given space.
             sure &= residual < SIGMAS * space.predicted(coordinates) + LEAST_RESIDUAL

@@ -18,7 +18,6 @@ from torch import Tensor
 
 # Spectra. Singular values of rounding noise fall by a few percent from one to the next.
 STEP_DOWN = 2.0  # factor between the last singular value of a signal and the first of the noise
-CLEAR_STEP = 1e4  # the same where no later step counts
 NOISE_SHARE = 1e-3  # of a change's energy; more outside of the span is no noise
 EDGE_SPREADS = 4.0  # of the largest singular value of white noise, beyond its mean
 TAIL = 8  # singular values that must be seen beyond the rank
@@ -271,17 +270,11 @@ def _subspace(
 def _rank(values: Tensor, whole: bool) -> int:
     """The last place where singular values step down, 0 if there is none.
 
-    The last ones of a part of the spectrum are too small, and tell nothing. A very large step is
-    the end of the signal, whatever follows: pixels that are alike in all inputs have alike weights,
-    so that the noise steps down too.
+    The last ones of a part of the spectrum are too small, and tell nothing.
     """
     values = values.clamp_min(values[0] * 1e-15)
-    ratios = values[:-1] / values[1:]
-    steps = (ratios > STEP_DOWN).nonzero().flatten()
+    steps = (values[:-1] > STEP_DOWN * values[1:]).nonzero().flatten()
     steps = steps if whole else steps[steps < len(values) - TAIL // 2]
-    clear = steps[ratios[steps] > CLEAR_STEP]
-    if len(clear):
-        return int(clear[0]) + 1
     return int(steps[-1]) + 1 if len(steps) else 0
 
 
