@@ -55,7 +55,7 @@ SECONDS_AT_100, GROWTH = 1.5, 4.2
 SIGMAS = 6.0  # largest residual in units of its prediction
 LEAST_RESIDUAL = 1e-3  # levels; numerical errors stay below
 RESIDUAL_CAP = 0.15  # levels, rms over all differences
-LARGEST_MISS = 0.4  # levels, of any difference; near 0.5 some are rounded to the wrong integer
+LARGEST_MISS = 0.5  # levels, of any difference, from a fit to all of them
 FALSE_BITS = -40.0  # log2 of the number of wrong vectors that may be expected to pass
 INDEPENDENT = 1e-6  # least share of a vector's norm outside the span of those before it
 WIDTH = 4.0  # pivots are assumed to lie within so many sizes to both sides
@@ -309,17 +309,21 @@ class Lattice:
         """The same with those candidates (k, r) that are new integer vectors, the best first."""
         differences = coordinates @ space.values
         whole = np.rint(differences)
-        miss = np.abs(differences - whole)
-        residual = np.sqrt((miss**2).mean(1))
-        sure = (residual < RESIDUAL_CAP) & (miss.max(1) < LARGEST_MISS)
+        residual = np.sqrt(((differences - whole) ** 2).mean(1))
+        sure = residual < RESIDUAL_CAP
         if space.measured:
             # Where there are many images, some of their combinations lie near any given space.
             sure &= residual < SIGMAS * space.predicted(coordinates) + LEAST_RESIDUAL
         sure &= false_bits(space, residual) + log2(len(residual) + 1) < FALSE_BITS
         # A short vector of noise lies near few integers but zero.
         sure &= np.sqrt((whole**2).mean(1)) > LARGER * residual
+        sure &= np.abs(whole).any(1)
+        # All differences together make more precise coordinates, which a wrong integer misses.
+        index = np.flatnonzero(sure)
+        precise = np.linalg.lstsq(space.values.T, whole[index].T, rcond=None)[0].T
+        sure[index] &= np.abs(precise @ space.values - whole[index]).max(1) < LARGEST_MISS
         kept, basis = [], _orthonormal(self.coordinates)
-        for i in np.flatnonzero(sure & np.abs(whole).any(1)):
+        for i in np.flatnonzero(sure):
             if len(basis) == space.rank:
                 break
             fresh = coordinates[i] - (coordinates[i] @ basis.T) @ basis
@@ -328,7 +332,6 @@ class Lattice:
                 basis = _orthonormal(np.vstack([basis, fresh]))
         # A multiple of an integer vector is one too, and not what is looked for.
         whole[kept] /= np.gcd.reduce(whole[kept].astype(np.int64), axis=1)[:, None]
-        # Pivots alone make coordinates; all differences together make more precise ones.
         precise = np.linalg.lstsq(space.values.T, whole[kept].T, rcond=None)[0].T
         return replace(
             self,
