@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.images import ImageDataModule, ImageSource, Pools, check_against
+from datamodules.downloads import download_folder, fetching
+from datamodules.images import ImageDataModule, ImageSource, check_against, pools_of
 from lit_recon.errors import InputError
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer"]
 CLASSES += ["dog", "frog", "horse", "ship", "truck"]
 FROG_AND_TRUCK = ["frog", "truck"]  # the pair of Iurada et al. (arXiv 2509.22214)
 SIDE = 32  # of an image, in pixels
-PATIENCE = 20.0  # seconds without an answer from the server before a download fails
 REMEDIES = (
     "put the archive cifar-10-python.tar.gz there, or give --data.url MIRROR, or "
     "--data ImageFolderSubset --data.root FOLDER, or --data Photos, which needs no download"
@@ -106,7 +102,7 @@ class CIFAR10Subset(ImageDataModule):
         def read(train: list[int], val: list[int]) -> tuple[Tensor, Tensor]:
             return _pick(arrays[0], train), _pick(arrays[1], val)
 
-        pools = [_pools(split.targets) for split in splits]
+        pools = [pools_of(split.targets, CLASSES) for split in splits]
         return ImageSource(pools[0], pools[1], read, order=(int, int))  # positions in the file
 
 
@@ -134,18 +130,13 @@ def fetch(root: Path, download: bool, url: str | None) -> None:
     packed = check_integrity(archive, CIFAR10.tgz_md5)
     if not packed and not download:
         raise InputError("--data.root", root, f"CIFAR-10 is not there; {REMEDIES}")
-    try:
+    with fetching("CIFAR-10", root, REMEDIES):
         if packed:
             _unpack(archive, folder)
             return
-        root.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own: another run may be downloading to the same root.
-        with tempfile.TemporaryDirectory(dir=root, prefix="download-") as scratch, patience():
+        with download_folder(root) as scratch:
             download_url(url or CIFAR10.url, scratch, CIFAR10.filename, CIFAR10.tgz_md5)
-            _unpack(Path(scratch) / CIFAR10.filename, folder)
-    except (OSError, RuntimeError, ValueError, HTTPException) as error:
-        reason = f"CIFAR-10 is not there and fetching it failed ({one_line(error)})"
-        raise InputError("--data.root", root, f"{reason}; {REMEDIES}") from error
+            _unpack(scratch / CIFAR10.filename, folder)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -159,26 +150,6 @@ def _unpack(archive: Path, folder: Path) -> None:
             os.replace(file, folder / file.name)
 
 
-@contextmanager
-def patience() -> Iterator[None]:
-    """Set a timeout for sockets, because torchvision's download has none."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _pools(targets: list[int]) -> Pools:
-    places = np.asarray(targets)
-    return {name: np.flatnonzero(places == c).tolist() for c, name in enumerate(CLASSES)}
-
-
 def _pick(array: NDArray[np.uint8], indices: list[int]) -> Tensor:
     """(m, 3, 32, 32) uint8 from (N, 32, 32, 3)."""
     return torch.from_numpy(array[indices]).permute(0, 3, 1, 2)
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.cifar import one_line, patience
-from datamodules.images import ImageDataModule, ImageSource, Pools, check_against
+from datamodules.downloads import download_folder, fetching, one_line
+from datamodules.images import ImageDataModule, ImageSource, check_against, pools_of
 from lit_recon.errors import InputError
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -78,7 +76,7 @@ class Digits(ImageDataModule):
         def read(train: list[int], val: list[int]) -> tuple[Tensor, Tensor]:
             return _pick(images, train), _pick(images, val)
 
-        return ImageSource(_pools(bunch.target), None, read, order=(int, int))
+        return ImageSource(pools_of(bunch.target, CLASSES), None, read, order=(int, int))
 
 
 class MNIST(ImageDataModule):
@@ -153,7 +151,7 @@ class MNIST(ImageDataModule):
         def read(train: list[int], val: list[int]) -> tuple[Tensor, Tensor]:
             return _pick(arrays[0], train), _pick(arrays[1], val)
 
-        pools = [_pools(split.targets.numpy()) for split in splits]
+        pools = [pools_of(split.targets.numpy(), CLASSES) for split in splits]
         return ImageSource(pools[0], pools[1], read, order=(int, int))
 
 
@@ -176,21 +174,11 @@ def fetch_mnist(root: Path, download: bool) -> None:
     remedies = f"put {', '.join(names)} into {folder}, or give --data Digits, without a download"
     if not download:
         raise InputError("--data.root", root, f"MNIST is not there; {remedies}")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own: another run may be downloading to the same root.
-        with tempfile.TemporaryDirectory(dir=root, prefix="download-") as scratch, patience():
-            datasets.MNIST(scratch, download=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                os.replace(Path(scratch) / "MNIST" / "raw" / name, folder / name)
-    except (OSError, RuntimeError, ValueError, HTTPException) as error:
-        reason = f"MNIST is not there and fetching it failed ({one_line(error)})"
-        raise InputError("--data.root", root, f"{reason}; {remedies}") from error
-
-
-def _pools(targets: NDArray[np.int64]) -> Pools:
-    return {name: np.flatnonzero(targets == c).tolist() for c, name in enumerate(CLASSES)}
+    with fetching("MNIST", root, remedies), download_folder(root) as scratch:
+        datasets.MNIST(scratch, download=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(scratch / "MNIST" / "raw" / name, folder / name)
 
 
 def _pick(array: NDArray[np.uint8], indices: list[int]) -> Tensor:

@@ -5,13 +5,15 @@ Shapes: ``m`` images with ``c`` channels, ``h`` by ``w`` pixels; ``n`` training 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import gcd
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from datamodules.base import ReconDataModule
@@ -188,6 +190,16 @@ class ImageDataModule(ReconDataModule):
         self.labels = _labels(chosen)
         self.y = to_targets(self.labels, classes)
         self.val_y = to_targets(_labels(held_out), classes)
+
+
+def pools_of(targets: ArrayLike, names: Sequence[str]) -> Pools:
+    """The positions of each class in a list of class numbers (N,).
+
+    >>> pools_of([1, 0, 1], ["cat", "dog"])
+    {'cat': [1], 'dog': [0, 2]}
+    """
+    numbers = np.asarray(targets)
+    return {name: np.flatnonzero(numbers == c).tolist() for c, name in enumerate(names)}
 
 
 def choose_classes(

@@ -30,6 +30,7 @@ from datamodules import (
     Photos,
     ReconDataModule,
     Sphere,
+    downloads,
 )
 from datamodules import cifar as cifar_file
 from datamodules import digits as digits_file
@@ -417,7 +418,7 @@ def test_cifar_refuses_an_archive_with_another_checksum(
 def test_cifar_without_network_says_what_would_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cifar_file, "PATIENCE", 0.2)
+    monkeypatch.setattr(downloads, "PATIENCE", 0.2)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call and never answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/cifar-10-python.tar.gz"
