@@ -10,11 +10,30 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.metrics.certificate import Certificates
 from lit_recon.metrics.numbers import Number, register
 from lit_recon.randomness import generator as make_generator
 from lit_recon.solvers import OnStep, SolverStep
+
+
+def check_numbers(max_seconds: float, seed: int | None, **counts: tuple[int, int]) -> None:
+    """Refuse flags of a method that are out of their range.
+
+    Args:
+        max_seconds: above 0.
+        seed: 0 or more; None: none was given.
+        counts: by name, the value of any other flag that counts, and the least that it may be.
+
+    Raises:
+        InputError: one of them is smaller.
+    """
+    if not max_seconds > 0:
+        raise InputError("--recon.max_seconds", max_seconds, "give seconds above 0")
+    for flag, (value, least) in {**counts, "seed": (seed or 0, 0)}.items():
+        if value < least:
+            raise InputError(f"--recon.{flag}", value, f"give {least} or more")
 
 
 @dataclass(frozen=True)

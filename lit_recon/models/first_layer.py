@@ -12,7 +12,10 @@ FIRST_LAYER = "first_layer"
 
 
 def first_dense_layer(
-    model: nn.Module, name: str | None = None, flag: str = "--recon.layer"
+    model: nn.Module,
+    name: str | None = None,
+    flag: str = "--recon.layer",
+    given: str = "null",
 ) -> tuple[str, nn.Linear]:
     """The dotted name of the first layer with weights, and the layer, which must be dense.
 
@@ -27,6 +30,7 @@ def first_dense_layer(
         model: the network.
         name: the layer's dotted name; None: find it.
         flag: the flag that names the layer, for messages.
+        given: its value where there is no name, for messages.
 
     Raises:
         InputError: there is no such layer, it is not dense, or it is not trained.
@@ -39,12 +43,12 @@ def first_dense_layer(
             raise InputError(flag, name, remedy)
         return name, _dense(kind, name, modules[name], flag, name)
     if isinstance(model, OneHiddenLayer) and model.frozen:
-        raise InputError(flag, "null", f"the first layer of {kind} is fixed, so it never changes")
+        raise InputError(flag, given, f"the first layer of {kind} is fixed, so it never changes")
     inside = (key for key in (FIRST_LAYER, *modules) if key in modules)
     found = next((key for key in inside if has_weights(modules[key])), None)
     if found is None:
-        raise InputError(flag, "null", f"{kind} has no layer with weights")
-    return found, _dense(kind, found, modules[found], flag, "null")
+        raise InputError(flag, given, f"{kind} has no layer with weights")
+    return found, _dense(kind, found, modules[found], flag, given)
 
 
 def whole_input_layer(model: nn.Module, d: int) -> tuple[str, nn.Linear] | None:

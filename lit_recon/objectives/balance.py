@@ -25,6 +25,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lit_recon.objectives.stationarity import energy_of
+
 Layer = nn.Linear | nn.Conv2d
 
 
@@ -72,7 +74,7 @@ def imbalance(layers: Sequence[Layer]) -> float:
     Args:
         layers: a chain of `relu_chain`, all trained.
     """
-    energy = sum(float(p.double().square().sum()) for layer in layers for p in layer.parameters())
+    energy = energy_of(p for layer in layers for p in layer.parameters())
     parts = []
     for layer, following in pairwise(layers):
         incoming = layer.weight.double().square().flatten(1).sum(1)  # (units,)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from lit_recon.objectives.stationarity import (
     GradientProducts,
     Stationarity,
+    energy_of,
     gradient_products,
     margin_stationarity,
     margins,
@@ -203,7 +204,7 @@ class KKTObjective:
         self.multipliers, self.slope, self.relative = multipliers, slope, relative
         self.bounds, self.as_pixels, self.ball = bounds, as_pixels, ball
         self.theta = trained_parameters(model)
-        self.energy = sum(float(p.detach().double().square().sum()) for p in self.theta)
+        self.energy = energy_of(self.theta)
 
     @property
     def rates(self) -> float | Tensor:

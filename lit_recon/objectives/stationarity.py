@@ -14,7 +14,7 @@ and what flows in. So inner products of gradients need no gradient as a vector o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -164,7 +164,7 @@ def decay_stationarity(
     left = sum(
         float((p.detach().double() + g.double() / weight_decay).square().sum()) for p, g in parts
     )
-    energy = _energy(trained)
+    energy = energy_of(trained)
     return Stationarity((left / energy) ** 0.5 if energy else 0.0, -slopes.double() / weight_decay)
 
 
@@ -203,7 +203,7 @@ def gradient_products(
         whole = all(id(parameter) in inside for parameter in trained)
         if not (whole and found and _explains(found, trained, slopes[len(calls) :])):
             found = _by_samples(o, trained)
-    return GradientProducts(o.detach().double(), *found, _energy(trained))
+    return GradientProducts(o.detach().double(), *found, energy_of(trained))
 
 
 Products = tuple[Tensor, Tensor]  # Gram matrix (n, n), and inner products with the weights (n,)
@@ -356,5 +356,6 @@ def _flat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten().double() for tensor in tensors])
 
 
-def _energy(parameters: list[nn.Parameter]) -> float:
+def energy_of(parameters: Iterable[nn.Parameter]) -> float:
+    """The sum of the squares of all numbers, in float64."""
     return sum(float(parameter.detach().double().square().sum()) for parameter in parameters)

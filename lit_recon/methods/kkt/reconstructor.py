@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_recon.activations import Activation
 from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
-from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
+from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor, check_numbers
 from lit_recon.methods.kkt import outcomes
 from lit_recon.methods.kkt.numbers import DESCRIBED
 from lit_recon.methods.kkt.problem import Problem
@@ -132,18 +132,12 @@ class KKTReconstructor(Reconstructor):
         ):
             if value is not None and not (isfinite(value) and value > 0):
                 raise InputError(f"--recon.{flag}", value, "give a finite number above 0")
-        if not max_seconds > 0:
-            raise InputError("--recon.max_seconds", max_seconds, "give seconds above 0")
         if not (isfinite(min_dual) and min_dual >= 0):
             raise InputError("--recon.min_dual", min_dual, "give 0 or more")
-        for flag, count, least in (
-            ("candidates", 1 if candidates is None else candidates, 1),
-            ("starts", starts, 1),
-            ("steps", steps, 1),
-            ("seed", seed or 0, 0),
-        ):
-            if count < least:
-                raise InputError(f"--recon.{flag}", count, f"give {least} or more")
+        count = 1 if candidates is None else candidates
+        check_numbers(
+            max_seconds, seed, candidates=(count, 1), starts=(starts, 1), steps=(steps, 1)
+        )
         if duals == "trained" and start == "rowspace":
             remedy = "needs --recon.duals eliminated: components have no labels in blocks"
             raise InputError("--recon.start", start, remedy)
@@ -208,12 +202,18 @@ class KKTReconstructor(Reconstructor):
         monitor = Monitor(self.max_seconds, on_step)
         problem = Problem.of(knowledge, self.settings)
         against = problem.against()
+        usable = against is None
         if against is not None and self.settings.ignore_evidence:
             against = None if against.status.startswith("not_") else against
         found = None
         if against is None:
             found = _Attack(self.settings, problem, monitor, generator).run(knowledge.n)
             against = found.outcome
+
+        def at_truth(x: Tensor) -> Mapping[str, Any]:
+            value = problem.stationarity(x.to(problem.weight)) if usable else None
+            return {"oracle_stationarity": value}
+
         candidates = problem.weight.new_zeros(0, problem.d) if found is None else found.candidates
         return Reconstruction(
             candidates=candidates.cpu().float(),
@@ -224,16 +224,10 @@ class KKTReconstructor(Reconstructor):
                 "imbalance": problem.imbalance,
                 "steps": len(monitor.rows),
             },
-            at_truth=lambda x: _at_truth(problem, x),
+            at_truth=at_truth,
             curve=monitor.rows,
             seconds=monitor.seconds,
         )
-
-
-def _at_truth(problem: Problem, x: Tensor) -> Mapping[str, Any]:
-    usable = problem.against() is None
-    value = problem.stationarity(x.to(problem.weight)) if usable else None
-    return {"oracle_stationarity": value}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
-from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
+from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor, check_numbers
 from lit_recon.methods.projection import outcomes
 from lit_recon.methods.projection.count import run_counted
 from lit_recon.methods.projection.layer import LayerProblem, layer_problem
@@ -98,19 +98,16 @@ class ProjectionReconstructor(Reconstructor):
         evidence_against: Literal["stop", "ignore"] = "stop",
         enabled: bool = True,
     ) -> None:
-        if not max_seconds > 0:
-            raise InputError("--recon.max_seconds", max_seconds, "give seconds above 0")
-        for flag, value, least in (
-            ("restarts", restarts, 0),
-            ("rounds", rounds, 0),
-            ("hops", hops, 0),
-            ("candidates", candidates if isinstance(candidates, int) else 1, 1),
-            ("spare", spare, 0),
-            ("max_steps", max_steps, 1),
-            ("seed", seed or 0, 0),
-        ):
-            if value < least:
-                raise InputError(f"--recon.{flag}", value, f"give {least} or more")
+        check_numbers(
+            max_seconds,
+            seed,
+            restarts=(restarts, 0),
+            rounds=(rounds, 0),
+            hops=(hops, 0),
+            candidates=(candidates if isinstance(candidates, int) else 1, 1),
+            spare=(spare, 0),
+            max_steps=(max_steps, 1),
+        )
         if not (isfinite(loss) and loss >= 0):
             raise InputError("--recon.loss", loss, "give 0 or more")
         self.settings = Settings(

@@ -84,8 +84,9 @@ def independent_components(
         random = torch.randn(k, k, dtype=torch.float64, generator=generator)
         start = random if found is None else _extended(found, to_basis, random)
         steps = SEARCH_STEPS if rank == len(basis) else STAGE_STEPS
-        found = _search(white, _orthogonal(start), steps) @ to_basis
-    return _refine(white, found @ torch.linalg.pinv(to_basis)) @ to_basis
+        unmixed = _search(white, _orthogonal(start), steps)
+        found = unmixed @ to_basis
+    return _refine(white, unmixed) @ to_basis
 
 
 def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_recon.errors import InputError
 from lit_recon.knowledge import DenseLayer, Knowledge
-from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor
+from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor, check_numbers
 from lit_recon.methods.rowspace import outcomes
 from lit_recon.methods.rowspace.approximate import Change, by_rounding
 from lit_recon.methods.rowspace.images import (
@@ -92,12 +92,9 @@ class RowSpaceReconstructor(Reconstructor):
         seed: int | None = None,
         enabled: bool = True,
     ) -> None:
-        if not max_seconds > 0:
-            raise InputError("--recon.max_seconds", max_seconds, "give seconds above 0")
+        check_numbers(max_seconds, seed)
         if max_rank < 1:
             raise InputError("--recon.max_rank", max_rank, "give at least 1")
-        if seed is not None and seed < 0:
-            raise InputError("--recon.seed", seed, "give 0 or more")
         self.evidence, self.separation = evidence, separation
         self.max_rank, self.max_seconds = max_rank, max_seconds
         self.seed, self.enabled = seed or 0, enabled
@@ -117,10 +114,7 @@ class RowSpaceReconstructor(Reconstructor):
         Raises:
             InputError: the network cannot be attacked.
         """
-        try:
-            first_dense_layer(model, flag="--recon")
-        except InputError as error:
-            raise InputError("--recon", type(self).__name__, error.remedy) from None
+        first_dense_layer(model, flag="--recon", given=type(self).__name__)
 
     def attack(
         self,

@@ -341,6 +341,7 @@ def _fitted(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Ten
     free = 1 - r / len(change)  # degrees of freedom of the rest, as a share
     rest = _left_over(change, basis)
     variance = _variance(rest, spacing, free)
+    inverse = None
     if r <= MOST_FITTED:
         weight = (variance.mean() / variance).float()
         # The rest is orthogonal to the span in the plain metric, not in the weighted one.
@@ -351,11 +352,9 @@ def _fitted(change: Tensor, basis: Tensor, spacing: Tensor) -> tuple[Tensor, Ten
         orthonormal, turn = torch.linalg.qr(basis.T + step)
         back = torch.linalg.inv(turn)
         basis, inverse = orthonormal.T, back.T @ inverse @ back
-        inside = (basis @ change.T).T
-        gram = inside.T @ inside
-    else:
-        inside = (basis @ change.T).T
-        gram = inside.T @ inside
+    inside = (basis @ change.T).T
+    gram = inside.T @ inside
+    if inverse is None:
         inverse = torch.linalg.inv(gram)
     # The directions that hold most of the change come first.
     turn = torch.linalg.eigh(gram).eigenvectors.flip(1).T
