@@ -170,6 +170,7 @@ ROWS = {
         Row("gelu_50", 50, activation="gelu"),
         Row("huber_50", 50, loss="huber"),
         Row("mse_200", 200),
+        Row("mse_500", 500, lr=0.03, steps=10_000),  # a rate of .05 diverges
         replace(PUBLISHED, name="margin_500", n=500),
     )
 }

@@ -450,8 +450,11 @@ def test_a_sweep_leaves_one_row_for_each_run_and_step(whole: Path) -> None:
     assert list(table["recon.spare"]) == [0, 0, 2, 2] * 2
     assert set(table["method"]) == {"projection"}
     assert set(table["solver"]) == {"GaussNewton"}
-    described = [number.name for number in (*COMMON, *ProjectionReconstructor.describes)]
-    assert list(table.columns[table.columns.get_loc("train_loss") + 1 :]) == described
+    described = table.columns[table.columns.get_loc("train_loss") + 1 :]
+    assert list(described[: len(COMMON)]) == [number.name for number in COMMON]
+    own = {number.name for number in ProjectionReconstructor.describes}
+    assert set(described[len(COMMON) :]) == own
+    assert len(described) == len(COMMON) + len(own)
     assert set(map(tuple, table[["model", "n", "d", "k", "p"]].to_numpy())) == {
         ("RandomFeatures", 4, 8, 1, 128)
     }
