@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf, sqrt
 
 import numpy as np
 import pytest
@@ -365,7 +366,7 @@ def test_nothing_is_found_where_there_are_no_integers() -> None:
 
 def test_a_plan_has_as_many_checks_as_the_reduction_needs() -> None:
     space, *_ = space_of(8, 8)
-    search = plan(space.values, space.pixels, space.size, 5e-3)
+    search = plan(space, space.size, 5e-3)
     assert search.margin > SPARE_BITS and len(search.pivots) == 8
     assert len(search.checks) > FEWEST_CHECKS
     assert not set(search.pivots) & set(search.checks)
@@ -373,19 +374,19 @@ def test_a_plan_has_as_many_checks_as_the_reduction_needs() -> None:
     assert fewer.margin < SPARE_BITS
     assert np.allclose(search.inverse @ space.values, search.map)
     assert np.allclose(search.map[:, search.pivots], np.eye(8))
-    assert len(plan(space.values, space.pixels, space.size, 1e-9).checks) == FEWEST_CHECKS
+    assert len(plan(space, space.size, 1e-9).checks) == FEWEST_CHECKS
     dimensions, margins = [], []
     for error in (1e-6, 1e-4, 1e-2, 1.0):
-        one = plan(space.values, space.pixels, space.size, error)
+        one = plan(space, space.size, error)
         dimensions.append(one.dimension)
         margins.append(one.margin)
     assert dimensions[:3] == sorted(dimensions[:3]) and margins[3] < 0 < margins[2]
-    assert plan(space.values, space.pixels, space.size, 1e-3, NEAREST).demand != SHORT
+    assert plan(space, space.size, 1e-3, NEAREST).demand != SHORT
 
 
 def test_the_bits_of_a_plan_are_the_volume_of_its_lattice() -> None:
     space, *_ = space_of(4, 8)
-    search = plan(space.values, space.pixels, space.size, 1e-3)
+    search = plan(space, space.size, 1e-3)
     volume = np.linalg.slogdet(reduced(search))[1] / np.log(2)
     needed = SHORT[0] + SHORT[1] * search.dimension
     there = volume / search.dimension - 6  # UNIT is 2^6
@@ -410,7 +411,7 @@ def test_wrong_vectors_are_at_most_as_many_as_predicted() -> None:
     passed, predicted, spaces = 0, 0.0, 400
     for _ in range(spaces):
         values = np.concatenate([[1.0], random.normal(size=3)])[None]
-        space = Space(values, np.eye(1), np.full(4, 2), norm=20 / np.abs(values).max())
+        space = Space(values, np.zeros((1, 1)), np.full(4, 2), 20 / np.abs(values).max())
         others = pivots[:, None] * values[0, 1:]
         rms = np.sqrt(((others - np.rint(others)) ** 2).mean(1))
         passed += int((rms < most).sum()) - 1  # zero is no vector
@@ -606,3 +607,47 @@ def test_of_earlier_checkpoints_the_one_with_most_images_within_reach_is_taken()
     precise = second.double() - (end - start)  # all sixteen, in float64
     assert best_pair(after.double(), [precise, second.double()], frame, random) == 0
     assert best_pair(after, [after], frame, random) == 0  # nothing is in it, and the attack says so
+
+
+def digits_like(seed: int) -> tuple[Space, Tensor]:
+    """The row space of final weights that read eight small images with a border, and the images."""
+    random = torch.Generator().manual_seed(seed)
+    u = torch.randint(0, 17, (8, 1, 8, 8), generator=random, dtype=torch.uint8) * 15
+    u[..., :2], u[..., 6:] = 0, 240
+    unit = u.double() / 255
+    pixels = PixelScale((1, 8, 8), float(unit.mean()), float(unit.std()))
+    # Rounding is larger where weights move, and so the noise has two levels.
+    rounding = 1e-6 * torch.randn(64, 64, generator=random, dtype=torch.float64)
+    rounding[:, pixels_alike(u)] *= 0.05
+    weight = torch.randn(64, 8, generator=random, dtype=torch.float64)
+    weight = weight @ inputs_from_images(u, pixels) + rounding
+    return PixelSpace.of(Frame.of(pixels.shape, pixels), span_of(None, weight)).space, u
+
+
+def pixels_alike(u: Tensor) -> Tensor:
+    """(d,) bool, of images (n, c, h, w)."""
+    flat = u.flatten(1)
+    return (flat == flat[0]).all(0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pixels_that_are_alike_in_all_images_do_not_hide_the_rank(seed: int) -> None:
+    space, u = digits_like(seed)
+    assert space.rank == len(u)
+    assert len(integer_vectors(space, Lattice.empty(space), 10)) == len(u)
+
+
+def test_differences_that_are_zero_in_all_images_are_no_evidence() -> None:
+    """They would vouch for any vector, and be the checks that the error disturbs least."""
+    space, u = digits_like(0)
+    zero = (space.values**2).sum(0) < 1e-8
+    assert zero.sum() >= pixels_alike(u).sum() - 2  # two borders, each a plane of its own
+    assert np.array_equal(~space.telling, zero)
+    search = plan(space, space.size, space.error())
+    assert not zero[search.checks].any() and not zero[search.pivots].any()
+    residual = np.array([0.05])
+    other = replace(space, values=space.values[:, ~zero], pixels=space.pixels[~zero])
+    alike = sqrt(len(zero) / (~zero).sum())  # the same distances, with zeros in the mean
+    assert false_bits(space, residual) == pytest.approx(false_bits(other, residual * alike))
+    nothing = replace(space, values=space.values * zero)
+    assert false_bits(nothing, residual)[0] == inf

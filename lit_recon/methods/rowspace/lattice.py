@@ -25,12 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import log2, sqrt
+from math import inf, log2, sqrt
 from time import perf_counter
 from typing import Any
 
 import flint
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import qr
 
 from lit_recon.methods.rowspace.levels import Array, Integers
@@ -48,6 +49,8 @@ FEWEST_CHECKS = 16
 UNIT = 64.0  # a vector's typical entry after scaling, before it is rounded to integers
 ERROR_SPARE = 1.5  # factor between a predicted error and what a check may miss
 SMALLEST = 0.3  # levels; least assumed size of a difference
+# Typical size, in levels and in errors of a pixel, up to which a difference is 0 in all images.
+ALIKE, ALIKE_ERRORS = 0.02, 3.0
 # Seconds of LLL for dimension 100 and the power with which they grow; 40 to 330, one core.
 SECONDS_AT_100, GROWTH = 1.5, 4.2
 
@@ -112,8 +115,7 @@ class Search:
 
 
 def plan(
-    values: Array,
-    pixels: Integers,
+    space: Space,
     size: Array,
     error: float,
     demand: tuple[float, float] = SHORT,
@@ -126,8 +128,7 @@ def plan(
     at least FEWEST_CHECKS.
 
     Args:
-        values: (r, m) differences of the row-space basis.
-        pixels: (m,) how many pixels each difference takes.
+        space: the row space.
         size: (m,) assumed size of the differences of what is looked for, in levels.
         error: predicted error of one pixel, in levels.
         demand: what LLL needs, SHORT or NEAREST.
@@ -136,20 +137,22 @@ def plan(
     Returns:
         The search.
     """
-    r = len(values)
+    values, r = space.values, space.rank
     size = size.clip(min=SMALLEST)
     order = qr(values / size, mode="r", pivoting=True)[1]
     pivots, others = order[:r], order[r:]
+    others = others[space.telling[others]]
     inverse: Array = np.linalg.inv(values[:, pivots]).astype(float)
     map = inverse @ values
-    stencils = pixels + (map**2 * pixels[pivots][:, None]).sum(0)
+    stencils = space.pixels + (map**2 * space.pixels[pivots][:, None]).sum(0)
     errors = np.sqrt(stencils) * (ERROR_SPARE * error)
     others = others[np.argsort(errors[others], kind="stable")][: 8 * r + 60]
     dimension = r + np.arange(1, len(others) + 1)
     volume = -np.log2(size[pivots]).sum() - np.cumsum(np.log2(errors[others]))
     margin = _margin(volume, dimension, r, known, demand)
     enough = np.flatnonzero(margin > SPARE_BITS)
-    count = 1 + int(enough[0] if len(enough) else margin.argmax())
+    best = enough if len(enough) else np.argsort(-margin)
+    count = 1 + int(best[0]) if len(best) else 0
     checks = others[: max(count, FEWEST_CHECKS)]
     return Search(pivots, checks, map, inverse, size[pivots], errors[checks], demand, known)
 
@@ -225,6 +228,14 @@ class Space:
     def size(self) -> Array:
         """(m,) typical size of an image's differences, in levels."""
         return np.linalg.norm(self.values, axis=0) * (self.norm / sqrt(self.rank))
+
+    @property
+    def telling(self) -> NDArray[np.bool_]:
+        """(m,) differences that can be other integers than 0.
+
+        Where pixels are alike in all images, as at the border of digits, any vector is right.
+        """
+        return self.size > max(ALIKE, ALIKE_ERRORS * self.error())
 
     def error(self, share: float = 1.0) -> float:
         """Predicted error of a pixel, in levels, of an image in this share of the directions."""
@@ -349,8 +360,9 @@ def false_bits(space: Space, residual: Array) -> Array:
     """log2 of the number of wrong vectors of a row space that have such a residual by chance.
 
     Distances of a wrong vector's differences to integers are independent and uniform but for the
-    r that choose it. The chance that D of them have an rms below t is at most
-    (t sqrt(2 pi e))^D, the volume of a ball; so many vectors have pivots within WIDTH sizes.
+    r that choose it, and for those that are 0 in any vector (`Space.telling`). The chance that D of
+    them have an rms below t is at most (t sqrt(2 pi e))^D, the volume of a ball; so many vectors
+    have pivots within WIDTH sizes.
 
     Args:
         space: the row space.
@@ -361,9 +373,12 @@ def false_bits(space: Space, residual: Array) -> Array:
     """
     pivots = np.sort(space.size)[-space.rank :]
     many = np.log2(2 * WIDTH * pivots + 1).sum()
-    free = space.values.shape[1] - space.rank
-    volume = np.log2(np.maximum(residual, 1e-9) * sqrt(2 * np.pi * np.e)).clip(max=0)
-    return many + free * volume
+    telling = int(space.telling.sum())
+    if telling <= space.rank:
+        return np.full(len(residual), inf)
+    rms = residual * sqrt(len(space.telling) / telling)  # the others' distances are 0
+    volume = np.log2(np.maximum(rms, 1e-9) * sqrt(2 * np.pi * np.e)).clip(max=0)
+    return many + (telling - space.rank) * volume
 
 
 def sharpened(space: Space, lattice: Lattice) -> tuple[Space, Array]:
@@ -412,7 +427,7 @@ def integer_vectors(space: Space, found: Lattice, seconds: float) -> Lattice:
     errors = list(_errors(space))
     while tried < len(errors) and len(found) < space.rank:
         sharp, turn = sharpened(space, found)
-        search = plan(sharp.values, sharp.pixels, sharp.size, errors[tried], known=len(found))
+        search = plan(sharp, sharp.size, errors[tried], known=len(found))
         short_of = min(short_of, -search.margin)
         tried += 1
         if search.margin < 0:
@@ -450,7 +465,7 @@ def nearest_vectors(space: Space, guesses: Array, found: Lattice, seconds: float
         sharp, turn = sharpened(space, found)
         here = guesses @ np.linalg.inv(turn)
         size = misses[tried] * np.sqrt(((here @ sharp.values) ** 2).mean(0))
-        search = plan(sharp.values, sharp.pixels, size, sharp.error(0.5), NEAREST, len(found))
+        search = plan(sharp, size, sharp.error(0.5), NEAREST, len(found))
         short_of = min(short_of, -search.margin)
         tried += 1
         if search.seconds > deadline - perf_counter():

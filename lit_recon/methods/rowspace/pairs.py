@@ -45,7 +45,7 @@ def best_pair(
         if of_span(span, frame) is not None:
             return 0, float("-inf")
         space = PixelSpace.of(frame, span).space
-        search = plan(space.values, space.pixels, space.size, space.error())
+        search = plan(space, space.size, space.error())
         possible = search.margin >= 0 and search.seconds < seconds
         return (space.rank if possible else 0), search.margin
 

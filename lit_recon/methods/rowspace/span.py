@@ -19,6 +19,8 @@ from torch import Tensor
 # Spectra. Singular values of rounding noise fall by a few percent from one to the next.
 STEP_DOWN = 2.0  # factor between the last singular value of a signal and the first of the noise
 NOISE_SHARE = 1e-3  # of a change's energy; more outside of the span is no noise
+LEVEL_ROUNDS = 3  # in which the noise of neurons and of pixels is told apart
+NEARLY_WHITE = 3.0  # rounding leans to one side, where pixels are alike (twice, on digits)
 EDGE_SPREADS = 4.0  # of the largest singular value of white noise, beyond its mean
 TAIL = 8  # singular values that must be seen beyond the rank
 FIRST_DIRECTIONS = 32
@@ -192,12 +194,14 @@ def _low_rank(
         change = after if before is None else after - share * before
         directions, values = _leading(change, count, random, begin)
         whole = count == least
-        rank = _rank(values, whole)
-        # The smallest values of noise step down too; what is left over of them is rounding.
-        fewer = _rank(values, whole=False)
-        if 0 < fewer < rank:
+        steps = _steps(values, whole)
+        rank = steps[-1] if steps else 0
+        # Noise steps down too: its smallest values, and where pixels are alike in all inputs.
+        for fewer in steps[:-1]:
             rest = _left_over(change, directions[:fewer])
-            rank = fewer if _is_rounding(rest, change, spacing) else rank
+            if _is_rounding(rest, change, spacing) and _is_white(rest, fewer):
+                rank = fewer
+                break
         low = rank < least and (whole or rank <= count - TAIL)
         if low and _is_rounding(_left_over(change, directions[:rank]), change, spacing):
             return directions[:rank], values, share
@@ -267,15 +271,15 @@ def _subspace(
     return rows, columns
 
 
-def _rank(values: Tensor, whole: bool) -> int:
-    """The last place where singular values step down, 0 if there is none.
+def _steps(values: Tensor, whole: bool) -> list[int]:
+    """The places where singular values step down, in rising order.
 
     The last ones of a part of the spectrum are too small, and tell nothing.
     """
     values = values.clamp_min(values[0] * 1e-15)
     steps = (values[:-1] > STEP_DOWN * values[1:]).nonzero().flatten()
     steps = steps if whole else steps[steps < len(values) - TAIL // 2]
-    return int(steps[-1]) + 1 if len(steps) else 0
+    return [int(place) + 1 for place in steps]
 
 
 def _above_noise(values: Tensor, change: Tensor) -> int | None:
@@ -287,15 +291,34 @@ def _above_noise(values: Tensor, change: Tensor) -> int | None:
     rest = total - torch.cat([torch.zeros(1), values.square()]).cumsum(0)[:-1].to(total)
     known = rest > total * 1e-13  # below, the sums hold no digits of it
     index = torch.arange(len(values))
-    # The largest eigenvalue of white noise, and how it spreads (Johnstone 2001).
-    sides = (h - index).double().sqrt(), (d - index).double().sqrt()
-    both = sides[0] + sides[1]
-    spread = both * (1 / sides[0] + 1 / sides[1]) ** (1 / 3)
-    variance = rest.clamp_min(0) / (sides[0] * sides[1]).square()
-    edge = (variance * (both.square() + EDGE_SPREADS * spread)).sqrt()
+    edge = _white_edge(h - index, d - index, rest.clamp_min(0))
     noise = known & (rest < NOISE_SHARE * total) & (values < edge)
     below = noise.nonzero().flatten()
     return int(below[0]) if len(below) else None
+
+
+def _white_edge(h: Tensor, d: Tensor, energy: Tensor) -> Tensor:
+    """The largest singular value of white noise (h, d) of that energy (Johnstone 2001)."""
+    sides = h.double().sqrt(), d.double().sqrt()
+    both = sides[0] + sides[1]
+    spread = both * (1 / sides[0] + 1 / sides[1]) ** (1 / 3)
+    variance = energy / (sides[0] * sides[1]).square()
+    return (variance * (both.square() + EDGE_SPREADS * spread)).sqrt()
+
+
+def _is_white(rest: Tensor, rank: int) -> bool:
+    """Whether a span leaves over (h, d) nothing but noise, with a level for neurons and pixels."""
+    if min(rest.shape) > SEEN_WHOLE:
+        return False  # too large to see all of it
+    for _ in range(LEVEL_ROUNDS):
+        for dim in (0, 1):
+            level = rest.square().mean(dim, keepdim=True).sqrt()
+            rest = rest / torch.where(level > 0, level, 1)
+    h, d = (int(rest.any(dim).sum()) for dim in (1, 0))
+    if min(h, d) <= rank:
+        return False
+    edge = _white_edge(torch.tensor(h - rank), torch.tensor(d - rank), rest.square().sum())
+    return bool(torch.linalg.matrix_norm(rest, 2) < NEARLY_WHITE * edge)
 
 
 def _left_over(change: Tensor, basis: Tensor) -> Tensor:
