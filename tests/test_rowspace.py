@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from math import exp, log
 from typing import Any
 
 import pytest
@@ -242,6 +244,19 @@ def test_a_start_that_is_not_forgotten_is_told() -> None:
     known = trained(deep(data, widths=[96, 16]), data, steps=100, **FORGETTING)
     found = attack(known, evidence="final")
     assert found.status == "not_forgotten" and found.outcome.empty
+    # exp(-100 steps lr decay / (1 - momentum)) is left; the later half of the spectrum is the start
+    left = float(re.findall(r"as (\S+) of a start", found.outcome.reason)[0])
+    rate = FORGETTING["lr"] * FORGETTING["weight_decay"] / (1 - FORGETTING["momentum"])
+    assert left == pytest.approx(exp(-100 * rate), rel=0.15)
+    more = float(re.findall(r"(\S+) times as many steps", found.outcome.reason)[0])
+    assert more == pytest.approx(log(1e-5) / log(left), abs=0.2)
+
+
+def test_weights_that_did_not_decay_tell_no_time() -> None:
+    data = pictures()
+    found = attack(trained(deep(data, widths=[96, 16]), data, steps=0), evidence="final")
+    assert "as 1 of a start" in found.outcome.reason
+    assert "times as many steps" not in found.outcome.reason
 
 
 # --- what is not known, and what cannot be done

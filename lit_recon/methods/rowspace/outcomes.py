@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor
 
 from lit_recon.methods.base import Outcome
 from lit_recon.methods.rowspace.images import Frame, Images
 from lit_recon.methods.rowspace.lattice import WORST_ERROR, Lattice, Space
-from lit_recon.methods.rowspace.span import NOISE_SHARE, Span
+from lit_recon.methods.rowspace.span import NOISE_SHARE, Span, start_left
+
+LEFT_FOR_PICTURES, LEFT_FOR_PIXELS = 1e-3, 1e-5  # of the start, by benchmarks/final_weights.py
+DECAYED = 0.9  # a larger factor tells no rate of decay
 
 NO_START = Outcome(
     "no_start",
@@ -31,14 +36,6 @@ NO_LOW_RANK = Outcome(
     empty=True,
 )
 
-NOT_FORGOTTEN = Outcome(
-    "not_forgotten",
-    "the first layer's weights have no low rank: they still hold their start, of which weight decay"
-    " leaves exp(-steps lr decay / (1 - momentum)), at most 1e-3 for pictures and 1e-5 for exact"
-    " pixels; or training leaves the inputs' span, as Adam does",
-    empty=True,
-)
-
 
 def at_once(after: Tensor, before: Tensor | None, frame: Frame | None) -> Outcome | None:
     """The reason for which these weights (h, d) cannot be attacked; None: none."""
@@ -55,20 +52,34 @@ def at_once(after: Tensor, before: Tensor | None, frame: Frame | None) -> Outcom
     return None
 
 
-def of_span(span: Span, frame: Frame, *, final: bool = False) -> Outcome | None:
+def of_span(span: Span, frame: Frame, final: Tensor | None = None) -> Outcome | None:
     """The reason for which a span is not that of images; None: none.
 
     Args:
-        span: that of the first layer's change, or with `final` of its weights.
+        span: that of the first layer's change, or of its weights.
         frame: how inputs lie in pixels.
-        final: no earlier weights are known.
+        final: (h, d) the weights, where no earlier ones are known.
     """
     differences = len(frame.weights) - frame.shape[0]
-    if not 0 < span.rank < differences or (not span.low_rank and span.outside > NOISE_SHARE):
-        return NOT_FORGOTTEN if final else NO_LOW_RANK
-    if final and not span.noisy:  # weights at random have as many directions as there are neurons
-        return NOT_FORGOTTEN
-    return None
+    low_rank = 0 < span.rank < differences and (span.low_rank or span.outside <= NOISE_SHARE)
+    if final is None:
+        return None if low_rank else NO_LOW_RANK
+    # weights at random have as many directions as there are neurons
+    return None if low_rank and span.noisy else _not_forgotten(start_left(final))
+
+
+def _not_forgotten(left: float) -> Outcome:
+    """How far final weights are from having forgotten their start, of which that factor is left."""
+    reason = (
+        f"the first layer's weights have no low rank: they hold as much noise as {left:.2g} of a"
+        f" start by PyTorch; pictures need {LEFT_FOR_PICTURES:g} and exact pixels"
+        f" {LEFT_FOR_PIXELS:g}"
+    )
+    if left < DECAYED:
+        times = [log(least) / log(left) for least in (LEFT_FOR_PICTURES, LEFT_FOR_PIXELS)]
+        reason += ", after {:.1f} and {:.1f} times as many steps with this decay".format(*times)
+    reason += "; or training leaves the inputs' span, as Adam does"
+    return Outcome("not_forgotten", reason, empty=True)
 
 
 def ending(

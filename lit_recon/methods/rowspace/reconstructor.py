@@ -135,7 +135,7 @@ class RowSpaceReconstructor(Reconstructor):
         if ended is None:
             assert frame is not None
             span = span_of_inputs(after, before, frame, generator, self.max_rank)
-            ended = outcomes.of_span(span, frame, final=before is None)
+            ended = outcomes.of_span(span, frame, weight if before is None else None)
         if ended is not None:
             return _told(ended, span.basis.numpy()[:0], None, _numbers(span), start)
         assert frame is not None

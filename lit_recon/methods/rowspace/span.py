@@ -26,6 +26,7 @@ TAIL = 8  # singular values that must be seen beyond the rank
 FIRST_DIRECTIONS = 32
 POWER_ITERATIONS = 2
 SEEN_WHOLE = 2048  # smallest side up to which weak directions of final weights are looked for
+ROWS_FOR_START = 512  # neurons that tell how much of the start is left
 SMALL = 96  # smallest side of a matrix whose singular vectors are computed exactly
 MOST_ENTRIES = 8_000_000  # of the change; of a wider layer the neurons that moved most are read
 # The fit.
@@ -165,6 +166,25 @@ def find_span(
     outside = float(rest.square().sum() / change.square().sum())
     low_rank = _is_rounding(rest, change, spacing)
     return Span(basis, noise, values, share, moved, outside, low_rank)
+
+
+def start_left(weight: Tensor) -> float:
+    """The factor to which a start of PyTorch's size has shrunk, by the noise in weights (h, d).
+
+    The start is white noise, and the later half of the spectrum of most networks holds nothing else
+    (the inputs' span is smaller). It is compared with a matrix of the same shape, uniform between
+    -1 / sqrt(d) and 1 / sqrt(d). An Adam-trained layer's change looks like a start, too.
+
+    >>> layer = torch.nn.Linear(300, 50)
+    >>> round(start_left(0.2 * layer.weight.detach()), 1)
+    0.2
+    """
+    some = weight.detach().cpu().double()
+    some = some[torch.linspace(0, len(some) - 1, min(len(some), ROWS_FOR_START)).long()]
+    random = torch.Generator().manual_seed(0)
+    start = torch.empty_like(some).uniform_(-1, 1, generator=random) / some.shape[1] ** 0.5
+    later = [_all_directions(one)[1][min(some.shape) // 2 :].clamp_min(0) for one in (some, start)]
+    return float((later[0].sum() / later[1].sum()).sqrt())
 
 
 def _low_rank(
