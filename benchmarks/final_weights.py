@@ -46,7 +46,8 @@ from lit_recon.audit.scoring import score_reconstruction
 from lit_recon.distributed import ranks
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import KKTReconstructor, Reconstruction, RowSpaceReconstructor
-from lit_recon.metrics.likeness import MOST_HELD_OUT
+from lit_recon.metrics import inputs_from_images
+from lit_recon.metrics.likeness import MOST_HELD_OUT, null_good
 from lit_recon.models import DeepMLP
 from lit_recon.modules import Margin
 from lit_recon.modules.losses import LOSSES, Loss
@@ -60,7 +61,9 @@ GROUPS = [
     ["airplane", "automobile", "ship", "truck"],
     ["bird", "cat", "deer", "dog", "frog", "horse"],
 ]
-NULLS = ("null_good_fraction", "null_good_rows", "null_good_mean")
+SCORED = ("null_good_fraction", "null_good_rows", "null_good_mean")
+NULLS = (*SCORED, "null_good_without")
+NULL_WORDS = ("null: held out", "null: rows", "null: mean", "null: another network")
 SHOWN = {
     "left": "factor of the start",
     "start_share": "start in W",
@@ -73,7 +76,7 @@ SHOWN = {
     "recovered": "error < .1",
     "good": "SSIM > .4",
     "ncc": "NCC",
-    **dict(zip(NULLS, ("null: held out", "null: rows", "null: mean"), strict=True)),
+    **dict(zip(NULLS, NULL_WORDS, strict=True)),
     "attack_seconds": "attack s",
     "attack_cpu_seconds": "CPU s",
     "training_seconds": "training s",
@@ -114,6 +117,13 @@ class Row:
     first_layer_std: float | None = None
     activation: Name = "relu"
     plain: bool = False
+
+    @property
+    def published(self) -> str:
+        """The preset of the published attack: on margins of two or several classes, or any loss."""
+        if self.loss == "cross_entropy":
+            return "buzaglo2023_multiclass"
+        return "haim2022_cifar" if self.weight_decay is None else "buzaglo2023_regression"
 
     @property
     def rates(self) -> Iterator[float]:
@@ -284,7 +294,18 @@ def to_margin(model: nn.Module, x: Tensor, y: Tensor, row: Row, number: int) -> 
 
 @dataclass(frozen=True)
 class Attacked:
-    """A trained network and the data for scoring."""
+    """A trained network and the data for scoring.
+
+    Attributes:
+        row: how it was trained.
+        number: seed.
+        model: the network.
+        truth: its training images.
+        y: (n, k) their targets.
+        seconds: duration of the training.
+        without: (m, c, h, w) uint8 images that the attack found in another seed's network, which
+            was trained without these images in the same way; None: it was not attacked.
+    """
 
     row: Row
     number: int
@@ -292,13 +313,16 @@ class Attacked:
     truth: Truth
     y: Tensor
     seconds: float
+    without: Tensor | None
 
     @classmethod
-    def of(cls, row: Row, root: str | None, size: int, number: int) -> Attacked:
+    def of(
+        cls, row: Row, root: str | None, size: int, number: int, without: Tensor | None = None
+    ) -> Attacked:
         data = images_of(row, root, size, number)
         y, start = targets_of(row, data), perf_counter()
         model = trained(row, data.x.flatten(1), y, number)
-        return cls(row, number, model, Truth.of(data), y, perf_counter() - start)
+        return cls(row, number, model, Truth.of(data), y, perf_counter() - start, without)
 
     @torch.no_grad()
     def facts(self) -> dict[str, Any]:
@@ -322,21 +346,25 @@ class Attacked:
             "training_seconds": self.seconds,
         }
 
-    def ours(self, seconds: float) -> dict[str, Any]:
-        """The attack on the row space."""
+    def ours(self, seconds: float) -> tuple[dict[str, Any], Tensor | None]:
+        """The attack on the row space, and the images (m, c, h, w) that it found."""
         attack = RowSpaceReconstructor(evidence="final", max_seconds=seconds)
         held = Knowledge(self.model, pixels=self.truth.pixels)
         return self._measured("rowspace", lambda: attack.reconstruct(held))
 
     def published(self, seconds: float) -> dict[str, Any]:
-        """The attack of Haim et al. with the settings of its preset, on weights of its size."""
-        settings = {**preset("haim2022_cifar"), "max_seconds": seconds}
-        model = scaled(self.model, self.truth.x, self.y)
+        """The attack of its authors on such training, with the settings of its preset."""
+        settings = {**preset(self.row.published), "max_seconds": seconds}
+        model = self.model
+        if self.row.weight_decay is None:
+            model = scaled(model, self.truth.x, self.y)
         held = Knowledge(model, n=self.truth.n, pixels=self.truth.pixels)
         attack = KKTReconstructor(**settings)
-        return self._measured("published", lambda: attack.reconstruct(held))
+        return self._measured("published", lambda: attack.reconstruct(held))[0]
 
-    def _measured(self, name: str, attack: Callable[[], Reconstruction]) -> dict[str, Any]:
+    def _measured(
+        self, name: str, attack: Callable[[], Reconstruction]
+    ) -> tuple[dict[str, Any], Tensor | None]:
         start, cpu_start = perf_counter(), process_time()
         found = attack()
         seconds, cpu_seconds = perf_counter() - start, process_time() - cpu_start
@@ -344,7 +372,8 @@ class Attacked:
         numbers = scored.metrics.as_dict()
         accepted, false = certified(found, self.truth)
         ssims = [sample.ssim_stretched or 0.0 for sample in scored.rows]
-        return {
+        images = None if found.certificates is None else found.certificates.images
+        measured = {
             "attack": name,
             "n": self.truth.n,
             **self.facts(),
@@ -356,12 +385,23 @@ class Attacked:
             "recovered": sum(sample.recovered for sample in scored.rows),
             "good": round((numbers["good_fraction"] or 0) * self.truth.n),
             "median_ssim_stretched": median(ssims),
-            **{key: numbers[key] for key in ("ncc", "direction_error", *NULLS, "null_held_out")},
+            **{key: numbers[key] for key in ("ncc", "direction_error", *SCORED, "null_held_out")},
+            "null_good_without": self._good_without(),
             "attack_seconds": seconds,
             "attack_cpu_seconds": cpu_seconds,
             "status": found.status,
             "reason": found.outcome.reason,
         }
+        return measured, images
+
+    def _good_without(self) -> float | None:
+        """Share of images that look good among those of the network trained without them."""
+        pixels, images = self.truth.pixels, self.truth.images
+        if self.without is None or pixels is None or images is None:
+            return None
+        others = inputs_from_images(self.without, pixels)
+        x, others = (inputs.reshape(-1, *pixels.shape) for inputs in (self.truth.x, others))
+        return null_good(x, others, images, pixels.values)
 
 
 def oracle_rank(layer: nn.Linear, x: Tensor) -> int:
@@ -475,7 +515,7 @@ def main(argv: list[str] | None = None) -> int:
         "--published",
         type=positive,
         metavar="SECONDS",
-        help="attack networks at the margin also as published, for so long",
+        help="attack each network also as its authors published it, for so long",
     )
     add("--append", action="store_true", help="keep earlier results of other rows and seeds")
     add("--size", type=count, default=32, help="side in pixels")
@@ -486,10 +526,13 @@ def main(argv: list[str] | None = None) -> int:
     check_root(args.root)
     record = Record(flags, argv, args, seeds=args.seeds)
     results = {identity(row): row for row in earlier(args)}
+    found: dict[str, Tensor | None] = {}  # by the seed before, in the same row
     for row, number in chosen(args):
-        attacked = Attacked.of(row, args.root, args.size, number)
-        measured = [attacked.ours(args.max_seconds)]
-        if args.published and row.weight_decay is None:
+        without = found.get(row.name) if args.root else None  # photographs are always the same
+        attacked = Attacked.of(row, args.root, args.size, number, without)
+        ours, found[row.name] = attacked.ours(args.max_seconds)
+        measured = [ours]
+        if args.published:
             measured.append(attacked.published(args.published))
         for new in measured:
             results[identity(new)] = {**new, "git": record.facts["git"]}

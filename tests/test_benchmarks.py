@@ -209,11 +209,15 @@ def test_every_row_forgets_its_start():
 def test_images_come_back_once_the_start_is_forgotten():
     row = replace(DECAY, widths=(200,), steps=1200)
     attacked = final_weights.Attacked.of(row, None, 8, 0)
-    found = attacked.ours(10.0)
+    found, images = attacked.ours(10.0)
     assert row.exponent == pytest.approx(0.1 * 0.05 * 0.5 * 1201 / 0.1)
     assert found["left"] == pytest.approx(np.exp(-row.exponent), rel=0.1)
     assert (found["rank"], found["exact"], found["false_certificates"]) == (6, 6, 0)
     assert found["oracle_rank"] == 6
+    assert images is not None and images.shape == (6, 3, 8, 8)
+    assert found["null_good_without"] is None  # no other network was attacked
+    same = final_weights.Attacked.of(row, None, 8, 0, images).published(1.0)
+    assert same["null_good_without"] == 1.0 and same["false_certificates"] == 0
 
 
 def test_an_image_that_the_weights_do_not_hold_is_no_direction():
