@@ -182,8 +182,8 @@ def test_results_of_other_rows_are_kept(tmp_path, capsys):
     kept = results("final_weights", tmp_path, *flags, "--seeds", "0", "1")
     assert [row["seed"] for row in kept] == [0, 0, 1, 1]
     lines = capsys.readouterr().out.splitlines()[-2:]
-    for line, attack in zip(lines, ("rowspace", "published"), strict=True):
-        assert line.startswith(f"| mse_20 | {attack} | 8 | 2 |")
+    for line, name in zip(lines, ("rowspace", "published"), strict=True):
+        assert line.startswith(f"| mse_20 | {name} | 8 | 2 |")
 
 
 @pytest.mark.parametrize("name", DECAYS)
