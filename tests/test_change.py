@@ -1,4 +1,4 @@
-"""`reconstruct --before --after` and `--update`: weights of any network, with and without data."""
+"""`reconstruct` with files of any network: `--before --after`, `--update` and `--weights`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from datamodules import Photos
 from lit_recon.errors import RunError
-from lit_recon.knowledge import ChannelScale, PixelScale
+from lit_recon.knowledge import ChannelScale, MeanImageScale, PixelScale
 from lit_recon.metrics import inputs_from_images
 from lit_recon.records.checkpoints import load_any_weights
+from tests.rowspaces import matching
 
 Run = Callable[..., tuple[int, str, str]]
 State = dict[str, Tensor]
@@ -167,6 +168,43 @@ def test_a_scale_for_each_channel(tmp_path: Path, type_command: Run) -> None:
     assert results("found")["certified_fraction"] == 1
     assert type_command(*argv, "--pixels.std", "0.25", "--out", "wrong")[0] == 0
     assert results("wrong")["certified_fraction"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mean_image", [False, True])
+def test_final_weights_alone_give_every_image(
+    mean_image: bool, tmp_path: Path, type_command: Run
+) -> None:
+    """The file holds what weight decay leaves of a start, and the training images."""
+    images = Photos(n=4, image_size=8)
+    images.load()
+    assert images.images is not None
+    u = images.images.double() / 255
+    scale = MeanImageScale(SHAPE, u.mean(0)) if mean_image else PixelScale(SHAPE, MEAN, STD)
+    x = inputs_from_images(images.images, scale)
+    random = torch.Generator().manual_seed(0)
+    c = torch.randn(48, 4, generator=random, dtype=torch.float64)
+    start = 1e-7 * torch.randn(48, D + 1, generator=random, dtype=torch.float64)
+    torch.save(
+        {
+            "body.0.weight": (c @ x + start[:, :-1]).float(),
+            "body.0.bias": (c.sum(1) + start[:, -1]).float(),
+            "head.weight": torch.randn(2, 48, generator=random),
+        },
+        "final.pt",
+    )
+    np.save("mean.npy", u.mean(0).numpy())
+    given = ["--pixels.mean_image", "mean.npy"] if mean_image else PIXELS[2:]
+    argv = ["reconstruct", "--weights", "final.pt", "--pixels.shape", "[3, 8, 8]", *given]
+    status, _, error = type_command(*argv, "--out", "found")
+    assert (status, error) == (0, "")
+    folder = Path("found/recon/rowspace_final/step=00000000")
+    held = load_file(folder / "candidates.safetensors")
+    assert matching(held["images"][held["certified"]], images.images) == {0, 1, 2, 3}
+    knows = json.loads((folder / "metrics.json").read_text())["knows"]
+    assert knows == ["final weights", scale.words]
+    again = ["reconstruct", "--config", "found/config.yaml"]
+    assert "done before" in type_command(*again)[1]
 
 
 def test_of_several_earlier_files_one_is_chosen(states: Any, type_command: Run) -> None:
@@ -360,6 +398,9 @@ def wrong(states: tuple[State, State], type_command: Run) -> None:
         "numbers.pt": [1, 2],
         "empty.pt": {},
     }
+    np.save("small.npy", np.zeros((3, 4, 4)))
+    np.save("levels.npy", np.full(SHAPE, 127))
+    np.save("mean.npy", np.full(SHAPE, 0.5))
     for name, content in changes.items():
         torch.save(content, name)
     Path("code.pt").write_bytes(pickle.dumps({"state_dict": Code()}, protocol=2))
@@ -369,6 +410,7 @@ def wrong(states: tuple[State, State], type_command: Run) -> None:
 
 UPDATE = "--update after.pt "
 BOTH = "--before before.pt --after after.pt "
+MEAN_IMAGE = UPDATE + "--pixels.shape [3,8,8] --pixels.mean_image "
 
 
 @pytest.mark.parametrize(
@@ -441,6 +483,21 @@ BOTH = "--before before.pt --after after.pt "
             UPDATE + "--pixels.shape [3,8,8] --pixels.mean [0.5,0.5] --pixels.std 1",
             "--pixels.mean [0.5, 0.5]: give one number, or one for each of 3 channels",
         ),
+        (
+            MEAN_IMAGE + "absent.npy",
+            "--pixels.mean_image absent.npy: give an array that numpy.save",
+        ),
+        (MEAN_IMAGE + "code.pt", "--pixels.mean_image code.pt: give an array that numpy.save"),
+        (MEAN_IMAGE + "small.npy", "--pixels.mean_image small.npy: holds [3, 4, 4], and --pixels."),
+        (MEAN_IMAGE + "levels.npy", "--pixels.mean_image levels.npy: give floating-point numbers"),
+        (
+            MEAN_IMAGE + "mean.npy --pixels.mean 0",
+            "--pixels.mean 0.0: leave it out, or --pixels.me",
+        ),
+        (MEAN_IMAGE + "mean.npy --pixels.std 0", "--pixels.std 0.0: give one number above 0 with"),
+        (UPDATE + "--pixels.mean_image mean.npy", "--pixels.shape missing: give channels, height"),
+        ("--weights zero.pt", "--weights zero.pt: its layer 0.1 is 0"),
+        ("--weights after.pt --before before.pt", "--weights after.pt: is not for --before; leave"),
         (
             UPDATE + "--data.n 2 --pixels.mean 0.5",
             "--pixels.mean 0.5: --data gives it; leave it out",

@@ -296,7 +296,7 @@ def test_a_resumed_run_starts_where_the_undisturbed_one_did(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ("", "--run missing give either --run runs/NAME, --checkpoint"),
+        ("", "--run missing give --run runs/NAME, --checkpoint"),
         ("--run runs/mlp --checkpoint x", "--checkpoint x is not for --run"),
         ("--run nowhere", "--run nowhere is no run directory"),
         ("--run runs", "--run runs is no run directory"),

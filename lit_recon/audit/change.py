@@ -1,4 +1,4 @@
-"""The change of a first layer between two files, as `reconstruct --before --after` attacks it.
+"""A first layer from files, as `reconstruct` attacks it: its change, or its final weights alone.
 
 The class of the network is not needed: of its weights only the first dense layer is used.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import torch
 from jsonargparse import Namespace
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from lit_recon.audit.job import Job, device_of
 from lit_recon.audit.own_module import job_of_files
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, build
-from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, PixelScale
+from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, MeanImageScale, PixelScale
 from lit_recon.methods.rowspace import Frame, best_pair
 from lit_recon.records.checkpoints import SavedWeights, load_any_weights
 from lit_recon.records.truth import Truth
@@ -35,15 +36,18 @@ class PixelFlags:
             known.
         std: pixels were then divided by it; one number above 0, or one for each channel; null: not
             known.
+        mean_image: instead of a mean, a NumPy file (.npy) with the mean image of the training set
+            in [0, 1], of the given shape; then the std is one number, 1 if it is null.
     """
 
     shape: Sequence[int] | None = None
     mean: float | Sequence[float] | None = None
     std: float | Sequence[float] | None = None
+    mean_image: str | None = None
 
 
 def of_change(command: CommandLine, flags: Namespace) -> Job:
-    """The job for ``--before`` and ``--after``, or for ``--update``.
+    """The job for ``--before`` and ``--after``, for ``--update``, or for ``--weights``.
 
     Args:
         command: the flags of `reconstruct`, either with the group ``data`` or with ``pixels``.
@@ -52,11 +56,12 @@ def of_change(command: CommandLine, flags: Namespace) -> Job:
     Raises:
         InputError: a wrong flag, or a wrong file.
     """
-    update = flags["update"] is not None  # `flags.update` is a method
+    # `flags.update` is a method
+    use = next((name for name in ("weights", "update") if flags[name] is not None), "after")
     for one, other in (("before", "after"), ("after", "before")):
-        if not update and flags[one] is None:
+        if use == "after" and flags[one] is None:
             raise InputError(f"--{one}", "missing", f"give a checkpoint to compare with --{other}")
-    flag, file = ("--update", flags["update"]) if update else ("--after", flags.after)
+    flag, file = f"--{use}", flags[use]
     device, saved = device_of(flags.device), _weights(flag, file)
     truth, shape, pixels = _inputs(flags)
     name = first_layer_name(saved, flag, file, flags.layer, None if shape is None else prod(shape))
@@ -64,23 +69,26 @@ def of_change(command: CommandLine, flags: Namespace) -> Job:
     if shape is not None and prod(shape) != layer.d:
         fault = f"has {prod(shape)} values in an input, and the layer {name} takes {layer.d}"
         raise InputError("--pixels.shape" if truth is None else "--data", list(shape), fault)
-    earlier = _zeros(layer) if update else _earlier(flags, layer, shape, pixels)
+    earlier = _zeros(layer)
+    if use == "after":
+        earlier = _earlier(flags, layer, shape, pixels)
     if torch.equal(layer.weight, earlier.weight):
-        same = "is 0" if update else "is the same in --before, so nothing of the data is in it"
-        raise InputError(flag, file, f"its layer {name} {same}")
+        same = "is the same in --before, so nothing of the data is in it"
+        raise InputError(flag, file, f"its layer {name} {same if use == 'after' else 'is 0'}")
     model = module_of(layer)
     choice = chosen(command, flags).for_model(model, disabled=True)
     settle(flags, choice)
     known = Knowledge(
         model.eval().to(device),
-        earlier_first_layer=earlier,
+        earlier_first_layer=None if use == "weights" else earlier,
         n=None if truth is None else truth.n,
         pixels=pixels,
         radius=None if truth is None else truth.radius,
         shape=None if pixels is not None else shape or (layer.d,),
     )
     at = (saved.step or 0, saved.epoch or 0, known)
-    return job_of_files(command, flags, "update" if update else "change", choice, at, truth, device)
+    stem = {"weights": "final", "update": "update", "after": "change"}[use]
+    return job_of_files(command, flags, stem, choice, at, truth, device)
 
 
 def first_layer_name(
@@ -169,6 +177,8 @@ def pixel_scale(given: Namespace) -> tuple[tuple[int, ...] | None, PixelScale | 
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         remedy = "give channels, height and width, such as '[3, 32, 32]'"
         raise InputError("--pixels.shape", list(shape), remedy)
+    if given.mean_image is not None:
+        return shape, _mean_image_scale(given, shape)
     numbers = {"mean": given.mean, "std": given.std}
     missing = [name for name, value in numbers.items() if value is None]
     if len(missing) == 2:
@@ -186,6 +196,31 @@ def pixel_scale(given: Namespace) -> tuple[tuple[int, ...] | None, PixelScale | 
     if len(set(mean)) == len(set(std)) == 1:
         return shape, PixelScale(shape, mean[0], std[0])
     return shape, ChannelScale.of(shape, mean, std)
+
+
+def _mean_image_scale(given: Namespace, shape: tuple[int, ...] | None) -> MeanImageScale:
+    """The scale from ``--pixels.mean_image``."""
+    flag, file = "--pixels.mean_image", given.mean_image
+    if given.mean is not None:
+        raise InputError("--pixels.mean", given.mean, f"leave it out, or {flag}")
+    if shape is None:
+        raise InputError("--pixels.shape", "missing", "give channels, height and width")
+    std = 1.0 if given.std is None else given.std
+    if not isinstance(std, int | float) or not 0 < std < float("inf"):
+        raise InputError("--pixels.std", std, f"give one number above 0 with {flag}")
+    try:
+        values = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(flag, file, "give an array that numpy.save has written") from error
+    if not isinstance(values, np.ndarray) or values.shape != shape:
+        given_shape = list(values.shape) if isinstance(values, np.ndarray) else "several arrays"
+        raise InputError(flag, file, f"holds {given_shape}, and --pixels.shape is {list(shape)}")
+    if not (
+        np.issubdtype(values.dtype, np.floating) and bool(np.all((values >= 0) & (values <= 1)))
+    ):
+        raise InputError(flag, file, "give floating-point numbers in [0, 1], the units of pixels")
+    mean = torch.tensor(values, dtype=torch.float64)
+    return MeanImageScale((shape[0], shape[1], shape[2]), mean, float(std))
 
 
 def _per_channel(flag: str, value: float | Sequence[float], channels: int) -> list[float]:

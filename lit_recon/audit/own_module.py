@@ -24,7 +24,13 @@ from lit_recon.records.provenance import FILE as PROVENANCE
 from lit_recon.records.provenance import provenance
 from lit_recon.records.truth import Truth
 
-WEIGHTS = ("checkpoint", "before", "after", "update")  # flags that name the attacked weights
+WEIGHTS = (
+    "checkpoint",
+    "before",
+    "after",
+    "update",
+    "weights",
+)  # flags that name the attacked weights
 
 
 def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType]) -> Job:

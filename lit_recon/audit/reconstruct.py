@@ -13,20 +13,22 @@ from lit_recon.audit.job import attack
 from lit_recon.audit.own_module import of_file
 from lit_recon.audit.saved_run import of_run
 from lit_recon.errors import InputError
-from lit_recon.flags import CommandLine, Group, describe
+from lit_recon.flags import CommandLine, Group, Source, describe
 
 INTRODUCTION = """\
 usage: python train.py reconstruct --run runs/NAME [--steps last|all|0,100] [--recon.FLAG value ...]
        python train.py reconstruct --checkpoint FILE --initial FILE --plugin PACKAGE --data ...
        python train.py reconstruct --before FILE --after FILE [--pixels.shape ... | --data ...]
        python train.py reconstruct --update FILE [--pixels.shape ... | --data ...]
+       python train.py reconstruct --weights FILE [--pixels.shape ... | --data ...]
 
 Attacks the saved checkpoints of a run. With the run's own settings the results go to
 runs/NAME/recon, with other settings to runs/NAME/recon-NAME. Or attacks a checkpoint of your own
 LightningModule, from an importable package that you trust. Or attacks the change of a first dense
-layer between two checkpoints of any network, or in the update of a client of federated learning:
-Lightning checkpoints, state dicts (.pt, .pth) or .safetensors files. Without --data nothing is
-known of the training data, and the results are candidates with their certificates.
+layer between two checkpoints of any network, or in the update of a client of federated learning,
+or that layer's weights alone, if weight decay has made them forget their start. Files are Lightning
+checkpoints, state dicts (.pt, .pth) or .safetensors. Without --data nothing is known of the
+training data, and the results are candidates with their certificates.
 
 """
 GROUPS_OF_FIT = ("data", "recon", "recon.solver", "wandb")  # this command has them too
@@ -38,7 +40,10 @@ SOURCES = {
     "before": {"after", "layer", "out"},
     "after": {"before", "layer", "out"},
     "update": {"layer", "out"},
+    "weights": {"layer", "out"},
 }
+# The method for weights alone, if none is named.
+FINAL = Source(None, [("recon", "RowSpaceReconstructor"), ("recon.evidence", "final")])
 
 
 @dataclass
@@ -62,6 +67,7 @@ class ReconstructFlags:
             files, separated by commas, the one is taken from which most images can be had back.
         after: a later checkpoint of the same network.
         update: the difference of two checkpoints, such as the update of a client, instead of both.
+        weights: the final weights of any network, without its class and without its start.
         layer: dotted name of the dense layer that the inputs meet; null: the first layer.
         out: directory for results of files; several checkpoints of one training can share it; null:
             a new one in runs.
@@ -79,6 +85,7 @@ class ReconstructFlags:
     before: str | None = None
     after: str | None = None
     update: str | None = None
+    weights: str | None = None
     layer: str | None = None
     out: str | None = None
 
@@ -117,6 +124,8 @@ def reconstruct(argv: Sequence[str], fit: CommandLine, plugins: Sequence[ModuleT
         settings = [source.without(*vars(ReconstructFlags())) for source in sources]
         attack(of_run(fit, settings, flags))
         return
+    named = any(flag == "recon" for source in sources for flag, _ in source.values)
+    sources = sources if named or use != "weights" else [FINAL, *sources]
     # The record of an attack without data must not name any.
     left_out = "pixels" if use == "checkpoint" or data_given else "data"
     kept = [group for group in groups if group.name != left_out]
@@ -133,7 +142,7 @@ def source_of(flags: Namespace) -> str:
     """
     given = [name for name in SOURCES if flags[name] is not None]
     if not given:
-        remedy = "give either --run runs/NAME, --checkpoint, --before and --after, or --update"
+        remedy = "give --run runs/NAME, --checkpoint, --before and --after, --update or --weights"
         raise InputError("--run", "missing", remedy)
     use = given[0]
     for name, default in vars(ReconstructFlags()).items():
