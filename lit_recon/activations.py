@@ -15,7 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Name = Literal["relu", "relu+tanh", "tanh", "elu", "gelu"]
+Name = Literal[
+    "relu",
+    "relu+tanh",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "softplus",
+    "tanh",
+    "sigmoid",
+    "sin",
+    "x+sin",
+    "cosid",
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Activation:
         slope: ``z -> s'(z)``, same shape; the subgradient 0 at a kink.
         homogeneous: ``s(c z) = c s(z)`` for ``c > 0``, so features hide the norm of an input.
         odd: ``s(-z) = -s(z)``, so features hide the sign of an input.
-        even_part: ``(s(z) + s(-z)) / 2`` as an activation; None if it is 0 or equals ``s``.
+        even_part: ``(s(z) + s(-z)) / 2`` as an activation; None if it is constant or equals ``s``.
     """
 
     name: str
@@ -70,6 +83,40 @@ _EVEN_GELU = Activation(
     "gelu, even part", lambda z: z * torch.erf(z / sqrt(2)) / 2, _even_gelu_slope
 )
 
+LEAK = 0.01  # slope of leaky ReLU below 0, as in PyTorch
+_EVEN_LEAKY = Activation(
+    "leaky_relu, even part",
+    lambda z: (1 - LEAK) / 2 * z.abs(),
+    lambda z: (1 - LEAK) / 2 * z.sign(),
+    homogeneous=True,
+)
+
+# Klambauer et al. 2017 (arXiv 1706.02515), as in PyTorch.
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def _selu_slope(z: Tensor) -> Tensor:
+    return SELU_SCALE * torch.where(z > 0, 1.0, SELU_ALPHA * z.clamp_max(0).exp())
+
+
+_EVEN_SELU = Activation(
+    "selu, even part",
+    lambda z: (F.selu(z) + F.selu(-z)) / 2,
+    lambda z: (_selu_slope(z) - _selu_slope(-z)) / 2,
+)
+
+# softplus(z) = z / 2 plus an even part, as relu.
+_EVEN_SOFTPLUS = Activation(
+    "softplus, even part", lambda z: F.softplus(z) - z / 2, lambda z: torch.tanh(z / 2) / 2
+)
+
+_COS = Activation("cos", torch.cos, lambda z: -z.sin())
+
+
+def _sigmoid_slope(z: Tensor) -> Tensor:
+    return z.sigmoid() * (-z).sigmoid()
+
+
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
@@ -80,8 +127,27 @@ ACTIVATIONS: dict[str, Activation] = {
             lambda z: _relu_slope(z) + _tanh_slope(z),
             even_part=HALF_ABS,
         ),
-        Activation("tanh", torch.tanh, _tanh_slope, odd=True),
+        Activation(
+            "leaky_relu",
+            F.leaky_relu,
+            lambda z: torch.where(z > 0, 1.0, LEAK).to(z.dtype),
+            homogeneous=True,
+            even_part=_EVEN_LEAKY,
+        ),
         Activation("elu", F.elu, _elu_slope, even_part=_EVEN_ELU),
+        Activation("selu", F.selu, _selu_slope, even_part=_EVEN_SELU),
         Activation("gelu", F.gelu, lambda z: 0.5 + _even_gelu_slope(z), even_part=_EVEN_GELU),
+        Activation("softplus", F.softplus, torch.sigmoid, even_part=_EVEN_SOFTPLUS),
+        Activation("tanh", torch.tanh, _tanh_slope, odd=True),
+        Activation("sigmoid", torch.sigmoid, _sigmoid_slope),
+        Activation("sin", torch.sin, torch.cos, odd=True),
+        # These two are of Radhakrishnan, Belkin and Uhler (2020, arXiv 1909.12362).
+        Activation(
+            "x+sin",
+            lambda z: z + (10 * z).sin() / 5,
+            lambda z: 1 + 2 * (10 * z).cos(),
+            odd=True,
+        ),
+        Activation("cosid", lambda z: z.cos() - z, lambda z: -z.sin() - 1, even_part=_COS),
     )
 }

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_recon.errors import InputError
-from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel, ResNet, SmallCNN
+from lit_recon.models import (
+    MLP,
+    Autoencoder,
+    ConvAutoencoder,
+    DeepMLP,
+    RandomFeatures,
+    ReadoutModel,
+    ResNet,
+    SmallCNN,
+)
 from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.models.resnet import ResidualBlock
 from lit_recon.models.wrapped import Wrapped
@@ -179,6 +188,95 @@ def test_a_small_cnn_starts_as_it_is_told() -> None:
 def test_small_cnns_that_cannot_be(settings: dict[str, Any], flag: str) -> None:
     with pytest.raises(InputError, match=re.escape(flag)):
         SmallCNN(**{"input_shape": SHAPE, "k": 1, **settings})
+
+
+# --- autoencoders
+
+
+def test_an_autoencoder_is_dense_layers_with_biases_of_normal_weights_and_a_readout_at_zero() -> (
+    None
+):
+    model = Autoencoder(d=1200, k=1200, widths=[300, 200], activation="cosid", gain=2.0, seed=1)
+    assert spread(model.first_layer.weight) == pytest.approx(4 / 1200, rel=0.02)
+    assert spread(model.get_parameter("layers.0.weight")) == pytest.approx(4 / 300, rel=0.03)
+    rest = [v for name, v in model.named_parameters() if "bias" in name or "readout" in name]
+    assert len(rest) == 4 and not any(bool(value.any()) for value in rest)
+    x = torch.randn(2, 1200)
+    z = model.first_layer(x)
+    second = model.layers[0](z.cos() - z)
+    assert torch.allclose(model.features(x), second.cos() - second)
+    again = Autoencoder(d=1200, k=1200, widths=[300, 200], activation="cosid", gain=2.0, seed=1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
+    other = Autoencoder(d=1200, k=1200, widths=[300, 200], seed=2)
+    assert not torch.equal(other.first_layer.weight, model.first_layer.weight)
+
+
+def test_other_starts_of_an_autoencoder() -> None:
+    xavier = Autoencoder(d=600, k=600, widths=[200], init="xavier")
+    for weight in (xavier.first_layer.weight, xavier.readout.weight):
+        assert spread(weight) == pytest.approx(2 / 800, rel=0.03)
+        assert float(weight.detach().abs().max()) <= (6 / 800) ** 0.5
+    assert not xavier.readout.bias.any()
+    pytorch = Autoencoder(d=600, k=600, widths=[200], init="pytorch", seed=3)
+    plain = DeepMLP(d=600, k=600, widths=[200], bias="all", seed=3)
+    assert all(torch.equal(w, plain.state_dict()[name]) for name, w in pytorch.state_dict().items())
+    small = Autoencoder(d=600, k=600, widths=[200], init="pytorch", readout_std=0.1)
+    assert spread(small.readout.weight) == pytest.approx(0.01, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"k": 1}, "--task Labels: an autoencoder has 12 outputs, not 1; give Autoencode or Next"),
+        ({"gain": 0.0}, "--model.gain 0.0: give a number above 0"),
+        ({"gain": 2.0, "init": "pytorch"}, "--model.gain 2.0: pytorch has none"),
+        ({"readout_std": -1.0}, "--model.readout_std -1.0: give 0 or more"),
+        ({"widths": []}, "--model.widths []"),
+    ],
+)
+def test_autoencoders_that_cannot_be(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError, match=re.escape(line)):
+        Autoencoder(**{"d": 12, "k": 12, **settings})
+
+
+@pytest.mark.parametrize(("stride", "halvings"), [(1, 0), (2, 2)])
+def test_a_convolutional_autoencoder_is_convolutions(stride: Any, halvings: int) -> None:
+    shape = (3, 16, 16)
+    model = ConvAutoencoder(shape, k=768, depth=5, stride=stride, channels=4, activation="tanh")
+    x = torch.randn(2, *shape)
+    z, sides = x, []
+    for i, layer in enumerate(model.convolutions):
+        if i >= 5 - halvings:
+            z = z.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        z = layer(z)
+        sides.append(z.shape[2])
+        z = z.tanh() if i < 4 else z
+    assert sides == ([8, 4, 4, 8, 16] if stride == 2 else [16] * 5)
+    assert torch.allclose(model(x), z.flatten(1), atol=1e-6)
+    assert torch.equal(model(x.flatten(1)), model(x))  # the map can be iterated
+    again = ConvAutoencoder(shape, k=768, depth=5, stride=stride, channels=4)
+    pairs = zip(again.parameters(), model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"depth": 1}, "--model.depth 1: give 2 to 20"),
+        ({"depth": 21}, "--model.depth 21: give 2 to 20"),
+        ({"channels": 0}, "--model.channels 0"),
+        ({"kernel": 2}, "--model.kernel 2"),
+        ({"stride": 3}, "--model.stride 3: give 1 or 2"),
+        ({"stride": 2, "input_shape": (3, 5, 4), "k": 60}, "--model.stride 2: needs images of an"),
+        ({"input_shape": (12,)}, "--model ConvAutoencoder: needs images"),
+        ({"k": 1}, "--task Labels"),
+    ],
+)
+def test_convolutional_autoencoders_that_cannot_be(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError, match=re.escape(flag)):
+        ConvAutoencoder(**{"input_shape": SHAPE, "k": 192, **settings})
 
 
 # --- the residual network

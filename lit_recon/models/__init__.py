@@ -1,5 +1,6 @@
 """Networks as plain ``nn.Module``; the projection attack needs one with a linear readout."""
 
+from lit_recon.models.autoencoder import Autoencoder, ConvAutoencoder
 from lit_recon.models.base import Model, OneHiddenLayer, ReadoutModel
 from lit_recon.models.cnn import SmallCNN
 from lit_recon.models.deep_mlp import DeepMLP
@@ -9,6 +10,8 @@ from lit_recon.models.resnet import ResNet
 
 __all__ = [
     "MLP",
+    "Autoencoder",
+    "ConvAutoencoder",
     "DeepMLP",
     "Model",
     "OneHiddenLayer",
