@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import gcd
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,11 @@ from lit_recon.knowledge import MeanImageScale, PixelScale
 from lit_recon.randomness import generator
 
 Groups = dict[str, list[str]]  # class of the task -> the source's classes in it
+Normalize = Literal["standardize", "sphere", "mean_image", "norm"]
+LARGEST_NORM = 32.0  # of an input with `normalize norm`
+# The mean of `normalize norm`. At 1/2, an image and its negative would both be whole pixels, and no
+# certificate could say which of the two was trained on; levels of 127.755 are far from that.
+GREY = 0.501
 Pools = dict[str, list[int]]  # class name -> indices of its images, in the order of `first`
 
 
@@ -56,8 +61,9 @@ class ImageDataModule(ReconDataModule):
     with one mean and one std over all pixels of the n images, as in Iurada et al.
     (arXiv 2509.22214, code data/cifar10.py). With ``normalize="mean_image"`` the mean is the mean
     image of the n images and std is 1, as in Haim et al. (2022, arXiv 2206.07758); an image equal
-    to the mean image is refused, because its input would be zero. A subclass defines
-    :meth:`source`.
+    to the mean image is refused, because its input would be zero. With ``normalize="norm"`` the
+    mean is 0.501 and one number scales all images: how strongly an autoencoder contracts depends on
+    the norm of its inputs. A subclass defines :meth:`source`.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
@@ -68,13 +74,15 @@ class ImageDataModule(ReconDataModule):
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
-            image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
+            image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division;
+            `norm`: mean 0.501, and the largest norm of an image is `norm`.
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
         groups: groups of class names, each of which is one class of the task, instead of classes:
             `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
             first images of all classes of a group.
+        norm: with `normalize norm`, the largest norm of an input, above 0; null: 32.
 
     Raises:
         InputError: an argument is outside its range.
@@ -87,14 +95,19 @@ class ImageDataModule(ReconDataModule):
         image_size: int | None = None,
         selection: Literal["first", "random"] = "first",
         seed: int | None = None,
-        normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
+        normalize: Normalize = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
         groups: list[list[str]] | None = None,
+        norm: float | None = None,
     ) -> None:
         super().__init__(n=n, n_val=n_val, seed=seed, batch_size=batch_size)
         _check_choice("--data.selection", selection, ("first", "random"))
-        _check_choice("--data.normalize", normalize, ("standardize", "sphere", "mean_image"))
+        _check_choice("--data.normalize", normalize, get_args(Normalize))
+        if norm is not None and normalize != "norm":
+            raise InputError("--data.norm", norm, "needs --data.normalize norm")
+        if norm is not None and not 0 < norm < float("inf"):
+            raise InputError("--data.norm", norm, "give a number above 0")
         if classes is not None:
             _check_class_list(classes)
             share_of(n, len(classes))
@@ -106,6 +119,7 @@ class ImageDataModule(ReconDataModule):
         self.image_size = image_size
         self.selection = selection
         self.normalize = normalize
+        self.norm = LARGEST_NORM if norm is None else norm
 
     def source(self) -> ImageSource:
         """Open the source of images.
@@ -177,12 +191,16 @@ class ImageDataModule(ReconDataModule):
     def _set_inputs(self, images: Tensor, val_images: Tensor) -> None:
         channels, height, width = images.shape[1:]
         self.input_shape = (channels, height, width)
-        measured = measure_mean_image if self.normalize == "mean_image" else measure
-        self.pixels = measured(images)
+        self.pixels = self._measured(images)
         self.radius = self.d**0.5 if self.normalize == "sphere" else None
         self.x = to_inputs(images, self.pixels, self.radius)
         # With the constants of the training images, as for all later inputs of the model.
         self.val_x = to_inputs(val_images, self.pixels, self.radius)
+
+    def _measured(self, images: Tensor) -> PixelScale:
+        if self.normalize == "norm":
+            return scale_to_norm(images, self.norm)
+        return measure_mean_image(images) if self.normalize == "mean_image" else measure(images)
 
     def _set_targets(self, chosen: list[list[int]], held_out: list[list[int]]) -> None:
         classes = len(self.class_names)
@@ -328,6 +346,24 @@ def measure_mean_image(images: Tensor) -> MeanImageScale:
         raise InputError("--data.n", n, remedy)
     channels, height, width = images.shape[1:]
     return MeanImageScale((channels, height, width), total.double() / n / 255)
+
+
+def scale_to_norm(images: Tensor, norm: float) -> PixelScale:
+    """The scale with the mean `GREY` at which the largest norm of an image is `norm`.
+
+    No pixel has the value of the mean, so no norm is 0.
+
+    >>> images = torch.tensor([[[[0, 255]]], [[[100, 100]]]], dtype=torch.uint8)
+    >>> float(to_inputs(images, scale_to_norm(images, 8.0), None).flatten(1).norm(dim=1).max())
+    8.0
+
+    Args:
+        images: (n, c, h, w) uint8.
+        norm: above 0.
+    """
+    channels, height, width = images.shape[1:]
+    largest = (images.double() / 255 - GREY).flatten(1).norm(dim=1).max().item()
+    return PixelScale((channels, height, width), GREY, largest / norm)
 
 
 def to_inputs(images: Tensor, pixels: PixelScale, radius: float | None) -> Tensor:

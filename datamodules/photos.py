@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.images import ImageDataModule, ImageSource, Pools, check_against
+from datamodules.images import ImageDataModule, ImageSource, Normalize, Pools, check_against
 
 CLASSES = ["china", "flower"]
 SIDE = 32  # of a patch, in pixels
@@ -39,13 +39,15 @@ class Photos(ImageDataModule):
         seed: seed of the random selection and of the order of mini-batches, at least 0;
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
-            image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division.
+            image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division;
+            `norm`: mean 0.501, and the largest norm of an image is `norm`.
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
         groups: groups of class names, each of which is one class of the task, instead of classes:
             `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
             first images of all classes of a group.
+        norm: with `normalize norm`, the largest norm of an input, above 0; null: 32.
 
     Raises:
         InputError: an argument is outside its range.
@@ -58,13 +60,14 @@ class Photos(ImageDataModule):
         image_size: int = SIDE,
         selection: Literal["first", "random"] = "first",
         seed: int | None = None,
-        normalize: Literal["standardize", "sphere", "mean_image"] = "standardize",
+        normalize: Normalize = "standardize",
         n_val: int | None = None,
         batch_size: int | None = None,
         groups: list[list[str]] | None = None,
+        norm: float | None = None,
     ) -> None:
         super().__init__(
-            n, classes, image_size, selection, seed, normalize, n_val, batch_size, groups
+            n, classes, image_size, selection, seed, normalize, n_val, batch_size, groups, norm
         )
         check_against(CLASSES, SIDE, self)
 

@@ -37,6 +37,7 @@ from datamodules import digits as digits_file
 from datamodules import images as images_file
 from lit_recon.errors import InputError
 from lit_recon.knowledge import ChannelScale
+from lit_recon.metrics.certificate import certify
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.truth import Truth
 
@@ -167,6 +168,26 @@ def test_mean_image_is_subtracted_and_nothing_divided() -> None:
     assert data.x.double().sum(0).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("norm", [None, 5.0])
+def test_norm_scales_all_images_by_one_number(norm: float | None) -> None:
+    data = ready(Photos(n=6, image_size=8, normalize="norm", norm=norm))
+    assert data.images is not None and data.pixels is not None and data.radius is None
+    norms = data.x.double().flatten(1).norm(dim=1)
+    assert (
+        norms.max() == pytest.approx(32.0 if norm is None else norm) and norms.min() < norms.max()
+    )
+    grey = data.images.double() / 255 - 0.501
+    scale = norms.max() / grey.flatten(1).norm(dim=1).max()
+    torch.testing.assert_close(data.x, (scale * grey).float())
+    assert data.pixels.mean == 0.501 and data.pixels.std == pytest.approx(float(1 / scale))
+    assert torch.equal(pixels_of(data), data.images)
+    # An image and its negative are told apart.
+    signs = torch.tensor([1, -1, 1, -1, 1, -1])[:, None]
+    found = certify(signs * data.x.flatten(1), data.pixels, both_signs=True)
+    assert found.accepted.all() and torch.equal(found.sign, signs[:, 0].double())
+    assert torch.equal(found.images, data.images)
+
+
 def test_a_mean_image_that_leaves_a_zero_input_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"only": 1})
     one = ImageFolderSubset(n=1, root=str(root), normalize="mean_image")
@@ -180,7 +201,7 @@ def test_a_mean_image_that_leaves_a_zero_input_is_refused(tmp_path: Path) -> Non
     ready(ImageFolderSubset(n=2, root=str(root), normalize="mean_image"))
 
 
-@pytest.mark.parametrize("normalize", ["standardize", "mean_image"])
+@pytest.mark.parametrize("normalize", ["standardize", "mean_image", "norm"])
 def test_the_scale_comes_back_from_a_run_directory(tmp_path: Path, normalize: str) -> None:
     data = ready(Photos(n=4, image_size=8, normalize=normalize))  # type: ignore[arg-type]
     Truth.of(data).write(RunDirectory(tmp_path))
@@ -478,7 +499,10 @@ BAD_ARGUMENTS = [
     (Photos, {"image_size": 12}, "--data.image_size", "32, 16, 8, 4, 2, 1"),
     (Photos, {"image_size": 0}, "--data.image_size", "32 by 32"),
     (Photos, {"selection": "last"}, "--data.selection", "first or random"),
-    (Photos, {"normalize": "minmax"}, "--data.normalize", "sphere or mean_image"),
+    (Photos, {"normalize": "minmax"}, "--data.normalize", "mean_image or norm"),
+    (Photos, {"norm": 8.0}, "--data.norm", "needs --data.normalize norm"),
+    (Photos, {"normalize": "norm", "norm": 0.0}, "--data.norm", "above 0"),
+    (Photos, {"normalize": "norm", "norm": float("nan")}, "--data.norm", "above 0"),
     (CIFAR10Subset, {"n": 11, "classes": None}, "--data.n", "among 10 classes; give 10 or 20"),
     (CIFAR10Subset, {"classes": ["frog", "unicorn"]}, "--data.classes", "unicorn.*airplane"),
     (CIFAR10Subset, {"image_size": 64}, "--data.image_size", "32, 16"),

@@ -221,6 +221,7 @@ FORGETTING: dict[str, Any] = {
         ({"bias": "none"}, "standardize"),
         ({"bias": "all", "activation": "gelu"}, "standardize"),
         ({"bias": "all"}, "mean_image"),
+        ({"bias": "all"}, "norm"),
     ],
     ids=str,
 )
