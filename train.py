@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # torch and lightning are imported inside the functions, so that --help answers at once.
 
 PLUGINS: list[ModuleType] = []  # packages of the user's own, whose classes can be chosen
-TRAINING_NUMBERS = ["train/loss", "train/acc", "val/acc"]
+TRAINING_NUMBERS = ["train/loss", "train/mse", "train/acc", "val/acc"]
 DEMO = str(Path(__file__).parent / "configs" / "demo.yaml")  # a run without flags
 DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 
@@ -215,7 +215,8 @@ def load(config: Namespace, data: ReconDataModule, choice: Choice) -> tuple[Trai
 
     seed_everything(config.run.seed, workers=True, verbose=False)
     data.setup()
-    data.retarget(build(config.task).targets)
+    task = build(config.task)
+    data.retarget(task.targets)
     optim = build(config.optim)
     check_loss(optim.loss, data.y)
     model = make_model(config.model, {name: getattr(data, name) for name in DERIVED})
@@ -227,7 +228,7 @@ def load(config: Namespace, data: ReconDataModule, choice: Choice) -> tuple[Trai
     size, arguments = model.size_flag, config.model.init_args
     if size is not None:
         arguments[size], arguments.p_over_dn = getattr(model, size), None
-    return Training(model, optim), choice
+    return Training(model, optim, task), choice
 
 
 def run(

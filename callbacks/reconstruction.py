@@ -15,7 +15,7 @@ from callbacks.terminal import StepProgressBar
 from lit_recon.audit.recorder import Recorder, of_method
 from lit_recon.audit.threat import TrainingFacts, knowledge_of
 from lit_recon.methods import Reconstructor
-from lit_recon.modules import Training
+from lit_recon.modules import Training, keeps_span
 from lit_recon.records.checkpoints import checkpoint_path, load_weights
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.truth import Truth
@@ -84,7 +84,8 @@ class ReconstructionCallback(Checkpoint):
         # The copy shares buffers: the attack is over before training changes a running statistic.
         buffers = {id(buffer): buffer for buffer in module.model.buffers()}
         model = copy.deepcopy(module.model, memo=buffers).eval()
-        training = TrainingFacts(module.optim.initial_share(step), module.optim.keeps_span)
+        share = module.optim.initial_share(step)
+        training = TrainingFacts(share, keeps_span(module.optim, module.task))
         initial = load_weights(checkpoint_path(self.directory, 0))
         truth = left[0].truth
         assert truth is not None  # from `on_fit_start`

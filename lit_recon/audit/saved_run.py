@@ -18,7 +18,7 @@ from lit_recon.audit.variants import variant_name
 from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, Source, build
 from lit_recon.knowledge import Knowledge
-from lit_recon.modules import Optim
+from lit_recon.modules import Optim, Task, keeps_span
 from lit_recon.records.checkpoints import checkpoint_path, saved_checkpoints, step_of, weights_of
 from lit_recon.records.directory import RESULTS, RunDirectory, refuse_older_layout
 from lit_recon.records.truth import Truth
@@ -55,6 +55,7 @@ def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
     truth, device = Truth.read(path), device_of(flags.device)
     steps = chosen_steps(flags.steps, [step_of(file) for file in saved_checkpoints(path)], path)
     optim: Optim = build(config.optim)
+    task: Task = build(config.task)
     saved = {
         step: checkpoint_at("--run", flags.run, checkpoint_path(directory, step)) for step in steps
     }
@@ -73,7 +74,7 @@ def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
     def checkpoints() -> Iterator[tuple[int, int, Knowledge]]:
         for step, checkpoint in saved.items():
             fill(model, weights_of(checkpoint), "--run", checkpoint_path(directory, step))
-            training = TrainingFacts(optim.initial_share(step), optim.keeps_span)
+            training = TrainingFacts(optim.initial_share(step), keeps_span(optim, task))
             known = knowledge_of(model.eval().to(device), initial, training, truth)
             yield step, int(checkpoint.get("epoch", 0)), known
 

@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 from lit_recon.activations import ACTIVATIONS, Name
 from lit_recon.errors import InputError
 from lit_recon.models.base import Model, seed_of, uniform_start
-from lit_recon.models.deep_mlp import DeepMLP
+from lit_recon.models.deep_mlp import DenseLayers
 from lit_recon.randomness import generator
 
 Init = Literal["normal", "xavier", "pytorch"]
@@ -24,7 +24,7 @@ NORMAL_GAIN = 1.4
 SMALLEST_MAP = 4  # side in pixels: a stride of 2 does not go below
 
 
-class Autoencoder(DeepMLP):
+class Autoencoder(DenseLayers):
     """A fully connected autoencoder, d -> widths -> d, with biases in every layer.
 
     Radhakrishnan, Yang, Belkin and Uhler (2018, arXiv 1810.10333) and Radhakrishnan, Belkin and
@@ -70,27 +70,26 @@ class Autoencoder(DeepMLP):
         seed: int | None = None,
     ) -> None:
         _check_outputs(k, d)
-        super().__init__(d, k, widths, "all", activation, seed=seed)
+        random = generator(seed_of(seed), "initial weights")
+        super().__init__(d, k, widths, "all", activation, random)
         if init == "pytorch" and gain is not None:
             raise InputError("--model.gain", gain, "pytorch has none; give --model.init normal")
         if gain is not None and not 0 < gain < float("inf"):
             raise InputError("--model.gain", gain, "give a number above 0")
         if readout_std is not None and not (isfinite(readout_std) and readout_std >= 0):
             raise InputError("--model.readout_std", readout_std, "give 0 or more")
-        random = generator(seed_of(seed), "autoencoder weights")
-        hidden = [self.first_layer, *self.layers]
+        layers = [*self.hidden, self.readout]
         if init == "normal":
-            for layer in hidden:
-                assert isinstance(layer, nn.Linear)
+            for layer in self.hidden:
                 std = (NORMAL_GAIN if gain is None else gain) * layer.in_features**-0.5
                 nn.init.normal_(layer.weight, 0, std, generator=random)
             nn.init.zeros_(self.readout.weight)
         elif init == "xavier":
-            for layer in [*hidden, self.readout]:
-                nn.init.xavier_uniform_(layer.get_parameter("weight"), gain or 1.0, random)
+            for layer in layers:
+                nn.init.xavier_uniform_(layer.weight, gain or 1.0, generator=random)
         if init != "pytorch":
-            for layer in [*hidden, self.readout]:
-                nn.init.zeros_(layer.get_parameter("bias"))
+            for layer in layers:
+                nn.init.zeros_(layer.bias)
         if readout_std is not None:
             nn.init.normal_(self.readout.weight, 0, readout_std, generator=random)
 

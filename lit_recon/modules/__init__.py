@@ -1,9 +1,9 @@
 """Training with Lightning: losses, optimisers, tasks, and the LightningModule."""
 
 from lit_recon.modules.losses import check_loss
-from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Margin, Optim
+from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Margin, Optim, TensorAdam
 from lit_recon.modules.tasks import Autoencode, Labels, Next, Task
-from lit_recon.modules.training import Training, epochs_over
+from lit_recon.modules.training import Training, epochs_over, keeps_span
 
 __all__ = [
     "LBFGS",
@@ -16,7 +16,9 @@ __all__ = [
     "Next",
     "Optim",
     "Task",
+    "TensorAdam",
     "Training",
     "check_loss",
     "epochs_over",
+    "keeps_span",
 ]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite
-from typing import ClassVar
+from math import cos, isfinite, pi
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,9 @@ from lit_recon.modules.margin import (
     scores,
     temperature,
 )
+from lit_recon.modules.tensor_adam import PerTensorAdam
 
+Schedule = Literal["constant", "cosine"]
 Design = Callable[[], tuple[Tensor, Tensor]]
 
 
@@ -42,6 +44,8 @@ class Optim(ABC):
         closed_form: one step computes the readout from all samples; nothing else is trained.
         loss: the training loss.
         stop_loss: training ends when the mean loss of an epoch is not above it; None: never.
+        schedule: how the learning rate changes over the steps of the run.
+        polish: the last step ends with the readout in closed form.
     """
 
     span_warning: ClassVar[str | None] = None
@@ -49,6 +53,8 @@ class Optim(ABC):
     closed_form: ClassVar[bool] = False
     loss: Loss = "mse"
     stop_loss: float | None = None
+    schedule: Schedule = "constant"
+    polish: bool = False
 
     @abstractmethod
     def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
@@ -65,6 +71,10 @@ class Optim(ABC):
         """What is minimised, and the training loss; from outputs and targets (n, k)."""
         loss = LOSSES[self.loss](output, y)
         return loss, loss
+
+    def rate(self, progress: float) -> float:
+        """The learning rate over its first value, at a share `progress` in [0, 1] of the steps."""
+        return 1.0 if self.schedule == "constant" else (1 + cos(pi * min(progress, 1.0))) / 2
 
     @property
     def keeps_span(self) -> bool:
@@ -183,6 +193,9 @@ class Adam(Optim):
             classes.
         stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
             loss of each batch is taken before its step; null: never.
+        schedule: constant learning rate, or cosine to 0 over the steps of the run.
+        polish: after the last step, or that of `stop_loss`, solve for the readout in float64, so
+            that all outputs are the targets; needs mse and as many features as samples.
     """
 
     span_warning: ClassVar[str | None] = (
@@ -195,6 +208,8 @@ class Adam(Optim):
     weight_decay: float = 0.0
     loss: Loss = "mse"
     stop_loss: float | None = None
+    schedule: Schedule = "constant"
+    polish: bool = False
 
     def __post_init__(self) -> None:
         _check(lr=self.lr, weight_decay=self.weight_decay, stop_loss=self.stop_loss)
@@ -205,6 +220,54 @@ class Adam(Optim):
     def initial_share(self, steps: int) -> float | None:
         """1 without weight decay; None with it, because every weight shrinks at its own rate."""
         return None if self.weight_decay and steps else 1.0
+
+
+@dataclass(frozen=True)
+class TensorAdam(Optim):
+    """Adam with one second moment for each weight matrix or bias; keeps the span property.
+
+    v = 0.999 v + 0.001 ||g||^2 for the gradient g of a tensor, and the step is lr m / sqrt(v), with
+    Adam's mean m of gradients and its corrections. NovoGrad (Ginsburg et al. 2019, arXiv
+    1905.11286) and Adam-mini (Zhang et al. 2024, arXiv 2406.16793) share second moments likewise.
+
+    The steps are rotation-equivariant: rotate the inputs, the targets, and the initial weights of
+    the first layer and the readout with them, and the trained network is the rotated one. Adam,
+    which scales every weight on its own, prefers the axes. So for dense layers, whatever the biases
+    and the start:
+
+    - The first layer moves in the span of the inputs (with noisy copies, of these).
+    - The readout and its bias move in the span of the residuals y - f(x). With both at 0 at the
+      start this is the span of the targets, and all outputs for any input lie in it. With another
+      start, outputs also have a part in the range of the initial readout.
+
+    >>> TensorAdam().keeps_span, TensorAdam().rate(0.5)
+    (True, 0.5)
+
+    Args:
+        lr: length of a first step of every tensor, 0 or more.
+        loss: mse or huber for any targets; logistic for classes; cross_entropy for three or more
+            classes.
+        stop_loss: training ends after an epoch whose mean loss is not above this, 0 or more; the
+            loss of each batch is taken before its step; null: never.
+        schedule: constant learning rate, or cosine to 0 over the steps of the run.
+        polish: after the last step, or that of `stop_loss`, solve for the readout in float64, so
+            that all outputs are the targets; needs mse and as many features as samples.
+    """
+
+    lr: float = 1.0
+    loss: Loss = "mse"
+    stop_loss: float | None = None
+    schedule: Schedule = "cosine"
+    polish: bool = False
+
+    def __post_init__(self) -> None:
+        _check(lr=self.lr, stop_loss=self.stop_loss)
+
+    def build(self, parameters: Iterable[Parameter], design: Design, outputs: Outputs) -> Optimizer:
+        return PerTensorAdam(parameters, self.lr)
+
+    def initial_share(self, steps: int) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)

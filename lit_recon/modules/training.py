@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.models import Model, ReadoutModel
-from lit_recon.modules.losses import accuracy, are_classes
+from lit_recon.modules.losses import Loss, accuracy, are_classes
+from lit_recon.modules.noise import NoisyCopies
 from lit_recon.modules.optimality import Optimality
 from lit_recon.modules.optimisers import Optim
+from lit_recon.modules.tasks import Labels, Task
+from lit_recon.modules.tensor_adam import polish_readout
 
 KNOWN_SAMPLES = 256  # up to so many samples, fixed features are kept in memory, p numbers each
 
@@ -43,16 +48,20 @@ class Training(LightningModule):
     Args:
         model: the network.
         optim: how it is trained; a closed form needs a `ReadoutModel`.
+        task: what the targets are.
     """
 
-    def __init__(self, model: Model, optim: Optim) -> None:
+    def __init__(self, model: Model, optim: Optim, task: Task | None = None) -> None:
         super().__init__()
         self.model: Model = model
         self.optim = optim
+        self.task = task or Labels()
         self._classes: bool
         self._training: Split
+        self._noisy: NoisyCopies | None = None
         self._held_out: Split | None = None
         self._batch: Batch | None = None
+        self._steps = inf  # of the whole run, where something depends on it
         self._logged_step = self._measured_step = -1
         self._optimality = Optimality(model, optim)
         self._epoch = EpochLoss()
@@ -66,19 +75,32 @@ class Training(LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def configure_optimizers(self) -> Optimizer:
+    def configure_optimizers(self) -> Any:
         if self.optim.span_warning:
             rank_zero_warn(self.optim.span_warning)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        return self.optim.build(trained, self._design, self._outputs)
+        if self.optim.schedule != "constant" or self.optim.polish or self.task.denoising:
+            self._steps = float(self.trainer.estimated_stepping_batches)
+        optimizer = self.optim.build(trained, self._design, self._outputs)
+        if self.optim.schedule == "constant":
+            return optimizer
+        if self._steps == inf:
+            remedy = "needs a number of steps; give --trainer.max_steps"
+            raise InputError("--optim.schedule", self.optim.schedule, remedy)
+        schedule = LambdaLR(optimizer, lambda step: self.optim.rate(step / self._steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.optim.full_batch:
             check_full_batch(data.n, data.batch_size, self.trainer.world_size)
+        if self.optim.polish:
+            check_polish(self.model, data.n, self.optim.loss)
         check_batch_norm(self.model, data.n, data.batch_size, self.trainer.world_size)
         self._classes = are_classes(data.y)
         self._training = Split.of(self.model, data.x, data.y)
+        if self.task.denoising is not None:
+            self._noisy = NoisyCopies(self.task.denoising, self._training.x)
         if self._classes and len(data.val_y):
             self._held_out = Split.of(self.model, data.val_x, data.val_y)
         if self._epoch.low:  # restored from the checkpoint of a run that had ended so
@@ -88,14 +110,22 @@ class Training(LightningModule):
         self._measure()  # of the checkpoint that is resumed from
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        output, y = self._output(batch), batch[1]
+        output, y = self._noisy_output(batch)  # of the batch first, then of its noisy copies
         minimised, loss = self.optim.losses(output, y)
         # First evaluation of this batch; LBFGS calls the closure repeatedly.
         if batch is not self._batch:
             self._batch = batch
-            self._log_in_turn(loss.detach(), output.detach(), y)
-            self._stop_in_turn(loss.detach(), len(y) * self.trainer.world_size)
+            size = len(batch[1])
+            self._log_in_turn(loss.detach(), output[:size].detach(), y[:size])
+            self._stop_in_turn(loss.detach(), size * self.trainer.world_size)
         return minimised
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        last = self.trainer.should_stop or self.global_step + 1 >= self._steps
+        if self.optim.polish and last:
+            assert isinstance(self.model, ReadoutModel)
+            polish_readout(self.model, self._training.x, self._training.y)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """End the run instead of saving weights that are not finite.
@@ -123,7 +153,7 @@ class Training(LightningModule):
         self._held_out = self._held_out and self._held_out.to(weight)
         output, y = self._training.output(self.model), self._training.y
         loss = self.optim.losses(output, y)[1]
-        self._log({"train/loss": loss, **self._accuracy("train", output, y)})
+        self._log({"train/loss": loss, **self._scores("train", output, y), **self._exact_error()})
         self._measure()
 
     def _measure(self) -> None:
@@ -137,6 +167,15 @@ class Training(LightningModule):
         found = self._optimality.measured(self.model, self._training.x, self._training.y)
         if found:
             self._send(found)
+
+    def _noisy_output(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of a batch and, while noise lasts, of noisy copies of it."""
+        x, y, samples = batch
+        step, noisy = self.global_step, self._noisy
+        if noisy is None or step >= (1 - noisy.noise.clean_share) * self._steps:
+            return self._output(batch), y
+        x, y = noisy(x, y, samples, step=step, rank=self.global_rank, ranks=self.trainer.world_size)
+        return self.model(x), y
 
     def _output(self, batch: Batch) -> Tensor:
         """(b, k) outputs, computed from stored features if these are not trained."""
@@ -159,7 +198,7 @@ class Training(LightningModule):
         if not every or step % every or step == self._logged_step:
             return
         self._logged_step = step
-        values = {"train/loss": loss, **self._accuracy("train", output, y)}
+        values = {"train/loss": loss, **self._scores("train", output, y)}
         # Means over ranks with equal shares. If one rank's loss is not finite, all ranks see it and
         # none waits for it.
         means = {name: self._gathered(value).mean() for name, value in values.items()}
@@ -199,11 +238,21 @@ class Training(LightningModule):
         self.model.eval()
         output = self._held_out.output(self.model)
         self.model.train()
-        return self._accuracy("val", output, self._held_out.y)
+        return self._scores("val", output, self._held_out.y)
 
-    def _accuracy(self, stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The accuracy under its logged name; empty if the targets are not classes."""
-        return {f"{stage}/acc": accuracy(output, y)} if self._classes else {}
+    def _scores(self, stage: str, output: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """By their logged names, the accuracy of classes, or the mean squared error of images."""
+        scores = {f"{stage}/acc": accuracy(output, y)} if self._classes else {}
+        if self.task.gives_inputs:
+            scores[f"{stage}/mse"] = F.mse_loss(output, y)
+        return scores
+
+    def _exact_error(self) -> dict[str, Tensor]:
+        """The mean squared error of the weights as they are stored, in float64 arithmetic."""
+        if not self.task.gives_inputs:
+            return {}
+        model, x, y = deepcopy(self.model).double(), self._training.x, self._training.y
+        return {"train/mse": F.mse_loss(model(x.double()), y.double())}
 
     def _broken(self, what: str) -> str:
         return (
@@ -234,6 +283,16 @@ class Training(LightningModule):
         return gathered
 
 
+def keeps_span(optim: Optim, task: Task) -> bool:
+    """Whether every update is a combination of the training samples' gradients.
+
+    >>> from lit_recon.modules import SGD, Autoencode
+    >>> keeps_span(SGD(), Autoencode()), keeps_span(SGD(), Autoencode(noise=0.1))
+    (True, False)
+    """
+    return optim.keeps_span and task.denoising is None
+
+
 def check_full_batch(n: int, batch_size: int | None, ranks: int) -> None:
     """Refuse mini-batches and several processes.
 
@@ -245,6 +304,21 @@ def check_full_batch(n: int, batch_size: int | None, ranks: int) -> None:
         raise InputError("--data.batch_size", batch_size, f"{remedy}; give null")
     if ranks > 1:
         raise InputError("--trainer.devices", ranks, f"{remedy}, in one process; give 1")
+
+
+def check_polish(model: Model, n: int, loss: Loss) -> None:
+    """Refuse a readout in closed form that cannot reach the targets.
+
+    Raises:
+        InputError: there is no readout, it has fewer features than samples, or the loss is another.
+    """
+    if loss != "mse":
+        raise InputError("--optim.polish", "true", f"solves for mse, and the loss is {loss}")
+    if not isinstance(model, ReadoutModel):
+        raise InputError("--optim.polish", "true", f"{type(model).__name__} has no readout")
+    if model.p < n:
+        remedy = f"needs a last layer as wide as the {n} samples, not {model.p}; give more units"
+        raise InputError("--optim.polish", "true", remedy)
 
 
 def check_batch_norm(model: Model, n: int, batch_size: int | None, ranks: int) -> None:
