@@ -465,10 +465,11 @@ def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) 
         folder = folder_of_images(tmp_path / "images", CIFAR_CLASSES)
         shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder), "--data.n_val", n]
     shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
-    sizes = {"RandomFeatures": ("p", "400"), "DeepMLP": ("widths", "[40, 20]")}
+    sizes = {"RandomFeatures": ("p", "400"), "ConvAutoencoder": ("depth", "2")}
+    sizes |= dict.fromkeys(("DeepMLP", "Autoencoder"), ("widths", "[40, 20]"))
     name, size = sizes.get(kind.get("model", "RandomFeatures"), ("width", "40"))
     shrunk += [f"--model.{name}", size]
-    if kind.get("optim") in ("SGD", "Margin"):
+    if kind.get("optim", "LeastSquares") != "LeastSquares":
         shrunk += ["--trainer.max_steps", "1", "--checkpoint.at_steps", "[]"]
     status, _, error = run("fit", "--config", str(file), *shrunk)
     assert (status, error) == (0, "")

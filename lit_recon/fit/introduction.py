@@ -19,10 +19,10 @@ commands
 groups of flags
   --data         Photos, CIFAR10Subset, MNIST, Digits, ImageFolderSubset or Sphere; --data.n,
                  --data.classes or --data.groups, ...
-  --model        RandomFeatures, MLP, DeepMLP, ResNet or SmallCNN; --model.p, --model.width or
-                 --model.p_over_dn; DeepMLP and SmallCNN: --model.widths
+  --model        RandomFeatures, MLP, DeepMLP, ResNet, SmallCNN, Autoencoder or ConvAutoencoder;
+                 --model.p, --model.width or --model.p_over_dn; --model.widths; --model.depth
   --task         Labels, Autoencode or Next: the targets that the network is trained on
-  --optim        LeastSquares, SGD, Adam, LBFGS or Margin; --optim.lr, ...
+  --optim        LeastSquares, SGD, Adam, TensorAdam, LBFGS or Margin; --optim.lr, ...
   --recon        auto (every method that applies but KKTReconstructor), RowSpaceReconstructor,
                  ProjectionReconstructor, KKTReconstructor, or a list of methods;
                  --recon.max_seconds, --recon.seed and others hold for every method that has them
