@@ -100,13 +100,13 @@ def started(argv: list[str], directory: Path, threads: int) -> subprocess.Popen[
     )
 
 
-def finished(process: subprocess.Popen[str]) -> None:
-    """Wait for the end of a run.
+def finished(process: subprocess.Popen[str], limit: float = LIMIT) -> None:
+    """Wait for the end of a run, at most `limit` seconds.
 
     Raises:
         RunError: the run failed; the message is its last line.
     """
-    _, said = process.communicate(timeout=LIMIT)
+    _, said = process.communicate(timeout=limit)
     if process.returncode:
         line = (said.splitlines() or ["no message"])[-1]
         raise RunError(f"train.py ended with status {process.returncode}: {line}")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks import (
     attack,
+    attractors,
     entering,
     final_weights,
     lattice,
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPTS = {
     "attack": attack,
+    "attractors": attractors,
     "final_weights": final_weights,
     "lattice": lattice,
     "lattice_null": lattice_null,
@@ -249,6 +251,12 @@ def test_scaled_weights_have_the_published_margin():
     x, y = attacked.truth.x, attacked.y
     output = y * final_weights.scaled(attacked.model, x, y)(x)
     assert float(output.detach().min()) == pytest.approx(final_weights.PUBLISHED_MARGIN, rel=1e-4)
+
+
+def test_attractors(tmp_path):
+    (row,) = results("attractors", tmp_path)
+    assert row["recipe"] == "noise 20" and row["train_mse"] < 1e-10 and row["seed"] == 100
+    assert row["exact_fraction"] is not None and row["status"]
 
 
 def test_resume(tmp_path):
