@@ -34,6 +34,12 @@ ADAM: Settings = {
     "optim.schedule": "cosine",
     "optim.polish": False,
 }
+# From 50 images on, isotropic noise leaves some of them repelling; noise in their span does not.
+SPAN: Settings = {
+    "task.noise_geometry": "span",
+    "data.norm": 64.0,
+    "model.widths": [512] * 7,
+}
 # Five layers keep a sequence of 200 too, but lead only four of ten starts into it; eight lead all.
 SEQUENCE: Settings = {
     **CLEAN,
@@ -66,9 +72,9 @@ class Recipe:
 
 RECIPES = {
     "noise 20": Recipe(20, 300, {}),
-    "noise 50": Recipe(50, 400, {}),
-    "noise 100": Recipe(100, 600, {}),
-    "noise 200": Recipe(200, 800, {"data.norm": 64.0}),
+    "noise 50": Recipe(50, 400, SPAN),
+    "noise 100": Recipe(100, 600, SPAN),
+    "noise 200": Recipe(200, 800, SPAN),
     "clean 20": Recipe(20, 300, CLEAN),
     "clean 50": Recipe(50, 400, CLEAN),
     "adam 20": Recipe(20, 3000, ADAM),
