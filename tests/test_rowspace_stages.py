@@ -651,3 +651,16 @@ def test_differences_that_are_zero_in_all_images_are_no_evidence() -> None:
     assert false_bits(space, residual) == pytest.approx(false_bits(other, residual * alike))
     nothing = replace(space, values=space.values * zero)
     assert false_bits(nothing, residual)[0] == inf
+
+
+def test_weak_images_are_seen_down_to_the_noise_of_a_start() -> None:
+    """The spectrum steps down before the last images, which are small but above the start."""
+    x, random = inputs(8), torch.Generator().manual_seed(0)
+    strength = torch.tensor([1, 1, 1, 1, 1, 1, 3e-4, 1e-4], dtype=torch.float64)
+    c = torch.randn(150, 8, generator=random, dtype=torch.float64) * strength
+    start = torch.randn(150, x.shape[1], generator=random, dtype=torch.float64)
+    span = span_of(None, (c @ x + 2e-5 * start).float())
+    assert span.rank == 8
+    assert stage_1._steps(span.values, whole=False)[0] == 6
+    inside = x @ span.basis.T @ span.basis
+    assert bool(((x - inside).norm(dim=1) < 0.2 * x.norm(dim=1)).all())

@@ -20,6 +20,7 @@ from torch import Tensor
 STEP_DOWN = 2.0  # factor between the last singular value of a signal and the first of the noise
 NOISE_SHARE = 1e-3  # of a change's energy; more outside of the span is no noise
 LEVEL_ROUNDS = 3  # in which the noise of neurons and of pixels is told apart
+EVEN = 4.0  # spread of the level over neurons or pixels, in units of that by chance
 NEARLY_WHITE = 3.0  # rounding leans to one side, where pixels are alike (twice, on digits)
 EDGE_SPREADS = 4.0  # of the largest singular value of white noise, beyond its mean
 TAIL = 8  # singular values that must be seen beyond the rank
@@ -214,6 +215,12 @@ def _low_rank(
         change = after if before is None else after - share * before
         directions, values = _leading(change, count, random, begin)
         whole = count == least
+        # What is left of a start is white noise; what Adam leaves may look like it.
+        white = _above_noise(values, change) if before is None else None
+        if white is not None and white > min(count - TAIL, least // 2):
+            white = None
+        if white is not None and _is_even(_left_over(change, directions[:white])):
+            return directions[:white], values, share
         steps = _steps(values, whole)
         rank = steps[-1] if steps else 0
         # Noise steps down too: its smallest values, and where pixels are alike in all inputs.
@@ -230,9 +237,7 @@ def _low_rank(
             decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
             if decays:
                 continue
-        # What is left of a start is white noise; what Adam leaves may look like it.
-        white = _above_noise(values, change) if before is None else None
-        if white is not None and white <= min(count - TAIL, least // 2):
+        if white is not None:
             return directions[:white], values, share
         if whole and least <= SMALL:  # no noise shows, as with no more neurons than samples
             return directions, values, share
@@ -324,6 +329,16 @@ def _white_edge(h: Tensor, d: Tensor, energy: Tensor) -> Tensor:
     spread = both * (1 / sides[0] + 1 / sides[1]) ** (1 / 3)
     variance = energy / (sides[0] * sides[1]).square()
     return (variance * (both.square() + EDGE_SPREADS * spread)).sqrt()
+
+
+def _is_even(rest: Tensor) -> bool:
+    """Whether noise (h, d) has one level everywhere, as a start has and rounding has not."""
+    for dim in (0, 1):
+        squares = rest.square().mean(dim)
+        chance = (2 / rest.shape[dim]) ** 0.5  # of Gaussian noise
+        if squares.std() > EVEN * chance * squares.mean():
+            return False
+    return True
 
 
 def _is_white(rest: Tensor, rank: int) -> bool:
