@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_recon.knowledge import DenseLayer, Knowledge, PixelScale
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import RandomFeatures, ReadoutModel
+from lit_recon.models import DeepMLP, RandomFeatures, ReadoutModel
 
 
 def sphere(n: int, d: int, seed: int) -> Tensor:
@@ -111,3 +111,21 @@ def folder_of_images(root: Path, classes: Sequence[str] = ("frog", "truck")) -> 
             pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     return root
+
+
+@torch.no_grad()
+def autoencoder(
+    x: Tensor, y: Tensor | None = None, *, widths: Sequence[int] = (64, 64), gain: float = 3.0
+) -> DeepMLP:
+    """A network whose readout of least norm maps x (n, d) to themselves, or to y (n, d).
+
+    Args:
+        gain: of the hidden layers' weights over PyTorch's start; with 3, inputs of unit variance
+            attract.
+    """
+    d = x.shape[1]
+    model = DeepMLP(d=d, k=d, widths=widths, activation="tanh", bias="all", seed=0).double()
+    for name, weight in model.named_parameters():
+        weight.mul_(gain if name.endswith("weight") else 0.0)
+    model.readout.weight.copy_(minimum_norm(model.features(x), x if y is None else y))
+    return model.float().eval()

@@ -15,7 +15,7 @@ from callbacks import ReconstructionCallback, StepCheckpoint, StepProgressBar, W
 from datamodules import Photos, ReconDataModule, Sphere
 from lit_recon.methods import Reconstructor
 from lit_recon.models import RandomFeatures, ReadoutModel
-from lit_recon.modules import LeastSquares, Optim, Training
+from lit_recon.modules import Labels, LeastSquares, Optim, Task, Training
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 
@@ -38,6 +38,7 @@ def fit(
     steps: int = 1,
     attack: Reconstructor | None = None,
     model: Callable[[ReconDataModule], ReadoutModel] | None = None,
+    task: Task | None = None,
     checkpoint: StepCheckpoint | None = None,
     extra: tuple[Callback, ...] = (),
 ) -> tuple[Training, Trainer]:
@@ -45,10 +46,12 @@ def fit(
 
     Args:
         model: makes the network for the data; None: random features.
+        task: the targets; None: those of the data.
     """
     seed_everything(0, verbose=False)
     data = data or data_of("sphere")
     data.setup()
+    data.retarget((task or Labels()).targets)
     network = features(data) if model is None else model(data)
     module = Training(network, optim or LeastSquares())
     checkpoint = checkpoint or StepCheckpoint()

@@ -21,6 +21,7 @@ from lit_recon.errors import InputError
 from lit_recon.flags import choices
 from lit_recon.knowledge import FACTS, Knowledge
 from lit_recon.methods import (
+    AttractorReconstructor,
     KKTReconstructor,
     ProjectionReconstructor,
     Reconstruction,
@@ -30,11 +31,11 @@ from lit_recon.methods import (
 from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.numbers import in_order, registered
 from lit_recon.models import MLP, DeepMLP, Model, ReadoutModel
-from lit_recon.modules import SGD, LeastSquares, Optim
+from lit_recon.modules import SGD, Autoencode, Labels, LeastSquares, Optim, Task
 from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory
 from tests import kills, toy
-from tests.problems import images, sphere, taught, trained
+from tests.problems import autoencoder, images, sphere, taught, trained
 from tests.small_runs import data_of, erased, features, fit
 
 
@@ -89,7 +90,18 @@ def of_margin() -> Knowledge:
     return replace(held, optimiser_keeps_span=True, shape=PIXELS.shape)
 
 
+def of_autoencoder() -> Knowledge:
+    """An autoencoder with closed-form readout, and all facts but an earlier first layer."""
+    x = inputs_from_images(U, PIXELS)
+    model = autoencoder(x)
+    start = torch.zeros_like(model.readout.weight)
+    return Knowledge(model, start, None, 0.0, True, N, PIXELS, None, PIXELS.shape)
+
+
 CASES = {
+    "attractors": Case(
+        lambda: AttractorReconstructor(starts=20), of_autoencoder, inputs_from_images(U, PIXELS)
+    ),
     "projection": Case(lambda: ProjectionReconstructor(max_steps=30), of_features, X),
     "projection auto": Case(
         lambda: ProjectionReconstructor(max_steps=30, candidates="auto"), of_features, X
@@ -194,11 +206,13 @@ class Run:
         make: makes the method.
         model: makes a network for the data.
         optim: trains it for one step.
+        task: the targets.
     """
 
     make: Callable[[], Reconstructor]
     model: Callable[[ReconDataModule], ReadoutModel] = features
     optim: Optim = field(default_factory=LeastSquares)
+    task: Task = field(default_factory=Labels)
 
 
 def deep(data: ReconDataModule) -> ReadoutModel:
@@ -209,7 +223,14 @@ def with_relu(data: ReconDataModule) -> ReadoutModel:
     return DeepMLP(d=data.d, k=data.k, widths=[32], bias="first")
 
 
+def with_tanh(data: ReconDataModule) -> ReadoutModel:
+    return DeepMLP(d=data.d, k=data.k, widths=[32], activation="tanh", bias="all")
+
+
 RUNS = {
+    "attractors": Run(
+        lambda: AttractorReconstructor(starts=10), with_tanh, SGD(lr=1e-3), Autoencode()
+    ),
     "projection": Run(lambda: ProjectionReconstructor(max_steps=30)),
     "projection auto": Run(lambda: ProjectionReconstructor(max_steps=30, candidates="auto")),
     "rowspace": Run(RowSpaceReconstructor, deep, SGD(lr=1e-3)),
@@ -225,7 +246,7 @@ def test_an_attack_without_the_data_finds_the_same(
     run: Run, kind: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """All data are overwritten while the attack runs, the copies for scoring included."""
-    settings: dict[str, Any] = {"model": run.model, "optim": run.optim}
+    settings: dict[str, Any] = {"model": run.model, "optim": run.optim, "task": run.task}
     fit(tmp_path / "seeing", data=data_of(kind), attack=run.make(), **settings)
     method, data, copies = run.make(), data_of(kind), []
     attack = type(method).attack
@@ -259,7 +280,12 @@ def test_training_is_the_same_to_the_bit_without_it(run: Run, tmp_path: Path) ->
     ends = []
     for name, method in (("with", run.make()), ("without", None)):
         module, _ = fit(
-            tmp_path / name, model=run.model, optim=SGD(lr=1e-3), steps=5, attack=method
+            tmp_path / name,
+            model=run.model,
+            optim=SGD(lr=1e-3),
+            task=run.task,
+            steps=5,
+            attack=method,
         )
         weight = module.model.get_parameter("readout.weight")
         ends.append((weight.detach().clone(), torch.get_rng_state()))

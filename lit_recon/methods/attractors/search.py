@@ -1,0 +1,202 @@
+"""The search for limits of a map: iteration from many places, then Newton's method.
+
+Rounds of starts go through float32 first. What comes to rest there is made accurate in float64,
+each limit once. A search ends when all kinds of places have been tried in turn without a new limit
+that counts, when the images found span the whole range of the readout, or with its time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lit_recon.methods.attractors.limits import Limits, clusters
+from lit_recon.methods.attractors.maps import ReducedMap
+from lit_recon.methods.attractors.starts import NEAR_FOUND, RANDOM, Place, Starts
+from lit_recon.solvers import Monitor
+from lit_recon.solvers.rows import RUNNING, Orbits, fixed_points, iterate, orbit
+
+QUICK, ACCURATE = 1e-5, 1e-10  # relative steps at which a row is at rest, float32 and float64
+QUICK_SAME = 3e-3  # units up to which two ends in float32 are the same limit
+STEPS = 1024  # applications to a start: cycles up to 256 are found, and longer ones mostly
+LARGEST_NEWTON = 600  # coordinates up to which Newton's method is used
+NEWTON_STEPS, NEWTON_ENTRIES = 60, 10_000_000  # of the derivatives held at once, 40 MB
+NEWTON_STARTS = 64
+WARM_UP = 4  # applications of the map, at most, before Newton's method begins
+
+
+@dataclass
+class Search:
+    """One search.
+
+    Attributes:
+        map: the map in float64.
+        quick: the same in float32.
+        starts: draws starts.
+        limits: what has been found.
+        monitor: the clock and the inner curve.
+        per_round: starts of each round.
+        newton: whether fixed points are also solved for.
+        random_starts: how many random starts were iterated so far.
+        settled: how many of them came to a limit.
+        diverged: how many of them overflowed.
+    """
+
+    map: ReducedMap
+    quick: ReducedMap
+    starts: Starts
+    limits: Limits
+    monitor: Monitor
+    per_round: int
+    newton: bool = True
+    random_starts: int = 0
+    settled: int = 0
+    diverged: int = 0
+    spans_all: bool = field(default=False, init=False)
+
+    def begin(self) -> None:
+        """Iterate from random starts."""
+        for place in RANDOM:
+            self._iterate_from(place)
+
+    def widen(self) -> None:
+        """Search in all kinds of places in turn, until none has a new limit that counts."""
+        kinds = [*NEAR_FOUND, *RANDOM, None]
+        idle = 0
+        turn = 0
+        while idle < len(kinds) and not self.done:
+            kind = kinds[turn % len(kinds)]
+            before = self._worth
+            if kind is None:
+                self._newton()
+            elif kind in RANDOM or len(self._known):
+                self._iterate_from(kind)
+            idle = 0 if self._worth > before else idle + 1
+            turn += 1
+
+    def from_points(self, y: Tensor) -> None:
+        """Iterate from given points (m, r), and solve for fixed points near them."""
+        self._settle(self._iterated(y, "earlier limits"), count=False)
+        self._solve(y, "earlier limits, newton")
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to be found, or no time."""
+        return self.spans_all or self.monitor.out_of_time
+
+    @property
+    def _worth(self) -> int:
+        """What counts of what was found: images, or without a pixel scale what starts came to."""
+        if self.limits.judge is None:
+            return int((self.limits.hits > 0).sum())
+        return int(self.limits.certified.sum())
+
+    @property
+    def _known(self) -> Tensor:
+        """(k, r) points to search near: images, or where there are none all limits."""
+        points, certified = self.limits.points, self.limits.certified.to(self.limits.points.device)
+        return points[certified] if bool(certified.any()) else points
+
+    def _iterate_from(self, place: Place) -> None:
+        y = place(self.starts, self.per_round, self._known)
+        random = place in RANDOM
+        self._settle(self._iterated(y, place.__name__), count=random)
+
+    def _iterated(self, y: Tensor, phase: str) -> Orbits:
+        return iterate(
+            self.quick,
+            y.to(self.quick.offset),
+            self.monitor,
+            phase,
+            unit=self.limits.unit,
+            tolerance=QUICK,
+            max_steps=STEPS,
+        )
+
+    def _settle(self, ends: Orbits, *, count: bool) -> None:
+        """Enter the ends of an iteration in float32; `count` says whether starts were random."""
+        unit, at_rest = self.limits.unit, ends.period > RUNNING
+        if count:
+            self.random_starts += len(ends.z)
+            self.settled += int(at_rest.sum())
+            self.diverged += int((ends.period < RUNNING).sum())
+        z = self._same_phase(ends.z[at_rest], ends.period[at_rest])
+        first = clusters(z, QUICK_SAME * unit)
+        heads, sizes = first.unique(return_counts=True)
+        exact = iterate(
+            self.map,
+            z[heads].to(self.map.offset),
+            self.monitor,
+            "float64",
+            unit=unit,
+            tolerance=ACCURATE,
+            max_steps=STEPS,
+        )
+        slow = exact.period == RUNNING
+        if bool(slow.any()) and self.map.r <= LARGEST_NEWTON:
+            solved = self._solved(self.map, exact.z[slow], "float64, newton", ACCURATE)
+            exact.z[slow], exact.period[slow] = solved.z, solved.period
+        self._enter(exact, sizes if count else torch.zeros_like(sizes))
+
+    def _same_phase(self, z: Tensor, period: Tensor) -> Tensor:
+        """Points on cycles, moved along them to where the first coordinate is least."""
+        z = z.clone()
+        for length in period.unique().tolist():
+            if length > 1:
+                rows = period == length
+                turn = orbit(self.quick, z[rows], length)  # (length, rows, r)
+                least = turn[:, :, 0].argmin(0)
+                z[rows] = turn[least, torch.arange(len(least), device=z.device)]
+        return z
+
+    def _newton(self) -> None:
+        """Fixed points by Newton's method, also those that repel."""
+        share = NEWTON_STARTS // (len(RANDOM) + len(NEAR_FOUND))
+        places = [*RANDOM, *(NEAR_FOUND if len(self._known) else ())]
+        y = torch.cat([place(self.starts, share, self._known) for place in places])
+        y = y.to(self.quick.offset)
+        for _ in range(WARM_UP):
+            self._solve(y[::WARM_UP], "newton")
+            y = self.quick(y)[1:]
+
+    def _solve(self, y: Tensor, phase: str) -> None:
+        """Enter the fixed points to which Newton's method leads from y (m, r)."""
+        if not self.newton or self.map.r > LARGEST_NEWTON or not len(y):
+            return
+        rough = self._solved(self.quick, y.to(self.quick.offset), phase, QUICK)
+        z = rough.z[rough.period > RUNNING]
+        heads = clusters(z, QUICK_SAME * self.limits.unit).unique()
+        exact = self._solved(self.map, z[heads].to(self.map.offset), "float64, newton", ACCURATE)
+        self._enter(exact, torch.zeros(len(exact.z), dtype=torch.long))
+
+    def _solved(self, map: ReducedMap, y: Tensor, phase: str, tolerance: float) -> Orbits:
+        at_once = max(1, NEWTON_ENTRIES // map.r**2)
+        parts = [
+            fixed_points(
+                map,
+                map.jacobian,
+                part,
+                self.monitor,
+                phase,
+                unit=self.limits.unit,
+                tolerance=tolerance,
+                max_steps=NEWTON_STEPS,
+            )
+            for part in y.split(at_once)
+        ]
+        return Orbits(
+            torch.cat([part.z for part in parts]),
+            torch.cat([part.period for part in parts]),
+            torch.cat([part.steps for part in parts]),
+        )
+
+    def _enter(self, exact: Orbits, starts: Tensor) -> None:
+        kept = exact.period > RUNNING
+        self.limits.add(exact.z[kept], exact.period[kept], starts[kept])
+        if self.map.deficient:
+            images = self.limits.points[self.limits.certified.to(self.limits.points.device)]
+            if len(images) >= self.map.r:
+                rank = torch.linalg.matrix_rank(images, rtol=1e-9)
+                self.spans_all = int(rank) == self.map.r
