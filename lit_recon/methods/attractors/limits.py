@@ -88,6 +88,23 @@ class Limits:
         bad = torch.bincount(self.cycle[~self.certified], minlength=len(self))
         return bad == 0
 
+    def meet(self, z: Tensor, within: float, *, count: bool) -> Tensor:
+        """(m,) bool, which points (m, r) are at a limit that is known already.
+
+        Args:
+            z: the points, which need not be accurate.
+            within: a distance.
+            count: whether they are ends of random starts.
+        """
+        if not len(self):
+            return torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        distance, nearest = torch.cdist(z, self.points).min(1)
+        met = distance <= within
+        if count:
+            ends = self.cycle[nearest[met].cpu()]
+            self.hits += torch.bincount(ends, minlength=len(self))
+        return met
+
     def add(self, z: Tensor, period: Tensor, starts: Tensor) -> int:
         """Enter the ends of an iteration.
 

@@ -13,6 +13,7 @@ from torch import nn
 from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge, PixelScale
 from lit_recon.methods.attractors import outcomes
+from lit_recon.methods.attractors.components import components, predicted_seconds
 from lit_recon.methods.attractors.limits import Limits
 from lit_recon.methods.attractors.maps import ReducedMap
 from lit_recon.methods.attractors.numbers import DESCRIBED
@@ -118,7 +119,7 @@ class AttractorReconstructor(Reconstructor):
         map = ReducedMap.of(knowledge.model, shape)
         search = self._search(map, pixels, generator, monitor)
         if earlier is not None and len(earlier.candidates):
-            search.from_points(map.lower(earlier.candidates.to(map.offset)))
+            search.from_points(map.lower(earlier.candidates.to(map.offset)), "earlier limits")
         search.begin()
         against = _against(search)
         if against is None:
@@ -151,7 +152,12 @@ class AttractorReconstructor(Reconstructor):
         starts = Starts(map, std, generator, unit)
         judge = None if pixels is None else partial(whole_pixels, pixels=pixels)
         limits = Limits.none(map, unit, judge)
-        return Search(map, map.single(), starts, limits, monitor, self.starts, self.newton)
+        approximate = None
+        if predicted_seconds(map) < monitor.max_seconds - monitor.seconds:
+            approximate = partial(components, map, map.shape, pixels, unit, generator)
+        return Search(
+            map, map.single(), starts, limits, monitor, self.starts, self.newton, approximate
+        )
 
 
 def _nothing_found(shape: tuple[int, ...], outcome: Outcome, monitor: Monitor) -> Reconstruction:

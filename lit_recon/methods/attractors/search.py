@@ -7,6 +7,7 @@ that counts, when the images found span the whole range of the readout, or with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -39,6 +40,7 @@ class Search:
         monitor: the clock and the inner curve.
         per_round: starts of each round.
         newton: whether fixed points are also solved for.
+        approximate: computes further places (m, r) to search near; None: there are none.
         random_starts: how many random starts were iterated so far.
         settled: how many of them came to a limit.
         diverged: how many of them overflowed.
@@ -51,6 +53,7 @@ class Search:
     monitor: Monitor
     per_round: int
     newton: bool = True
+    approximate: Callable[[], Tensor | None] | None = None
     random_starts: int = 0
     settled: int = 0
     diverged: int = 0
@@ -64,8 +67,11 @@ class Search:
     def widen(self) -> None:
         """Search in all kinds of places in turn, until none has a new limit that counts."""
         kinds = [*NEAR_FOUND, *RANDOM, None]
-        idle = 0
-        turn = 0
+        if self.approximate is not None and not self.done:
+            places = self.approximate()
+            if places is not None:
+                self.from_points(places, "components")
+        idle = turn = 0
         while idle < len(kinds) and not self.done:
             kind = kinds[turn % len(kinds)]
             before = self._worth
@@ -76,10 +82,10 @@ class Search:
             idle = 0 if self._worth > before else idle + 1
             turn += 1
 
-    def from_points(self, y: Tensor) -> None:
+    def from_points(self, y: Tensor, phase: str) -> None:
         """Iterate from given points (m, r), and solve for fixed points near them."""
-        self._settle(self._iterated(y, "earlier limits"), count=False)
-        self._solve(y, "earlier limits, newton")
+        self._settle(self._iterated(y, phase), count=False)
+        self._solve(y, f"{phase}, newton")
 
     @property
     def done(self) -> bool:
@@ -123,6 +129,8 @@ class Search:
             self.settled += int(at_rest.sum())
             self.diverged += int((ends.period < RUNNING).sum())
         z = self._same_phase(ends.z[at_rest], ends.period[at_rest])
+        met = self.limits.meet(z.to(self.map.offset), QUICK_SAME * unit, count=count)
+        z = z[~met]
         first = clusters(z, QUICK_SAME * unit)
         heads, sizes = first.unique(return_counts=True)
         exact = iterate(
@@ -167,6 +175,7 @@ class Search:
             return
         rough = self._solved(self.quick, y.to(self.quick.offset), phase, QUICK)
         z = rough.z[rough.period > RUNNING]
+        z = z[~self.limits.meet(z.to(self.map.offset), QUICK_SAME * self.limits.unit, count=False)]
         heads = clusters(z, QUICK_SAME * self.limits.unit).unique()
         exact = self._solved(self.map, z[heads].to(self.map.offset), "float64, newton", ACCURATE)
         self._enter(exact, torch.zeros(len(exact.z), dtype=torch.long))
