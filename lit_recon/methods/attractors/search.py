@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_recon.methods.attractors.limits import Limits, clusters
 from lit_recon.methods.attractors.maps import ReducedMap
@@ -25,6 +26,9 @@ STEPS = 1024  # applications to a start: cycles up to 256 are found, and longer 
 LARGEST_NEWTON = 600  # coordinates up to which Newton's method is used
 NEWTON_STEPS, NEWTON_ENTRIES = 60, 10_000_000  # of the derivatives held at once, 40 MB
 NEWTON_STARTS = 64
+RESOLVED = 0.95  # cosine of an approximate image with the image that it has led to
+TRIES = 4  # starts beside each approximate image in a round
+SIDEWAYS = (0.02, 0.05, 0.1, 0.2, 0.4)  # steps from limits that are no images, in units
 WARM_UP = 4  # applications of the map, at most, before Newton's method begins
 
 
@@ -58,6 +62,8 @@ class Search:
     settled: int = 0
     diverged: int = 0
     spans_all: bool = field(default=False, init=False)
+    _components: Tensor | None = field(default=None, init=False)
+    _examined: int = field(default=0, init=False)
 
     def begin(self) -> None:
         """Iterate from random starts."""
@@ -66,19 +72,12 @@ class Search:
 
     def widen(self) -> None:
         """Search in all kinds of places in turn, until none has a new limit that counts."""
-        kinds = [*NEAR_FOUND, *RANDOM, None]
-        if self.approximate is not None and not self.done:
-            places = self.approximate()
-            if places is not None:
-                self.from_points(places, "components")
+        places = [partial(self._iterate_from, place) for place in (*NEAR_FOUND, *RANDOM)]
+        kinds = [self._near_components, self._near_spurious, *places, self._newton]
         idle = turn = 0
         while idle < len(kinds) and not self.done:
-            kind = kinds[turn % len(kinds)]
             before = self._worth
-            if kind is None:
-                self._newton()
-            elif kind in RANDOM or len(self._known):
-                self._iterate_from(kind)
+            kinds[turn % len(kinds)]()
             idle = 0 if self._worth > before else idle + 1
             turn += 1
 
@@ -105,7 +104,42 @@ class Search:
         points, certified = self.limits.points, self.limits.certified.to(self.limits.points.device)
         return points[certified] if bool(certified.any()) else points
 
+    def _near_components(self) -> None:
+        """Search near approximate images that have not led to an image yet.
+
+        The first time at them, and later beside them and with other norms.
+        """
+        if self._components is None:
+            found = None if self.approximate is None else self.approximate()
+            self._components = self.map.offset.new_zeros(0, self.map.r) if found is None else found
+            self.from_points(self._components, "components")
+            return
+        known = nn.functional.normalize(self.limits.points[self.limits.certified])
+        alike = nn.functional.normalize(self._components) @ known.T
+        left = self._components[alike.amax(1) < RESOLVED] if len(known) else self._components
+        self.from_points(self.starts.beside(left, TRIES), "beside components")
+
+    def _near_spurious(self) -> None:
+        """Newton's method along the weakest direction of fixed points that are no images.
+
+        A training image that has lost its attraction often has such a neighbour: where the
+        eigenvalue of a direction passes 1, two fixed points part from one.
+        """
+        single = self.limits.periods == 1
+        own = (~self.limits.certain & single)[self.limits.cycle]
+        own[: self._examined] = False
+        self._examined = len(own)
+        y = self.limits.points[own]
+        if not self.newton or self.map.r > LARGEST_NEWTON or not len(y):
+            return
+        eye = torch.eye(self.map.r).to(y)
+        weakest = torch.linalg.svd(self.map.jacobian(y) - eye)[2][:, -1]  # (m, r)
+        sizes = self.limits.unit * torch.tensor(SIDEWAYS).to(y)
+        self._solve(torch.cat([y + s * weakest for s in [*sizes, *-sizes]]), "beside limits, newton")
+
     def _iterate_from(self, place: Place) -> None:
+        if place not in RANDOM and not len(self._known):
+            return
         y = place(self.starts, self.per_round, self._known)
         random = place in RANDOM
         self._settle(self._iterated(y, place.__name__), count=random)

@@ -12,6 +12,7 @@ from lit_recon.methods.attractors.maps import ReducedMap
 
 LONGEST = 2.0  # norm of a start, in units of a typical point
 JITTER = 0.3  # norm of the noise that is added to places near points found
+NORMS = (0.6, 1.6)  # factors of a place's norm
 STRETCH = 1.2  # of differences of two points
 
 
@@ -67,6 +68,12 @@ class Starts:
         """(count, r) points found, moved by the difference of two others."""
         a, b, c = (found[self._choice(count, len(found))] for _ in "abc")
         return a + STRETCH * (b - c) + self._jitter(count)
+
+    def beside(self, places: Tensor, copies: int) -> Tensor:
+        """(copies k, r) places (k, r) with other norms, and some noise."""
+        copied = places.repeat(copies, 1)
+        norms = NORMS[0] * (NORMS[1] / NORMS[0]) ** self._uniform(len(copied))
+        return norms * copied + self._uniform(len(copied)) * self._jitter(len(copied))
 
     def _jitter(self, count: int) -> Tensor:
         return JITTER * self.unit * _directions(self._normal(count, self.map.r))
