@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.sparse.linalg import LinearOperator, eigs
 from torch import Tensor, nn
 
+from datamodules import ReconDataModule
 from lit_recon.errors import InputError
 from lit_recon.knowledge import ChannelScale, Knowledge, MeanImageScale, PixelScale
 from lit_recon.methods import AttractorReconstructor, Earlier, Reconstruction
 from lit_recon.methods.attractors import limits as limits_module
 from lit_recon.methods.attractors.limits import Limits, clusters, turn_radii
 from lit_recon.methods.attractors.maps import ReducedMap
+from lit_recon.methods.attractors.pictures import COLUMNS
 from lit_recon.methods.attractors.pixels import whole_pixels
 from lit_recon.metrics import inputs_from_images
 from lit_recon.models import MLP, DeepMLP, Model, ReadoutModel, ResNet, SmallCNN
 from lit_recon.models.wrapped import Wrapped
+from lit_recon.modules import SGD, Autoencode
 from tests.problems import autoencoder, images
+from tests.small_runs import data_of, fit
 
 N = 3
 U, PIXELS = images(N, 8, 0)
@@ -286,6 +293,51 @@ def test_it_begins_at_earlier_limits() -> None:
     assert found.warm and exact(found) == N
     attack.warm_start = False
     assert not attack.reconstruct(held, earlier=earlier).warm
+
+
+# --- pictures
+
+
+def test_pictures_show_the_way_to_images() -> None:
+    found = attacked(remembering())
+    drawn = {picture.file: picture for picture in found.pictures()}
+    assert list(drawn) == ["iterations.png", "iterating.gif", "basins.png", "spectrum.png"]
+    strip, frames = drawn["iterations.png"].content, drawn["iterating.gif"].content
+    rows, side = strip.shape[0] // 64, 64
+    assert 1 <= rows <= 4 and strip.shape == (rows * side, len(COLUMNS) * side, 3)
+    assert frames.shape[1:] == (side, rows * side, 3)
+    # The strip's last tile, an image that was found, is the animation's frame of that step.
+    assert np.array_equal(strip[:side, -side:], frames[COLUMNS[-1]][:, :side])
+    end = torch.tensor(strip[: side : side // 8, -side :: side // 8]).permute(2, 0, 1)
+    assert float((U.double() - end.double()).abs().mean((1, 2, 3)).amin()) < 5  # levels
+    colours = {tuple(colour) for colour in drawn["basins.png"].content.reshape(-1, 3)}
+    assert len(colours) > 3
+    assert "images found, 3 in all" in drawn["spectrum.png"].words
+
+
+def test_there_are_no_pictures_of_what_was_not_found() -> None:
+    assert not attacked(Convolutional(10.0)).pictures()
+    names = [picture.name for picture in attacked(Convolutional(1e-3)).pictures()]
+    assert names == ["iterations", "iterating", "spectrum"]
+    without_scale = AttractorReconstructor(starts=20).reconstruct(Knowledge(remembering()))
+    assert [picture.name for picture in without_scale.pictures()] == ["basins", "spectrum"]
+
+
+def test_pictures_are_in_the_folder_of_the_step(tmp_path: Path) -> None:
+    def network(data: ReconDataModule) -> DeepMLP:
+        return DeepMLP(d=data.d, k=data.k, widths=[32], activation="tanh", bias="all")
+
+    attack = AttractorReconstructor(starts=10, max_seconds=5.0)
+    settings: dict[str, Any] = {"model": network, "task": Autoencode(), "optim": SGD(lr=1e-3)}
+    fit(tmp_path, data=data_of("photos"), attack=attack, **settings)
+    folder = tmp_path / "recon" / "attractors" / "step=00000001"
+    told = json.loads((folder / "metrics.json").read_text())["pictures"]
+    assert {entry["file"] for entry in told} >= {"iterations.png", "iterating.gif", "spectrum.png"}
+    with Image.open(folder / "iterating.gif") as animation:
+        assert animation.n_frames > 1  # type: ignore[attr-defined]
+    assert {file.suffix for file in folder.iterdir()} == {
+        *(".json", ".safetensors", ".png", ".csv", ".gif")
+    }
 
 
 # --- what it refuses, and what ends at once

@@ -286,6 +286,21 @@ def test_without_single_pictures_the_grid_is_shown(images: bool, tmp_path: Path)
     np.testing.assert_array_equal(shown[1], grid)
 
 
+def test_a_methods_own_pictures_are_on_the_page_with_their_captions(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", {0: 0, 1: 4})
+    for step, shade in ((0, 10), (1, 200)):
+        folder = path / "recon" / "projection" / f"step={step:08d}"
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(folder / "basins.gif")
+        told = [{"file": "basins.gif", "words": f"Basins <{step}>"}]
+        change_json(folder / "metrics.json", pictures=told)
+    page = write_run_report(path).read_text()
+    assert page.count("data:image/gif;base64,") == 2
+    assert "Basins &lt;0&gt;." in page and "Basins &lt;1&gt;." in page
+    (folder / "basins.gif").unlink()
+    with pytest.raises(InputError, match=r"basins\.gif"):
+        write_run_report(path)
+
+
 def test_a_large_run_stays_a_file_that_can_be_sent(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", {step: step // 4 for step in range(0, 240, 4)}, n=60)
     page = report(path)

@@ -23,6 +23,7 @@ from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.media import (
     CURVE_ROWS,
     log_curve,
+    log_file,
     log_image,
     log_image_table,
     thin,
@@ -570,6 +571,11 @@ def offline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[0]["loss"] = float("nan")
     ramp = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4, 1).repeat(3, axis=-1)
     log_image(logger, "recon/projection/grid", ramp, 10)
+    for suffix in ("png", "gif"):
+        frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 200)]
+        path = directory / f"extra.{suffix}"
+        frames[0].save(path, save_all=suffix == "gif", append_images=frames[1:])
+        log_file(logger, f"recon/projection/{suffix}", path, 10)
     log_curve(logger, "recon/projection/curve", rows, 10, x="step", y="loss", stroke="phase")
     images = [
         {"index": 0, "training": ramp, "psnr": 40.5, "certified": True},
@@ -612,6 +618,13 @@ def test_a_float_picture_is_not_black(offline_run: Path) -> None:
     assert pixels.dtype == np.uint8
     assert pixels.shape == (3, 4, 3)
     assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_files_of_pictures_are_sent_as_they_are(offline_run: Path) -> None:
+    (segment,) = segments(offline_run)
+    for kind, suffix in (("images", "png"), ("videos", "gif")):
+        (sent,) = (segment / "files" / "media" / kind).rglob(f"{suffix}_*.{suffix}")
+        assert sent.read_bytes() == (offline_run / f"extra.{suffix}").read_bytes()
 
 
 def test_a_curve_is_one_small_table(offline_run: Path) -> None:

@@ -18,16 +18,22 @@ from torch import Tensor, nn
 
 from lit_recon.audit.scoring import numbers_of, score_reconstruction
 from lit_recon.knowledge import Knowledge
-from lit_recon.methods import Earlier, Reconstruction, Reconstructor
+from lit_recon.methods import Earlier, Picture, Reconstruction, Reconstructor
 from lit_recon.metrics.numbers import COMMON
 from lit_recon.metrics.scores import Scores
 from lit_recon.models import ReadoutModel
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
-from lit_recon.records.media import log_curve, log_image, log_image_table
+from lit_recon.records.media import log_curve, log_file, log_image, log_image_table
 from lit_recon.records.truth import Truth
 from lit_recon.report.candidates import candidates_figure
-from lit_recon.report.grid import figure_to_uint8, overlay_figure, reconstruction_grid, save_png
+from lit_recon.report.grid import (
+    figure_to_uint8,
+    overlay_figure,
+    reconstruction_grid,
+    save_gif,
+    save_png,
+)
 from lit_recon.solvers import OnStep, SolverStep
 
 T = TypeVar("T")
@@ -143,8 +149,12 @@ class Recorder:
         results = self.results[step]
         prefix = self.directory.results
         named = {f"{prefix}/{key}": value for key, value in numbers.items()}
+        extra = found.pictures()
+        results["pictures"] = [{"file": drawn.file, "words": drawn.words} for drawn in extra]
         with self.directory.step_directory(step) as folder:
             RunDirectory(folder).write_json("metrics.json", results)
+            for drawn in extra:
+                save_picture(drawn, folder)
             save_file(tensors(found), folder / "candidates.safetensors")
             save_png(pixels, folder / "grid.png")
             write_curve(found.curve, folder / "curve.csv")
@@ -158,6 +168,9 @@ class Recorder:
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
                 self._log_to_wandb(logger, prefix, step, named, pixels, found)
+                for drawn in extra:
+                    file = self.directory.step_path(step) / drawn.file
+                    log_file(logger, f"{prefix}/{drawn.name}", file, step)
 
     def _log_to_wandb(
         self,
@@ -252,6 +265,15 @@ def write_curve(rows: Sequence[SolverStep], path: Path) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+
+
+def save_picture(drawn: Picture, folder: Path) -> None:
+    """Write a method's picture into a folder."""
+    path, content = folder / drawn.file, drawn.content
+    if drawn.animated:
+        save_gif(content, path)
+    else:
+        save_png(content if isinstance(content, np.ndarray) else figure_to_uint8(content), path)
 
 
 def picture(

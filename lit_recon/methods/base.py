@@ -72,8 +72,42 @@ class Earlier:
     sure: bool
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture of what an attack has done, in the step's folder, in the report and in W&B.
+
+    >>> import numpy
+    >>> Picture("steps", "From noise to images", numpy.zeros((5, 8, 8, 3), numpy.uint8)).file
+    'steps.gif'
+
+    Attributes:
+        name: letters, digits and underscores; not ``grid``.
+        words: its caption, a sentence without full stop.
+        content: (h, w, 3) uint8, or (frames, h, w, 3) uint8 of an animation, or a figure of
+            matplotlib that pyplot has not made.
+    """
+
+    name: str
+    words: str
+    content: Any
+
+    @property
+    def animated(self) -> bool:
+        """Whether it is an animation."""
+        return getattr(self.content, "ndim", 3) == 4
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.name}.{'gif' if self.animated else 'png'}"
+
+
 def _nothing(x: Tensor) -> Mapping[str, Any]:
     return {}
+
+
+def _no_pictures() -> Sequence[Picture]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +130,8 @@ class Reconstruction:
         curve: the inner curve, one entry for each step of a solver.
         sign_blind: candidates are known only up to sign.
         warm: the attack began at the candidates of an earlier checkpoint.
+        pictures: draws pictures beside that of the candidates; called by one rank, after the
+            attack, without any time limit.
         seconds: duration of the attack.
         knows: the facts that were given to the attack, in words; set by
             `Reconstructor.reconstruct`.
@@ -109,6 +145,7 @@ class Reconstruction:
     curve: Sequence[SolverStep] = ()
     sign_blind: bool = False
     warm: bool = False
+    pictures: Callable[[], Sequence[Picture]] = _no_pictures
     seconds: float = 0.0
     knows: Sequence[str] = ()
 

@@ -245,6 +245,7 @@ TRAINING = (
 TAKEN_NAMES = {
     *("run", "status", "reason", "method", "model", "solver", "n", "d", "k", "p", "seed"),
     *("step", "last", "train_loss", "sure", "empty", "started_from", "knows", "images"),
+    "pictures",
 }
 """What stands beside the numbers in metrics.json and results.csv."""
 

@@ -46,6 +46,15 @@ def log_image(logger: WandbLogger, name: str, image: Any, step: int) -> None:
     _log(logger, {name: wandb.Image(to_uint8_image(image))}, step)
 
 
+def log_file(logger: WandbLogger, name: str, path: Path, step: int) -> None:
+    """Log a picture from its file, PNG or, as an animation, GIF."""
+    import wandb
+
+    animated = path.suffix == ".gif"
+    media = wandb.Video(str(path), format="gif") if animated else wandb.Image(str(path))
+    _log(logger, {name: media}, step)
+
+
 def log_curve(
     logger: WandbLogger,
     name: str,

@@ -37,6 +37,8 @@ COLUMNS = 11
 MAX_SHOWN = 32
 AMPLIFY = 4  # of differences, which are faint otherwise
 
+FRAME, LAST_FRAME = 160, 1500  # milliseconds of an animation's frames
+
 # Okabe & Ito (2008), distinct with any colour vision; the captions say the same in words.
 EXACT, RECOVERED, FAILED = "#00795c", "#0072b2", "#c44e00"
 INK, FAINT = "#222222", "#777777"
@@ -188,6 +190,20 @@ def save_png(pixels: NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
     """Writes (H, W, 3) uint8, as of `figure_to_uint8`; the file appears whole or not at all."""
     with whole_file(Path(path)) as draft:
         Image.fromarray(pixels).save(draft, format="PNG")
+
+
+def save_gif(frames: NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
+    """Writes (frames, H, W, 3) uint8 as an animation that is repeated without end."""
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    with whole_file(Path(path)) as draft:
+        first.save(
+            draft,
+            format="GIF",
+            save_all=True,
+            append_images=others,
+            duration=[FRAME] * len(others) + [LAST_FRAME],
+            loop=0,
+        )
 
 
 class Canvas:

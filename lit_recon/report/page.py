@@ -19,7 +19,7 @@ from lit_recon.records.truth import Truth
 from lit_recon.report import words
 from lit_recon.report.charts import inner_chart, training_chart
 from lit_recon.report.grid import AMPLIFY, best_and_worst, verdict
-from lit_recon.report.pictures import Found, Pair, image_pairs, png_file
+from lit_recon.report.pictures import Found, Pair, image_pairs, picture_file
 from lit_recon.report.render import REPORT, render
 from lit_recon.report.run import Checkpoint, MethodResults, Run, read_run
 from lit_recon.solvers import SolverStep
@@ -50,6 +50,7 @@ class SliderStop:
     numbers: list[tuple[str, str]]  # names and what they are
     phases: list[Phase]
     grid: str | None  # the picture of all samples, where there are no pairs
+    pictures: list[tuple[str, str]]  # captions and addresses of the method's own pictures
 
     @property
     def step(self) -> int:
@@ -225,7 +226,11 @@ def _stop(point: Checkpoint, *, paired: bool) -> SliderStop:
         point=point,
         numbers=list(_numbers(point)),
         phases=phases(point.curve),
-        grid=None if paired else png_file(point.folder / "grid.png"),
+        grid=None if paired else picture_file(point.folder / "grid.png"),
+        pictures=[
+            (drawn["words"], picture_file(point.folder / drawn["file"]))
+            for drawn in point.numbers.get("pictures", ())
+        ],
     )
 
 

@@ -90,14 +90,14 @@ def png(pixels: NDArray) -> str:
         return address(file.getvalue(), "image/png")
 
 
-def png_file(path: Path) -> str:
-    """The same from a file.
+def picture_file(path: Path) -> str:
+    """The same from a file, PNG or GIF.
 
     Raises:
         InputError: it cannot be read.
     """
     with checked(path):
-        return address(path.read_bytes(), "image/png")
+        return address(path.read_bytes(), f"image/{path.suffix[1:]}")
 
 
 def address(content: bytes, kind: str) -> str:

@@ -17,6 +17,7 @@ from lit_recon.methods.attractors.components import components, predicted_second
 from lit_recon.methods.attractors.limits import Limits
 from lit_recon.methods.attractors.maps import ReducedMap
 from lit_recon.methods.attractors.numbers import DESCRIBED
+from lit_recon.methods.attractors.pictures import pictures
 from lit_recon.methods.attractors.pixels import whole_pixels
 from lit_recon.methods.attractors.results import in_order, numbers_of
 from lit_recon.methods.attractors.search import Search
@@ -135,6 +136,7 @@ class AttractorReconstructor(Reconstructor):
             at_truth=partial(at_truth, map, search.limits, search.random_starts),
             curve=monitor.rows,
             warm=earlier is not None,
+            pictures=partial(pictures, search, pixels),
             seconds=monitor.seconds,
         )
 

@@ -22,6 +22,7 @@ from lit_recon.solvers.rows import RUNNING, Orbits, fixed_points, iterate, orbit
 
 QUICK, ACCURATE = 1e-5, 1e-10  # relative steps at which a row is at rest, float32 and float64
 QUICK_SAME = 3e-3  # units up to which two ends in float32 are the same limit
+ROUNDS, RANDOM_SHARE = 4, 0.2  # of random starts, and the share of the time for them
 STEPS = 1024  # applications to a start: cycles up to 256 are found, and longer ones mostly
 LARGEST_NEWTON = 600  # coordinates up to which Newton's method is used
 NEWTON_STEPS, NEWTON_ENTRIES = 60, 10_000_000  # of the derivatives held at once, 40 MB
@@ -66,9 +67,17 @@ class Search:
     _examined: int = field(default=0, init=False)
 
     def begin(self) -> None:
-        """Iterate from random starts."""
-        for place in RANDOM:
-            self._iterate_from(place)
+        """Iterate from random starts, in more rounds while these come to new images.
+
+        Shares of these starts estimate the sizes of basins.
+        """
+        for _ in range(ROUNDS):
+            before = int(self.limits.certified.sum())
+            for place in RANDOM:
+                self._iterate_from(place)
+            share = self.monitor.seconds / self.monitor.max_seconds
+            if int(self.limits.certified.sum()) == before or self.done or share > RANDOM_SHARE:
+                break
 
     def widen(self) -> None:
         """Search in all kinds of places in turn, until none has a new limit that counts."""
@@ -135,7 +144,9 @@ class Search:
         eye = torch.eye(self.map.r).to(y)
         weakest = torch.linalg.svd(self.map.jacobian(y) - eye)[2][:, -1]  # (m, r)
         sizes = self.limits.unit * torch.tensor(SIDEWAYS).to(y)
-        self._solve(torch.cat([y + s * weakest for s in [*sizes, *-sizes]]), "beside limits, newton")
+        self._solve(
+            torch.cat([y + s * weakest for s in [*sizes, *-sizes]]), "beside limits, newton"
+        )
 
     def _iterate_from(self, place: Place) -> None:
         if place not in RANDOM and not len(self._known):

@@ -34,8 +34,11 @@ class Starts:
 
     def noise(self, count: int, found: Tensor) -> Tensor:
         """(count, r) first images of Gaussian inputs; `found` is of no matter."""
-        x = self.noise_std * self._normal(count, self.map.d)
-        return self.map.lower(self.map.image(x))
+        return self.map.lower(self.map.image(self.noise_inputs(count)))
+
+    def noise_inputs(self, count: int) -> Tensor:
+        """(count, d) Gaussian inputs."""
+        return self.noise_std * self._normal(count, self.map.d)
 
     def range(self, count: int, found: Tensor) -> Tensor:
         """(count, r) random directions in the readout's range, of norms in [0, 2] units."""
