@@ -53,7 +53,7 @@ def components(
     if rowspace.at_once(layer.weight, None, frame) is not None:
         return None
     span = span_of_inputs(layer, None, frame, random)
-    if rowspace.of_span(span, frame, final=True) is not None:
+    if rowspace.of_span(span, frame, layer.weight) is not None:
         return None
     space = space_of_images(layer, None, frame, span)
     levels = pictures(None, cache(partial(space.components, random)), space)

@@ -82,7 +82,12 @@ class Search:
     def widen(self) -> None:
         """Search in all kinds of places in turn, until none has a new limit that counts."""
         places = [partial(self._iterate_from, place) for place in (*NEAR_FOUND, *RANDOM)]
-        kinds = [self._near_components, self._near_spurious, *places, self._newton]
+        kinds: list[Callable[[], None]] = [
+            self._near_components,
+            self._near_spurious,
+            *places,
+            self._newton,
+        ]
         idle = turn = 0
         while idle < len(kinds) and not self.done:
             before = self._worth
