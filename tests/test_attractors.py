@@ -403,6 +403,12 @@ def test_weights_that_are_no_numbers_have_a_status() -> None:
     assert set(found.at_truth(X).values()) <= {None}
 
 
+def test_a_readout_of_zeros_has_a_status() -> None:
+    model = autoencoder(X)
+    nn.init.zeros_(model.readout.weight)
+    assert attacked(model).status == "no_signal"
+
+
 def test_images_of_another_size_have_a_status() -> None:
     held = Knowledge(remembering(), shape=(3, 4, 4))
     assert AttractorReconstructor().reconstruct(held).status == "other_size"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from lit_recon.methods.base import Outcome
 
 NONFINITE = Outcome("nonfinite", "weights of the network are not finite", empty=True)
+NO_SIGNAL = Outcome(
+    "no_signal", "the readout is zero, so every input has the same output", empty=True
+)
 DIVERGED = Outcome(
     "diverged", "iterates of the network overflow from every random start", empty=True
 )

@@ -118,6 +118,8 @@ class AttractorReconstructor(Reconstructor):
         if _output_size(knowledge.model, shape) != prod(shape):
             return _nothing_found(shape, outcomes.other_size(prod(shape)), monitor)
         map = ReducedMap.of(knowledge.model, shape)
+        if not map.r:
+            return _nothing_found(shape, outcomes.NO_SIGNAL, monitor)
         search = self._search(map, pixels, generator, monitor)
         if earlier is not None and len(earlier.candidates):
             search.from_points(map.lower(earlier.candidates.to(map.offset)), "earlier limits")
