@@ -80,16 +80,14 @@ class Search:
                 break
 
     def widen(self) -> None:
-        """Search in all kinds of places in turn, until none has a new limit that counts."""
-        places = [partial(self._iterate_from, place) for place in (*NEAR_FOUND, *RANDOM)]
-        kinds: list[Callable[[], None]] = [
-            self._near_components,
-            self._near_spurious,
-            *places,
-            self._newton,
-        ]
+        """Search in all kinds of places in turn, until none has a new limit that counts.
+
+        While there is nothing that counts, places near what was found are left out.
+        """
+        first: list[Callable[[], None]] = [self._near_components, self._near_spurious, self._newton]
+        kinds = [*first, *(partial(self._iterate_from, place) for place in (*NEAR_FOUND, *RANDOM))]
         idle = turn = 0
-        while idle < len(kinds) and not self.done:
+        while idle < (len(kinds) if self._worth else len(first)) and not self.done:
             before = self._worth
             kinds[turn % len(kinds)]()
             idle = 0 if self._worth > before else idle + 1
