@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.errors import InputError
 from lit_recon.linear_map import LinearMap
-from lit_recon.objectives.fixed_point import FixedPointObjective
 from lit_recon.objectives.projection import ProjectionObjective
 from lit_recon.solvers import (
     GaussNewton,
@@ -21,7 +19,6 @@ from lit_recon.solvers import (
     Stop,
     minimise,
 )
-from lit_recon.solvers.fixed_point import FixedPointIteration
 from lit_recon.solvers.loop import Solver, State
 from lit_recon.solvers.search import Move, Perturbation, Search, SpareCandidates
 from tests.problems import sphere, trained
@@ -168,9 +165,6 @@ def test_search_gives_up_on_a_target_of_noise_and_says_so():
         (lambda: GaussNewton(cg_steps=0), "--recon.solver.cg_steps"),
         (lambda: GaussNewton(cg_tolerance=0.0), "--recon.solver.cg_tolerance"),
         (lambda: GaussNewton(cg_tolerance=1.0), "--recon.solver.cg_tolerance"),
-        (lambda: FixedPointIteration(relaxation=0.0), "--recon.relaxation"),
-        (lambda: FixedPointIteration(relaxation=1.5), "--recon.relaxation"),
-        (lambda: FixedPointIteration(relaxation=nan), "--recon.relaxation"),
         (lambda: MomentumDescent(lr=-1), "--recon.solver.lr"),
         (lambda: MomentumDescent(momentum=1.0), "--recon.solver.momentum"),
         (lambda: MomentumDescent(surrogate_slope=-0.1), "--recon.solver.surrogate_slope"),
@@ -273,105 +267,3 @@ def test_gauss_newton_needs_a_residual_and_momentum_descent_does_not():
         run(Quadratic(STIFFNESS), START, solver)
     stop = Stop(max_steps=1)
     assert run(Quadratic(STIFFNESS), START, MomentumDescent(), stop).status is Status.MAX_STEPS
-
-
-# --- fixed points
-
-
-def iterated(map, z, *, stop=None, relaxation=1.0, monitor=None, **settings):
-    problem = FixedPointObjective(map, **settings)
-    return run(problem, z, FixedPointIteration(relaxation), stop, monitor)
-
-
-PATIENT = Stop(min_decrease=FixedPointIteration.min_decrease, patience=FixedPointIteration.patience)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("relaxation", [1.0, 0.3])
-def test_a_contraction_converges_to_its_fixed_point(dtype, relaxation):
-    random = torch.Generator().manual_seed(0)
-    turn = torch.linalg.qr(torch.randn(D, D, generator=random, dtype=torch.float64)).Q
-    shift = torch.randn(D, generator=random, dtype=torch.float64)
-    fixed = torch.linalg.solve(torch.eye(D).double() - 0.8 * turn, shift)
-    z = torch.randn(N, D, generator=random, dtype=torch.float64)
-    turn, shift = turn.to(dtype), shift.to(dtype)
-    found = iterated(lambda z: 0.8 * z @ turn.T + shift, z.to(dtype), stop=PATIENT)
-    assert found.status is Status.CONVERGED
-    error = (found.at.z.double() - fixed).norm(dim=1) / fixed.norm()
-    assert error.max() < 100 * torch.finfo(dtype).eps
-
-
-def test_one_step_takes_the_given_share_of_the_way_to_the_image():
-    z, stop = torch.tensor([[4.0, -8.0]]), Stop(max_steps=1)
-    assert iterated(lambda z: z / 4, z, stop=stop).at.z.tolist() == [[1.0, -2.0]]
-    half = iterated(lambda z: z / 4, z, stop=stop, relaxation=0.5)
-    assert half.at.z.tolist() == [[2.5, -5.0]]
-
-
-def test_an_expanding_map_has_not_converged():
-    z = torch.ones(N, D)
-    nonfinite = iterated(lambda z: 10 * z, z)
-    assert nonfinite.status is Status.NONFINITE
-    assert torch.equal(nonfinite.at.z, z)  # the best point, and not the last
-    stalled = iterated(lambda z: 1.01 * z, z, stop=PATIENT)
-    assert stalled.status is Status.STALLED
-
-
-def test_a_cycle_of_two_points_has_not_converged_and_relaxation_ends_it():
-    z, monitor = torch.ones(N, D), Monitor()
-    assert iterated(torch.neg, z, stop=PATIENT, monitor=monitor).status is Status.STALLED
-    assert len(monitor.rows) == PATIENT.patience
-    found = iterated(torch.neg, z, stop=PATIENT, relaxation=0.5)
-    assert found.status is Status.CONVERGED and not found.at.z.any()
-
-
-def test_small_steps_are_not_taken_for_a_fixed_point():
-    found = iterated(lambda z: z + 1, torch.ones(N, D), stop=PATIENT, relaxation=1e-9)
-    assert found.status is Status.STALLED
-
-
-def test_a_fixed_point_that_repels_is_one_already():
-    found = iterated(lambda z: 10 * z, torch.zeros(N, D), stop=PATIENT)
-    assert found.status is Status.CONVERGED
-
-
-def test_a_fixed_point_iteration_has_the_limits_of_every_solver():
-    z, monitor = torch.ones(N, D), Monitor()
-    found = iterated(lambda z: z / 2, z, stop=Stop(max_steps=3), monitor=monitor)
-    assert found.status is Status.MAX_STEPS
-    assert torch.equal(found.at.z, z / 8)
-    assert monitor.applications == len(monitor.rows) == 3
-    spent = Monitor(max_seconds=0.0)
-    assert iterated(lambda z: z / 2, z, monitor=spent).status is Status.OUT_OF_TIME
-    assert not spent.rows
-
-
-def test_a_fixed_point_iteration_keeps_to_its_constraint():
-    found = iterated(
-        lambda z: 2 * z, torch.full((N, D), 0.3), stop=PATIENT, retract=lambda z: z.clamp(0, 1)
-    )
-    assert found.at.z.max() <= 1
-
-
-def test_loss_residual_and_gradient_of_a_fixed_point_objective():
-    random = torch.Generator().manual_seed(0)
-    weight = torch.randn(D, D, generator=random, dtype=torch.float64)
-    z = torch.randn(N, D, generator=random, dtype=torch.float64)
-    problem = FixedPointObjective(lambda z: torch.tanh(z @ weight), scale=D)
-    with torch.no_grad():
-        at = problem.linearise(z)
-        gradient = at.gradient()
-    leaf = z.clone().requires_grad_()
-    moved = torch.tanh(leaf @ weight) - leaf
-    loss = moved.square().mean()
-    (exact,) = torch.autograd.grad(loss, leaf)
-    assert torch.allclose(at.residual, moved.detach()) and torch.allclose(at.loss, loss.detach())
-    assert torch.allclose(gradient, exact)
-    assert 0 < at.floor() < 1e-25
-
-
-def test_the_fixed_point_iteration_is_no_choice_for_the_projection_loss():
-    from lit_recon import solvers
-
-    assert "FixedPointIteration" not in solvers.__all__
-    assert not hasattr(solvers, "FixedPointIteration")

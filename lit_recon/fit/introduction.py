@@ -24,8 +24,9 @@ groups of flags
   --task         Labels, Autoencode or Next: the targets that the network is trained on
   --optim        LeastSquares, SGD, Adam, TensorAdam, LBFGS or Margin; --optim.lr, ...
   --recon        auto (every method that applies but KKTReconstructor), RowSpaceReconstructor,
-                 ProjectionReconstructor, KKTReconstructor, or a list of methods;
-                 --recon.max_seconds, --recon.seed and others hold for every method that has them
+                 ProjectionReconstructor, AttractorReconstructor, KKTReconstructor, or a list of
+                 methods; --recon.max_seconds, --recon.seed and others hold for every method that
+                 has them
   --checkpoint.* when checkpoints are saved: every_n_steps, at_steps, keep
   --trainer.*    the arguments of Lightning's Trainer
   --wandb.*      mode auto, online, offline or disabled; project, entity, group, tags

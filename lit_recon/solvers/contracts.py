@@ -6,7 +6,6 @@ loss there and the derivatives. A kind of problem adds members to the point:
     Point               a loss and its gradient                 MomentumDescent
     LeastSquaresPoint   a residual and its Jacobian             GaussNewton
     SpanPoint           what each candidate explains            Search, fewest
-    FixedPointPoint     the image f(z) of a map f               FixedPointIteration
 
 A solver names the contract that it needs, and any objective that has these members will do; there
 is no class to inherit from. The letters are those of the whole package: m candidates, k outputs, p
@@ -152,15 +151,3 @@ class SpanPoint(LeastSquaresPoint, Protocol):
 
 SpanT = TypeVar("SpanT", bound=SpanPoint)
 LeastSquaresT = TypeVar("LeastSquaresT", bound=LeastSquaresPoint)
-
-
-class FixedPointPoint(Point, Protocol):
-    """A point whose loss is 0 where a map f leaves it in its place."""
-
-    @property
-    def image(self) -> Tensor:
-        """(m + l, d) f(z)."""
-        ...
-
-
-FixedPointT = TypeVar("FixedPointT", bound=FixedPointPoint)

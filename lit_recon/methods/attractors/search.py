@@ -84,8 +84,9 @@ class Search:
 
         While there is nothing that counts, places near what was found are left out.
         """
+        places = [partial(self._iterate_from, place) for place in (*NEAR_FOUND, *RANDOM)]
         first: list[Callable[[], None]] = [self._near_components, self._near_spurious, self._newton]
-        kinds = [*first, *(partial(self._iterate_from, place) for place in (*NEAR_FOUND, *RANDOM))]
+        kinds: list[Callable[[], None]] = [*first, *places]
         idle = turn = 0
         while idle < (len(kinds) if self._worth else len(first)) and not self.done:
             before = self._worth
