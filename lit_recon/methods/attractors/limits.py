@@ -137,9 +137,17 @@ class Limits:
         return new
 
     def radii(self) -> Tensor:
-        """(limits,) spectral radius of the derivative over a whole turn; below 1 it attracts."""
-        turns = [(self.cycle == i).nonzero()[:, 0] for i in range(len(self))]
-        return turn_radii(self.map, self.points, turns)
+        """(limits,) spectral radius of the derivative over a whole turn; below 1 it attracts.
+
+        NaN for limits that are no images and that no random start came to, once there are images:
+        Newton's method finds many of them.
+        """
+        wanted = self.certain | (self.hits > 0) | (not bool(self.certain.any()))
+        chosen = wanted.nonzero()[:, 0].tolist()
+        turns = [(self.cycle == i).nonzero()[:, 0] for i in chosen]
+        radii = torch.full((len(self),), nan, dtype=torch.float64)
+        radii[chosen] = turn_radii(self.map, self.points, turns)
+        return radii
 
 
 def turn_radii(map: ReducedMap, points: Tensor, turns: Sequence[Tensor]) -> Tensor:

@@ -74,7 +74,13 @@ DESCRIBED = (
         "count",
         shown=("page",),
     ),
-    Number("attractors", "attractors found", "fixed points and cycles found that attract", "count"),
+    Number(
+        "attractors",
+        "attractors found",
+        "fixed points and cycles that attract, of those that are images or that random starts "
+        "came to",
+        "count",
+    ),
     Number(
         "spurious_limits",
         "limits that are no images",
