@@ -281,6 +281,19 @@ def test_without_a_pixel_scale_nothing_is_certified() -> None:
     assert found.at_truth(X)["recall"] == 1
 
 
+def test_an_image_and_its_negative_are_not_told_apart_where_both_can_be_images() -> None:
+    scale = PixelScale(PIXELS.shape, 0.5, PIXELS.std)
+    x = inputs_from_images(U, scale)
+    attack = AttractorReconstructor(starts=20, max_seconds=20.0)
+    model = autoencoder(x)  # without biases it is odd
+    found = attack.reconstruct(Knowledge(model, pixels=scale))
+    assert found.certificates is not None and not found.certificates.accepted.any()
+    assert found.status == "mirrored" and found.sign_blind and not found.outcome.sure
+    nn.init.constant_(model.get_parameter("first_layer.bias"), 0.01)
+    again = attack.reconstruct(Knowledge(model, pixels=scale))
+    assert not again.sign_blind and again.status != "mirrored"
+
+
 def test_it_begins_at_earlier_limits() -> None:
     earlier = Earlier(X.float(), sure=True)
     held = Knowledge(autoencoder(X, gain=1.5), pixels=PIXELS)

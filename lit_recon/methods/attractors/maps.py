@@ -101,6 +101,13 @@ class ReducedMap:
         output: Tensor = self.whole(x.reshape(-1, *self.shape))
         return output.flatten(1)
 
+    def is_odd(self) -> bool:
+        """Whether f(-x) = -f(x), so that the negative of a fixed point is one too."""
+        random = torch.Generator().manual_seed(0)
+        x = torch.randn(4, self.d, generator=random).to(self.offset)
+        image, mirrored = self.image(x), self.image(-x)
+        return bool((image + mirrored).norm() <= ALIKE * image.norm())
+
     def __call__(self, y: Tensor) -> Tensor:
         """The coordinates (m, r) of f at coordinates y (m, r)."""
         if self.head is None:

@@ -39,6 +39,15 @@ def one_limit(starts: int) -> Outcome:
     return Outcome("one_limit", reason)
 
 
+def mirrored(images: int) -> Outcome:
+    """Images come with their negatives, and nothing tells them apart."""
+    reason = (
+        f"{images} limits have whole pixels, but the network is odd and the mean is such that the"
+        " negative of an image is an image as well, so each may be a negative"
+    )
+    return Outcome("mirrored", reason)
+
+
 def ended(images: int, limits: int, *, complete: bool, late: bool) -> Outcome:
     """How a search ended.
 

@@ -31,6 +31,12 @@ LEAST_LOG = -300.0  # of the chance; 10 to the power of less is no double
 ZERO = 1e-3  # rms in levels, up to which a point is the zero input
 
 
+def negatives_are_images(pixels: PixelScale) -> bool:
+    """Whether the negative of every input has whole levels, as with a mean of one half."""
+    twice = 2 * torch.as_tensor(pixels.offset, dtype=torch.float64)
+    return bool(((twice - twice.round()).abs() < WORST).all())
+
+
 @dataclass(frozen=True)
 class WholePixels:
     """The levels of points, beside the nearest integers.

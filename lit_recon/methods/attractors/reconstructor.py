@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from math import inf, isqrt, prod, sqrt
 from typing import ClassVar
@@ -18,7 +19,7 @@ from lit_recon.methods.attractors.limits import Limits
 from lit_recon.methods.attractors.maps import ReducedMap
 from lit_recon.methods.attractors.numbers import DESCRIBED
 from lit_recon.methods.attractors.pictures import pictures
-from lit_recon.methods.attractors.pixels import whole_pixels
+from lit_recon.methods.attractors.pixels import negatives_are_images, whole_pixels
 from lit_recon.methods.attractors.results import in_order, numbers_of
 from lit_recon.methods.attractors.search import Search
 from lit_recon.methods.attractors.starts import Starts
@@ -128,11 +129,19 @@ class AttractorReconstructor(Reconstructor):
         if against is None:
             search.widen()
             against = _ending(search)
+        blind = pixels is not None and negatives_are_images(pixels) and map.is_odd()
+        images = int(search.limits.certified.sum())
+        if blind and images:
+            against = outcomes.mirrored(images)
         radii = search.limits.radii()
         candidates, certificates = in_order(search.limits, radii, pixels, complete=search.spans_all)
+        if blind and certificates is not None:
+            accepted = torch.zeros_like(certificates.accepted)
+            certificates = replace(certificates, accepted=accepted)
         return Reconstruction(
             candidates=candidates,
             outcome=against,
+            sign_blind=blind,
             certificates=certificates,
             numbers=numbers_of(search, radii),
             at_truth=partial(at_truth, map, search.limits, search.random_starts),
