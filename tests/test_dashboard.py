@@ -98,12 +98,17 @@ def test_a_method_with_numbers_of_its_own_has_its_own_section() -> None:
     assert names == [
         "Training",
         "Reconstruction by projection",
+        "Reconstruction by attractors",
         "Reconstruction by kkt",
         "Reconstruction by rowspace",
         "Reconstruction by toy",
         "The law across runs, by projection",  # the others do not have p / (d n)
     ]
-    charts = {panel["chartTitle"]: panel for panel in panels(sections[4]) if "chartTitle" in panel}
+    charts = {
+        panel["chartTitle"]: panel
+        for panel in panels(sections[names.index("Reconstruction by toy")])
+        if "chartTitle" in panel
+    }
     assert charts["Memory"]["metrics"] == ["recon/toy/part_left"]
     assert (charts["Memory"]["yAxisMin"], charts["Memory"]["yAxisMax"]) == (0, 1)
     assert charts["Size"]["metrics"] == ["recon/toy/size", "recon/toy/rank"]
