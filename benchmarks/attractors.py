@@ -132,7 +132,6 @@ def main(argv: list[str] | None = None) -> int:
         "steps": 20,
         "size": 8,
         "seeds": 1,
-        "method": "RowSpaceReconstructor",
     }
     flags = Flags("attractors", "Trains autoencoders and attacks their weights.", quick)
     add = flags.add_argument
