@@ -49,8 +49,9 @@ FEWEST_CHECKS = 16
 UNIT = 64.0  # a vector's typical entry after scaling, before it is rounded to integers
 ERROR_SPARE = 1.5  # factor between a predicted error and what a check may miss
 SMALLEST = 0.3  # levels; least assumed size of a difference
-# Typical size, in levels and in errors of a pixel, up to which a difference is 0 in all images.
-ALIKE, ALIKE_ERRORS = 0.02, 3.0
+# A difference is 0 in all images up to this typical size in levels, or with a mean square of its
+# entries of so many times their variance.
+ALIKE, NOISE_LIKE = 0.02, 9.0
 # Seconds of LLL for dimension 100 and the power with which they grow; 40 to 330, one core.
 SECONDS_AT_100, GROWTH = 1.5, 4.2
 
@@ -231,11 +232,13 @@ class Space:
 
     @property
     def telling(self) -> NDArray[np.bool_]:
-        """(m,) differences that can be other integers than 0.
+        """(m,) differences that can be other integers than 0: they are more than noise.
 
         Where pixels are alike in all images, as at the border of digits, any vector is right.
         """
-        return self.size > max(ALIKE, ALIKE_ERRORS * self.error())
+        noise = self.noise.diagonal()[:, None] * self.pixels + np.finfo(float).eps ** 2
+        more = (self.values**2 / noise).mean(0) > NOISE_LIKE
+        return np.asarray(more & (self.size > ALIKE))
 
     def error(self, share: float = 1.0) -> float:
         """Predicted error of a pixel, in levels, of an image in this share of the directions."""

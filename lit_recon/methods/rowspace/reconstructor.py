@@ -42,7 +42,7 @@ from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.solvers import OnStep
 
 QUICK_SECONDS = 10.0  # predicted duration up to which the plain lattice is tried first
-LEAST_FALSE_BITS = -1000.0  # smaller numbers are no doubles
+FALSE_BITS = -1000.0, 1000.0  # others are no doubles
 
 Separation = Literal["auto", "lattice", "components"]
 
@@ -233,7 +233,7 @@ def _numbers(
         "precision_bits": -log2(noise) if noise > 0 else nan,
         "lattice_dimension": 0 if lattice is None else lattice.dimension,
         "lattice_rank": 0 if lattice is None else len(lattice),
-        "expected_false": 2.0 ** max(worst, LEAST_FALSE_BITS) if found else nan,
+        "expected_false": 2.0 ** float(np.clip(worst, *FALSE_BITS)) if found else nan,
         "forgotten": 1 - span.share,
     }
 
