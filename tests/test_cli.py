@@ -273,7 +273,10 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--trainer.max_step 3", "--trainer.max_step 3 did you mean --trainer.max_steps"),
         ("--frob 1", "--frob 1 no such flag --help"),
         ("--data.root x", "--data.root x of Photos CIFAR10Subset and ImageFolderSubset have it"),
-        ("--optim.lr 0.1", "--optim.lr 0.1 of LeastSquares LBFGS, SGD, Adam and Margin have it"),
+        (
+            "--optim.lr 0.1",
+            "--optim.lr 0.1 of LeastSquares LBFGS, SGD, Adam, Margin and TensorAdam have it",
+        ),
         ("--recon.solver.lr 20", "--recon.solver.lr GaussNewton MomentumDescent has it"),
         ("--model.d 4", "--model.d 4 no such flag of RandomFeatures"),
         ("--data.n ten", "--data.n ten give a whole number"),
@@ -281,7 +284,10 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--data.n null", "--data.n null give a whole number"),
         ("--data.selection last", "--data.selection last give first or random"),
         ("--wandb.mode ofline", "--wandb.mode auto, online, offline or disabled"),
-        ("--model.activation relu6", "--model.activation relu6 relu, relu+tanh, tanh or elu"),
+        (
+            "--model.activation relu6",
+            "--model.activation relu6 relu, relu+tanh, leaky_relu, elu, selu, gelu",
+        ),
         ("--data.classes foo", "--data.classes foo a list such as '[a, b]' or null"),
         ("--checkpoint.at_steps 1,2", "--checkpoint.at_steps 1,2 a list such as '[1, 10]'"),
         ("--run.resume maybe", "--run.resume maybe true or false"),
@@ -321,7 +327,7 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--data Sphere --optim SGD --optim.loss logistic", "--optim.loss logistic classes mse"),
         (
             "--optim.loss mse",
-            "--optim.loss mse of LeastSquares LBFGS, SGD, Adam and Margin have it",
+            "--optim.loss mse of LeastSquares LBFGS, SGD, Adam, Margin and TensorAdam have it",
         ),
         ("--data.batch_size 2", "--data.batch_size 2 LeastSquares --optim SGD"),
         (f"{DEEP} --optim Margin --data.batch_size 2", "--data.batch_size 2 Margin --optim SGD"),
@@ -385,7 +391,7 @@ def test_a_start_that_no_decay_takes_away_is_refused_by_the_weights(run: Run) ->
     deep = [*DEEP.split(), *SGD, *FINAL.split(), "--data.image_size", "8", "--data.n", "4"]
     status, out, error = run(*deep, "--trainer.max_steps", "3", "--run.name", "r")
     assert (status, error) == (0, "")
-    assert "they still hold their start" in out
+    assert "they hold as much noise as 1 of a start by PyTorch" in out
     folder = Path("runs/r/recon/rowspace_final/step=00000003")
     assert json.loads((folder / "metrics.json").read_text())["status"] == "not_forgotten"
 

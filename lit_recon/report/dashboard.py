@@ -128,6 +128,7 @@ def _training() -> Section:
         panels=[
             wr.LinePlot(title="Training loss", x=STEP, y=["train/loss"], log_y=True),
             wr.LinePlot(title="Accuracy", x=STEP, y=["train/acc", "val/acc"], range_y=(0, 1)),
+            wr.LinePlot(title="Mean squared error", x=STEP, y=["train/mse"], log_y=True),
             *_charts("train", TRAINING),
         ],
     )
