@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from scipy.sparse.linalg import LinearOperator, eigs
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from datamodules import ReconDataModule
 from lit_recon.errors import InputError
@@ -24,9 +26,11 @@ from lit_recon.methods.attractors.maps import ReducedMap
 from lit_recon.methods.attractors.pictures import COLUMNS
 from lit_recon.methods.attractors.pixels import whole_pixels
 from lit_recon.metrics import inputs_from_images
-from lit_recon.models import MLP, DeepMLP, Model, ReadoutModel, ResNet, SmallCNN
+from lit_recon.models import MLP, Autoencoder, DeepMLP, Model, ReadoutModel, ResNet, SmallCNN
+from lit_recon.models.autoencoder import Init
 from lit_recon.models.wrapped import Wrapped
 from lit_recon.modules import SGD, Autoencode
+from lit_recon.modules.tensor_adam import PerTensorAdam
 from tests.problems import autoencoder, images
 from tests.small_runs import data_of, fit
 
@@ -227,6 +231,27 @@ def test_a_sequence_is_a_cycle_and_all_its_images_are_candidates() -> None:
     truth = found.at_truth(X)
     assert truth["fixed_fraction"] == 0 and truth["attractor_fraction"] == 1
     assert truth["noise_tolerance"] is None
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.SGD, PerTensorAdam, torch.optim.Adam])
+@pytest.mark.parametrize("init", ["normal", "pytorch"])
+def test_noise_is_mapped_into_the_span_of_the_data_by_equivariant_training(
+    optimiser: Callable[..., Optimizer], init: Init
+) -> None:
+    """From a readout of zeros, by an optimiser that scales no weight on its own."""
+    d = X.shape[1]
+    model = Autoencoder(d, d, widths=[32], activation="relu", init=init, seed=0).double()
+    trained = optimiser(model.parameters(), lr=1e-3)
+    for _ in range(20):
+        trained.zero_grad()
+        nn.functional.mse_loss(model(X), X).backward()
+        trained.step()
+    found = attacked(model, starts=2, newton=False, max_seconds=0.2)
+    outside = found.at_truth(X)["outside_span"]
+    if init == "normal" and optimiser is not torch.optim.Adam:
+        assert outside < 1e-20
+    else:
+        assert 0.01 < outside <= 1
 
 
 @pytest.mark.slow

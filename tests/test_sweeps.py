@@ -626,3 +626,40 @@ def test_the_sweep_of_weight_decay_draws_its_figure_over_it(run: Type, tmp_path:
     assert set(table["optim.weight_decay"]) == {0, 0.5}
     page = (tmp_path / "runs" / "decay_sweep" / "report.html").read_text()
     assert "p / (d n)" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "x", "lines", "few"),
+    [
+        (
+            "contraction_sweep",
+            "data.norm",
+            "model.activation",
+            "--data.n 4 --model.widths [40] --grid.data.norm 4,32"
+            " --grid.model.activation tanh,relu",
+        ),
+        (
+            "conv_depth_sweep",
+            "model.depth",
+            "model.stride",
+            "--model.channels 4 --grid.model.depth 2,4 --grid.model.stride 1,2",
+        ),
+    ],
+    ids=["contraction", "depth"],
+)
+def test_sweeps_of_autoencoders_draw_what_attracts(
+    name: str, x: str, lines: str, few: str, run: Type, tmp_path: Path
+) -> None:
+    short = "--data.image_size 8 --trainer.max_steps 20 --recon.starts 5 --recon.max_seconds 0.5"
+    file = str(ROOT / "configs" / f"{name}.yaml")
+    status, _, error = run("--config", file, *few.split(), *short.split())
+    assert (status, error) == (0, "")
+    drawn, results = (pd.read_csv(tmp_path / "runs" / name / f) for f in ("law.csv", "results.csv"))
+    word = lines.rpartition(".")[2]
+    last = results[results["last"].fillna(False)]
+    labels = [f"{word} {value}" for value in last[lines]]
+    held = dict(zip(zip(labels, last[x], strict=True), last["attractor_fraction"], strict=True))
+    told = drawn[drawn["number"] == "attractor_fraction"]
+    shown = dict(zip(zip(told["line"], told[x], strict=True), told["median"], strict=True))
+    assert len(shown) == 4 and shown == held

@@ -12,7 +12,7 @@ DESCRIBED = (
         "share",
         "high",
         panel="memory",
-        shown=("page", "sweep"),
+        shown=("page", "sweep", "law"),
     ),
     Number(
         "precision",
@@ -38,7 +38,7 @@ DESCRIBED = (
         "spectral radius below 1",
         "share",
         panel="memory",
-        shown=("page", "sweep"),
+        shown=("page", "sweep", "law"),
     ),
     Number(
         "spectral_radius_max",
@@ -48,7 +48,7 @@ DESCRIBED = (
         "log",
         "low",
         panel="spectral radius",
-        shown=("page", "sweep"),
+        shown=("page", "sweep", "law"),
     ),
     Number(
         "spectral_radius_median",
@@ -66,6 +66,15 @@ DESCRIBED = (
         "linear",
         "high",
         shown=("page",),
+    ),
+    Number(
+        "outside_span",
+        "outside the span of the data",
+        "share of the energy of the network's output for noise that is outside the span of the "
+        "training inputs, mean over 100 inputs of noise of their norm",
+        "log",
+        floor=1e-16,
+        shown=("page", "sweep"),
     ),
     Number(
         "fixed_points",

@@ -21,6 +21,8 @@ LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # of noise, r
 RETURNED = 0.9  # share of starts
 NOISY_INPUTS, NOISY_STARTS = 20, 10  # training inputs that get noise, and starts of each
 NOISY_STEPS = 100
+RANK = 1e-6  # of the largest singular value of the training inputs: smaller ones are rounding
+NOISE_INPUTS = 100  # of noise alone, for the share of their outputs outside the training inputs
 
 
 @torch.no_grad()
@@ -49,6 +51,7 @@ def at_truth(map: ReducedMap, limits: Limits | None, starts: int, x: Tensor) -> 
         "noise_tolerance": _noise_tolerance(map, x, single),
         "recall": recall,
         "precision": precision,
+        "outside_span": _outside_span(map, x),
     }
 
 
@@ -112,3 +115,16 @@ def _noise_tolerance(map: ReducedMap, x: Tensor, fixed: Sequence[Tensor]) -> flo
             break
         largest = level
     return largest
+
+
+def _outside_span(map: ReducedMap, x: Tensor) -> float:
+    """The mean share of an output's energy outside the span of x (n, d), over inputs of noise."""
+    noise = torch.randn(
+        NOISE_INPUTS, x.shape[1], generator=generator(0, "outputs of noise"), dtype=x.dtype
+    ).to(x)
+    noise *= (x.norm(dim=1).median() / noise.norm(dim=1))[:, None]
+    output = map.image(noise)
+    _, values, directions = torch.linalg.svd(x, full_matrices=False)
+    span = directions[values > values[0] * RANK]
+    outside = output - output @ span.T @ span
+    return float((outside.norm(dim=1) / output.norm(dim=1)).square().mean())
