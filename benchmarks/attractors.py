@@ -153,8 +153,8 @@ def main(argv: list[str] | None = None) -> int:
             for seed in seeds:
                 rows.append(trial(name, seed, args, Path(folder)))
                 print(f"{name}, seed {seed}: {rows[-1]['status']}", file=sys.stderr, flush=True)
+                record.write(rows)  # after each, so that an interrupted run leaves results
     show(rows)
-    record.write(rows)
     return 0
 
 
