@@ -592,7 +592,9 @@ def test_a_network_of_a_plugin_is_trained_and_attacked(
     points = ["--data", "Sphere", "--data.n", "2", "--data.d", "6", *QUIET, "--run.name", "r"]
     mine = ["--model", "Waves", "--model.count", "50", *SGD, "--recon.max_steps", "2"]
     refused(
-        run(*points, *mine), "--model Waves", "RandomFeatures, SmallCNN, DeepMLP, MLP or ResNet"
+        run(*points, *mine),
+        "--model Waves",
+        "RandomFeatures, Autoencoder, ConvAutoencoder, SmallCNN, DeepMLP, MLP or ResNet",
     )
     status, _, error = run(f"--plugin={package}", *points, *mine)
     assert (status, error) == (0, "")
@@ -633,8 +635,8 @@ def test_a_plugin_hides_none_of_our_networks(package: str, run: Run) -> None:
     take_plugins(["--plugin", package], train.PLUGINS)
     model = next(group for group in train.groups() if group.name == "model")
     names = [cls.__name__ for cls in model.classes]
-    ours = ["RandomFeatures", "SmallCNN", "DeepMLP", "MLP", "ResNet"]
-    assert names == [*ours, "Waves", "Deeper"]
+    ours = ["RandomFeatures", "Autoencoder", "ConvAutoencoder", "SmallCNN", "DeepMLP", "MLP"]
+    assert names == [*ours, "ResNet", "Waves", "Deeper"]
     again = ["--a", "--plugin", package, "1", f"--plugin={package}"]
     assert take_plugins(again, train.PLUGINS) == ["--a", "1"]
 
