@@ -69,9 +69,7 @@ def of_change(command: CommandLine, flags: Namespace) -> Job:
     if shape is not None and prod(shape) != layer.d:
         fault = f"has {prod(shape)} values in an input, and the layer {name} takes {layer.d}"
         raise InputError("--pixels.shape" if truth is None else "--data", list(shape), fault)
-    earlier = _zeros(layer)
-    if use == "after":
-        earlier = _earlier(flags, layer, shape, pixels)
+    earlier = _earlier(flags, layer, shape, pixels) if use == "after" else _zeros(layer)
     if torch.equal(layer.weight, earlier.weight):
         same = "is the same in --before, so nothing of the data is in it"
         raise InputError(flag, file, f"its layer {name} {same if use == 'after' else 'is 0'}")
@@ -177,14 +175,14 @@ def pixel_scale(given: Namespace) -> tuple[tuple[int, ...] | None, PixelScale | 
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         remedy = "give channels, height and width, such as '[3, 32, 32]'"
         raise InputError("--pixels.shape", list(shape), remedy)
-    if given.mean_image is not None:
-        return shape, _mean_image_scale(given, shape)
     numbers = {"mean": given.mean, "std": given.std}
     missing = [name for name, value in numbers.items() if value is None]
-    if len(missing) == 2:
+    if len(missing) == 2 and given.mean_image is None:
         return shape, None
     if shape is None:
         raise InputError("--pixels.shape", "missing", "give channels, height and width")
+    if given.mean_image is not None:
+        return shape, _mean_image_scale(given, shape)
     if missing:
         remedy = "give --pixels.mean and --pixels.std, or neither of them"
         raise InputError(f"--pixels.{missing[0]}", "missing", remedy)
@@ -198,13 +196,11 @@ def pixel_scale(given: Namespace) -> tuple[tuple[int, ...] | None, PixelScale | 
     return shape, ChannelScale.of(shape, mean, std)
 
 
-def _mean_image_scale(given: Namespace, shape: tuple[int, ...] | None) -> MeanImageScale:
+def _mean_image_scale(given: Namespace, shape: tuple[int, int, int]) -> MeanImageScale:
     """The scale from ``--pixels.mean_image``."""
     flag, file = "--pixels.mean_image", given.mean_image
     if given.mean is not None:
         raise InputError("--pixels.mean", given.mean, f"leave it out, or {flag}")
-    if shape is None:
-        raise InputError("--pixels.shape", "missing", "give channels, height and width")
     std = 1.0 if given.std is None else given.std
     if not isinstance(std, int | float) or not 0 < std < float("inf"):
         raise InputError("--pixels.std", std, f"give one number above 0 with {flag}")
@@ -220,7 +216,7 @@ def _mean_image_scale(given: Namespace, shape: tuple[int, ...] | None) -> MeanIm
     ):
         raise InputError(flag, file, "give floating-point numbers in [0, 1], the units of pixels")
     mean = torch.tensor(values, dtype=torch.float64)
-    return MeanImageScale((shape[0], shape[1], shape[2]), mean, float(std))
+    return MeanImageScale(shape, mean, float(std))
 
 
 def _per_channel(flag: str, value: float | Sequence[float], channels: int) -> list[float]:

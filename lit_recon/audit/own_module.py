@@ -24,13 +24,8 @@ from lit_recon.records.provenance import FILE as PROVENANCE
 from lit_recon.records.provenance import provenance
 from lit_recon.records.truth import Truth
 
-WEIGHTS = (
-    "checkpoint",
-    "before",
-    "after",
-    "update",
-    "weights",
-)  # flags that name the attacked weights
+# Flags that name the attacked weights.
+WEIGHTS = ("checkpoint", "before", "after", "update", "weights")
 
 
 def of_file(command: CommandLine, flags: Namespace, plugins: Sequence[ModuleType]) -> Job:

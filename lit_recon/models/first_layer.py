@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from lit_recon.errors import InputError
 from lit_recon.models.base import OneHiddenLayer
@@ -62,6 +62,36 @@ def whole_input_layer(model: nn.Module, d: int) -> tuple[str, nn.Linear] | None:
     except InputError:
         return None
     return (name, layer) if layer.in_features == d else None
+
+
+def read_coordinates(network: nn.Module, basis: Tensor, offset: Tensor | None = None) -> None:
+    """Make a network, in place, read coordinates y where it has read x = offset + basis y.
+
+    The first dense layer takes basis and offset into its weight and bias, in float64.
+
+    >>> import torch
+    >>> network = nn.Linear(3, 2)
+    >>> read_coordinates(network, torch.eye(3)[:, :2], offset=torch.ones(3))
+    >>> network
+    Linear(in_features=2, out_features=2, bias=True)
+
+    Args:
+        network: the network.
+        basis: (d, r).
+        offset: (d,); None: zero.
+
+    Raises:
+        InputError: its first layer with weights is not dense, or not trained.
+    """
+    _, layer = first_dense_layer(network)
+    weight = layer.weight.detach().double()
+    if offset is not None:
+        bias = weight @ offset.to(weight)
+        if layer.bias is not None:
+            bias = layer.bias.detach() + bias
+        layer.bias = nn.Parameter(bias.to(layer.weight))
+    layer.weight = nn.Parameter((weight @ basis.to(weight)).to(layer.weight))
+    layer.in_features = basis.shape[1]
 
 
 def _dense(kind: str, name: str, layer: nn.Module, flag: str, given: str) -> nn.Linear:

@@ -8,16 +8,13 @@ norm and sign. Where they are near enough, the map or Newton's method does the r
 
 from __future__ import annotations
 
-from functools import cache, partial
-
 import torch
 from torch import Tensor
 
 from lit_recon.knowledge import DenseLayer, PixelScale
 from lit_recon.methods.attractors.maps import ReducedMap
-from lit_recon.methods.rowspace import outcomes as rowspace
-from lit_recon.methods.rowspace.images import Frame, pictures
-from lit_recon.methods.rowspace.layer import space_of_images, span_of_inputs
+from lit_recon.methods.rowspace import Frame
+from lit_recon.methods.rowspace.final import approximate_inputs
 from lit_recon.models import ReadoutModel
 
 SECONDS = 2e-3  # for r^2 components; 50 s for 200 on one core
@@ -50,19 +47,13 @@ def components(
         return None
     frame = Frame.of((shape[0], shape[1], shape[2]), pixels)
     layer = DenseLayer("readout", map.whole.readout.weight.T.float().contiguous())
-    if rowspace.at_once(layer.weight, None, frame) is not None:
-        return None
-    span = span_of_inputs(layer, None, frame, random)
-    if rowspace.of_span(span, frame, layer.weight) is not None:
-        return None
-    space = space_of_images(layer, None, frame, span)
-    levels = pictures(None, cache(partial(space.components, random)), space)
-    x = torch.tensor(levels / (frame.level * frame.weights)).to(map.offset)
-    return _scaled(map, x, unit) if len(x) else None
+    found = approximate_inputs(layer, frame, random)
+    return None if found is None or not len(found[0]) else _scaled(map, found[0], unit)
 
 
 def _scaled(map: ReducedMap, x: Tensor, unit: float) -> Tensor:
     """Coordinates (m, r) of inputs (m, d), each with the norm and sign that the map moves least."""
+    x = x.to(map.offset)
     lengths = unit * torch.linspace(*NORMS, TRIED).to(x)
     directions = torch.nn.functional.normalize(x)
     tried = torch.stack(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_recon.models import ReadoutModel
-from lit_recon.models.first_layer import first_dense_layer
+from lit_recon.models.first_layer import read_coordinates
 
 RANK = 1e-6  # singular values of the readout below this share of the largest are rounding
 LARGEST = 4096  # of the smaller side of a readout, for its singular vectors
@@ -138,13 +138,8 @@ def _reading_coordinates(reduced: ReducedMap, model: nn.Module) -> ReadoutModel 
     assert reduced.basis is not None and reduced.head is not None
     try:
         network = copy.deepcopy(model).double().eval()
-        _, layer = first_dense_layer(network)
         assert isinstance(network, ReadoutModel)
-        bias = layer.weight @ reduced.offset
-        if layer.bias is not None:
-            bias = layer.bias + bias
-        layer.weight = nn.Parameter(layer.weight @ reduced.basis)
-        layer.bias, layer.in_features = nn.Parameter(bias), reduced.r
+        read_coordinates(network, reduced.basis, reduced.offset)
         network.requires_grad_(False)
         random = torch.Generator().manual_seed(0)
         probe = torch.randn(4, reduced.r, generator=random).to(reduced.offset)

@@ -162,7 +162,7 @@ class AttractorReconstructor(Reconstructor):
         starts = Starts(map, std, generator, 1.0)
         typical = float(starts.noise(PROBES, map.offset).norm(dim=1).nanmedian())
         unit = typical if 0 < typical < inf else 1.0
-        starts = Starts(map, std, generator, unit)
+        starts = replace(starts, unit=unit)
         judge = None if pixels is None else partial(whole_pixels, pixels=pixels)
         limits = Limits.none(map, unit, judge)
         approximate = None

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lit_recon.methods.attractors.limits import Limits, clusters
+from lit_recon.methods.attractors.limits import DENSE, Limits, clusters
 from lit_recon.methods.attractors.maps import ReducedMap
 from lit_recon.methods.attractors.starts import NEAR_FOUND, RANDOM, Place, Starts
 from lit_recon.solvers import Monitor
@@ -24,7 +24,6 @@ QUICK, ACCURATE = 1e-5, 1e-10  # relative steps at which a row is at rest, float
 QUICK_SAME = 3e-3  # units up to which two ends in float32 are the same limit
 ROUNDS, RANDOM_SHARE = 4, 0.2  # of random starts, and the share of the time for them
 STEPS = 1024  # applications to a start: cycles up to 256 are found, and longer ones mostly
-LARGEST_NEWTON = 600  # coordinates up to which Newton's method is used
 NEWTON_STEPS, NEWTON_ENTRIES = 60, 10_000_000  # of the derivatives held at once, 40 MB
 NEWTON_STARTS = 64
 RESOLVED = 0.95  # cosine of an approximate image with the image that it has led to
@@ -105,6 +104,11 @@ class Search:
         return self.spans_all or self.monitor.out_of_time
 
     @property
+    def _solves(self) -> bool:
+        """Whether fixed points are solved for, with whole derivatives."""
+        return self.newton and self.map.r <= DENSE
+
+    @property
     def _worth(self) -> int:
         """What counts of what was found: images, or without a pixel scale what starts came to."""
         if self.limits.judge is None:
@@ -143,7 +147,7 @@ class Search:
         own[: self._examined] = False
         self._examined = len(own)
         y = self.limits.points[own]
-        if not self.newton or self.map.r > LARGEST_NEWTON or not len(y):
+        if not self._solves or not len(y):
             return
         eye = torch.eye(self.map.r).to(y)
         weakest = torch.linalg.svd(self.map.jacobian(y) - eye)[2][:, -1]  # (m, r)
@@ -192,7 +196,7 @@ class Search:
             max_steps=STEPS,
         )
         slow = exact.period == RUNNING
-        if bool(slow.any()) and self.map.r <= LARGEST_NEWTON:
+        if bool(slow.any()) and self.map.r <= DENSE:
             solved = self._solved(self.map, exact.z[slow], "float64, newton", ACCURATE)
             exact.z[slow], exact.period[slow] = solved.z, solved.period
         self._enter(exact, sizes if count else torch.zeros_like(sizes))
@@ -220,7 +224,7 @@ class Search:
 
     def _solve(self, y: Tensor, phase: str) -> None:
         """Enter the fixed points to which Newton's method leads from y (m, r)."""
-        if not self.newton or self.map.r > LARGEST_NEWTON or not len(y):
+        if not self._solves or not len(y):
             return
         rough = self._solved(self.quick, y.to(self.quick.offset), phase, QUICK)
         z = rough.z[rough.period > RUNNING]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_recon.methods.attractors.limits import Limits, turn_radii
 from lit_recon.methods.attractors.maps import ReducedMap
+from lit_recon.methods.attractors.search import QUICK
 from lit_recon.randomness import generator
 from lit_recon.solvers import Monitor
 from lit_recon.solvers.rows import iterate
@@ -107,7 +108,7 @@ def _noise_tolerance(map: ReducedMap, x: Tensor, fixed: Sequence[Tensor]) -> flo
             Monitor(),
             "noise",
             unit=unit,
-            tolerance=1e-5,
+            tolerance=QUICK,
             max_steps=NOISY_STEPS,
         )
         back = (map.lift(ends.z.to(x)) - x).norm(dim=1) <= FIXED * x.norm(dim=1)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +19,10 @@ from torch import Tensor, nn
 from lit_recon.errors import InputError
 from lit_recon.knowledge import DenseLayer
 from lit_recon.methods.kkt.problem import Problem
-from lit_recon.methods.rowspace import outcomes as rowspace
 from lit_recon.methods.rowspace.components import component_spread
-from lit_recon.methods.rowspace.images import PHOTOGRAPH, pictures
-from lit_recon.methods.rowspace.layer import space_of_images, span_of_inputs
-from lit_recon.models.first_layer import first_dense_layer
+from lit_recon.methods.rowspace.final import approximate_inputs
+from lit_recon.methods.rowspace.images import PHOTOGRAPH
+from lit_recon.models.first_layer import first_dense_layer, read_coordinates
 from lit_recon.objectives.kkt import KKTObjective
 
 SLOPE = 100.0  # of ReLU's surrogate, in units of 1 / rms(z); from 30 to 1000 the ends are alike
@@ -106,16 +104,7 @@ def _components(problem: Problem, random: torch.Generator) -> tuple[Tensor, bool
     except InputError:
         return None
     bias = None if dense.bias is None else dense.bias.detach()
-    layer = DenseLayer(name, dense.weight.detach(), bias)
-    if rowspace.at_once(layer.weight, None, frame) is not None:
-        return None
-    span = span_of_inputs(layer, None, frame, random)
-    if rowspace.of_span(span, frame, layer.weight) is not None:
-        return None
-    space = space_of_images(layer, None, frame, span)
-    levels = pictures(None, cache(partial(space.components, random)), space)
-    signed = space.tags is not None or frame.image
-    return torch.tensor(levels / (frame.level * frame.weights)), signed
+    return approximate_inputs(DenseLayer(name, dense.weight.detach(), bias), frame, random)
 
 
 def _with_signs(problem: Problem, x: Tensor) -> Tensor:
@@ -136,9 +125,7 @@ def _reading_coordinates(problem: Problem, rows: Tensor, inside: Tensor) -> nn.M
     combination of the candidates' gradients in any case.
     """
     network = copy.deepcopy(problem.model)
-    _, layer = first_dense_layer(network)
-    weight = (layer.weight.detach().double().cpu() @ rows.T).to(problem.weight)
-    layer.weight, layer.in_features = nn.Parameter(weight), len(rows)
+    read_coordinates(network, rows.T)
     try:
         with torch.no_grad():
             found = network(inside)
