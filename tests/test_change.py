@@ -398,6 +398,7 @@ def wrong(states: tuple[State, State], type_command: Run) -> None:
         "numbers.pt": [1, 2],
         "empty.pt": {},
     }
+    Path("nothing.npy").touch()
     np.save("small.npy", np.zeros((3, 4, 4)))
     np.save("levels.npy", np.full(SHAPE, 127))
     np.save("mean.npy", np.full(SHAPE, 0.5))
@@ -487,6 +488,7 @@ MEAN_IMAGE = UPDATE + "--pixels.shape [3,8,8] --pixels.mean_image "
             MEAN_IMAGE + "absent.npy",
             "--pixels.mean_image absent.npy: give an array that numpy.save",
         ),
+        (MEAN_IMAGE + "nothing.npy", "--pixels.mean_image nothing.npy: give an array that numpy"),
         (MEAN_IMAGE + "code.pt", "--pixels.mean_image code.pt: give an array that numpy.save"),
         (MEAN_IMAGE + "small.npy", "--pixels.mean_image small.npy: holds [3, 4, 4], and --pixels."),
         (MEAN_IMAGE + "levels.npy", "--pixels.mean_image levels.npy: give floating-point numbers"),

@@ -206,7 +206,7 @@ def _mean_image_scale(given: Namespace, shape: tuple[int, int, int]) -> MeanImag
         raise InputError("--pixels.std", std, f"give one number above 0 with {flag}")
     try:
         values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(flag, file, "give an array that numpy.save has written") from error
     if not isinstance(values, np.ndarray) or values.shape != shape:
         given_shape = list(values.shape) if isinstance(values, np.ndarray) else "several arrays"
