@@ -178,7 +178,7 @@ ROWS = {
         replace(PUBLISHED, name="margin_50_long", steps=4000),
         Row("common_decay_50", 50, weight_decay=5e-4, steps=80_000),
         Row("small_start_50", 50, widths=(1000, 1000), first_layer_std=1e-4),
-        Row("gelu_50", 50, activation="gelu"),
+        *(replace(TEN, name=f"{name}_50", n=50, activation=name) for name in ("gelu", "tanh")),
         Row("huber_50", 50, loss="huber"),
         Row("mse_200", 200),
         Row("mse_500", 500, lr=0.03, steps=10_000),  # a rate of .05 diverges
