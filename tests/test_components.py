@@ -370,3 +370,18 @@ def test_a_nearly_flat_image_is_not_accepted():
     flat[0, 0] += 1 / p.factor
     found = rounded(p, isotropic(torch.cat([p.x[:2], flat]), 1e-6))
     assert found.exact.tolist() == [True, True, False]
+
+
+def test_components_keep_to_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    basis = torch.randn(120, 3 * 8 * 8, dtype=torch.float64)
+    steps = []
+
+    def step(matrix: torch.Tensor) -> torch.Tensor:
+        steps.append(len(matrix))
+        return torch.linalg.qr(matrix)[0]
+
+    monkeypatch.setattr("lit_recon.methods.rowspace.components._orthogonal", step)
+    random = torch.Generator().manual_seed(0)
+    found = independent_components(basis, (3, 8, 8), random, deadline=0.0)
+    assert found.shape == (120, 120)
+    assert steps == [120]  # the start alone, without the smaller stages

@@ -30,7 +30,8 @@ SSIM > .4 when scaled to [0, 1], seconds.
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -54,7 +55,10 @@ SPREAD = 0.15  # standard deviation of a coefficient times its curvature; see co
 
 
 def independent_components(
-    basis: Tensor, shape: tuple[int, int, int], generator: torch.Generator
+    basis: Tensor,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    deadline: float = inf,
 ) -> Tensor:
     """Find the images in their span, up to order, scale, sign and a constant image.
 
@@ -64,6 +68,8 @@ def independent_components(
             those that hold most of the images should come first.
         shape: (c, h, w) of an image; three channels are mixed to opponent colours.
         generator: source of the random start.
+        deadline: value of ``time.perf_counter()`` after which stages are left out and no further
+            step begins.
 
     Returns:
         (k, r) float64 unmixing matrix A: rows of ``A @ basis`` are the images. Their differences
@@ -79,14 +85,16 @@ def independent_components(
     """
     maps, found = _differences(basis.reshape(-1, *shape)), None
     for rank in _stages(len(basis)):
+        if perf_counter() > deadline and rank != len(basis):
+            continue
         white, to_basis = _whiten(maps[:rank])
         k = len(to_basis)
         random = torch.randn(k, k, dtype=torch.float64, generator=generator)
         start = random if found is None else _extended(found, to_basis, random)
         steps = SEARCH_STEPS if rank == len(basis) else STAGE_STEPS
-        unmixed = _search(white, _orthogonal(start), steps)
+        unmixed = _search(white, _orthogonal(start), steps, deadline)
         found = unmixed @ to_basis
-    return _refine(white, unmixed) @ to_basis
+    return _refine(white, unmixed, deadline) @ to_basis
 
 
 def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -171,7 +179,7 @@ def _extended(found: Tensor, to_basis: Tensor, random: Tensor) -> Tensor:
     return torch.cat([rows, rest - rest @ rows.T @ rows])
 
 
-def _search(white: Tensor, start: Tensor, steps: int) -> Tensor:
+def _search(white: Tensor, start: Tensor, steps: int, deadline: float) -> Tensor:
     """Step 1: the fixed point over orthogonal matrices (k, k).
 
     Products are in float32: the statistical error is far above its rounding.
@@ -179,6 +187,8 @@ def _search(white: Tensor, start: Tensor, steps: int) -> Tensor:
     flat, found = white.flatten(1).float(), start.float()
     members = KINDS * WINDOW**2
     for _ in range(steps):
+        if perf_counter() > deadline:
+            break
         sources = (found @ flat).reshape(white.shape)
         energy = _local_mean(sources.square().mean(2))
         weight = 1 / (energy + SEARCH_FLOOR)
@@ -191,13 +201,15 @@ def _search(white: Tensor, start: Tensor, steps: int) -> Tensor:
     return found.double()
 
 
-def _refine(white: Tensor, start: Tensor) -> Tensor:
+def _refine(white: Tensor, start: Tensor, deadline: float) -> Tensor:
     """Step 2: quasi-Newton steps ``A <- (I - D) A`` on the likelihood, A (k, k).
 
     With gradient G and curvature H of :func:`_score`, only D_ij and D_ji are coupled.
     """
     flat, found = white.flatten(1).float(), start.float()
     for _ in range(REFINE_STEPS):
+        if perf_counter() > deadline:
+            break
         sources = found @ flat
         rms = sources.square().mean(1, keepdim=True).sqrt()
         sources, found = sources / rms, found / rms

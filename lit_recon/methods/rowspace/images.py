@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import torch
@@ -144,11 +144,17 @@ class PixelSpace:
         space = Space(differences(rows), noise, differences.pixels, norm, span.noisy)
         return cls(frame, rows, differences, space, tags, shift)
 
-    def components(self, random: torch.Generator) -> Array | None:
-        """(m, r) approximate images in the rows' coordinates, up to scale and sign."""
+    def components(self, random: torch.Generator, deadline: float = inf) -> Array | None:
+        """(m, r) approximate images in the rows' coordinates, up to scale and sign.
+
+        Args:
+            random: source of the random start.
+            deadline: value of ``time.perf_counter()`` by which they should be there.
+        """
         if min(self.frame.shape[1:]) < COMPONENTS_FROM or len(self.rows) < 2:
             return None
-        return independent_components(torch.tensor(self.rows), self.frame.shape, random).numpy()
+        rows, shape = torch.tensor(self.rows), self.frame.shape
+        return independent_components(rows, shape, random, deadline).numpy()
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,9 @@ class RowSpaceReconstructor(Reconstructor):
         assert frame is not None
         pixels = space_of_images(after, before, frame, span)
         space = pixels.space
-        guesses = cache(partial(pixels.components, generator))
-        change = cache(partial(Change.of, after, before, span.share, pixels))
         deadline = start + self.max_seconds
+        guesses = cache(partial(pixels.components, generator, deadline))
+        change = cache(partial(Change.of, after, before, span.share, pixels))
         lattice = self._quick(space, deadline)
         if self.separation != "lattice" and len(lattice) < space.rank and span.noisy:
             sharper, exact = by_rounding(change(), pixels, guesses(), generator, deadline)
