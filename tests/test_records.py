@@ -18,17 +18,9 @@ import torch
 from PIL import Image
 
 from lit_recon.errors import InputError, RunError
-from lit_recon.records import tracking
+from lit_recon.records import media, tracking
 from lit_recon.records.directory import RunDirectory, plain
-from lit_recon.records.media import (
-    CURVE_ROWS,
-    log_curve,
-    log_file,
-    log_image,
-    log_image_table,
-    thin,
-    to_uint8_image,
-)
+from lit_recon.records.media import CURVE_ROWS, thin, to_uint8_image
 from lit_recon.records.provenance import provenance
 from lit_recon.records.tracking import (
     STEP,
@@ -570,19 +562,21 @@ def offline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     rows[0]["loss"] = float("nan")
     ramp = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4, 1).repeat(3, axis=-1)
-    log_image(logger, "recon/projection/grid", ramp, 10)
-    for suffix in ("png", "gif"):
-        frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 200)]
-        path = directory / f"extra.{suffix}"
-        frames[0].save(path, save_all=suffix == "gif", append_images=frames[1:])
-        log_file(logger, f"recon/projection/{suffix}", path, 10)
-    log_curve(logger, "recon/projection/curve", rows, 10, x="step", y="loss", stroke="phase")
     images = [
         {"index": 0, "training": ramp, "psnr": 40.5, "certified": True},
         {"index": 1, "training": torch.rand(3, 4, 4), "psnr": float("nan"), "certified": False},
     ]
-    log_image_table(logger, "recon/projection/images", images, 10)
-    logger.log_metrics({"recon/projection/psnr": 40.5}, step=10)
+    with media.one_log(logger, 10) as row:
+        row["recon/projection/grid"] = media.picture(ramp, 10)
+        for suffix in ("png", "gif"):
+            frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 200)]
+            path = directory / f"extra.{suffix}"
+            frames[0].save(path, save_all=suffix == "gif", append_images=frames[1:])
+            row[f"recon/projection/{suffix}"] = media.picture_file(path, 10)
+        axes = {"x": "step", "y": "loss", "stroke": "phase"}
+        row["recon/projection/curve"] = media.curve(rows, "curve at step 10", **axes)
+        row["recon/projection/images"] = media.image_table(images)
+        row["recon/projection/psnr"] = 40.5
     logger.experiment.finish()
     return directory
 
@@ -609,6 +603,16 @@ def test_the_run_carries_its_name_group_tags_and_configuration(offline_run: Path
     assert run["run_group"] == "demo"
     assert run["tags"] == ["a", "b"]
     assert run["config"]["update"]["model"] == {"p": 8}
+
+
+def test_a_step_is_one_row_and_its_pictures_say_the_step(offline_run: Path) -> None:
+    (segment,) = segments(offline_run)
+    (row,) = [row for row in history(segment) if row[STEP] == 10]  # W&B writes a.b for a["b"]
+    logged = {name.removeprefix("recon/projection/").partition(".")[0] for name in row}
+    assert {"psnr", "grid", "png", "gif", "images", "curve_table"} <= logged
+    captions = {name: text for name, text in row.items() if name.endswith(".caption")}
+    shown = ("grid", "png", "gif")
+    assert captions == {f"recon/projection/{name}.caption": "step 10" for name in shown}
 
 
 def test_a_float_picture_is_not_black(offline_run: Path) -> None:

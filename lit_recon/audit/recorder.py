@@ -22,9 +22,9 @@ from lit_recon.methods import Earlier, Picture, Reconstruction, Reconstructor
 from lit_recon.metrics.numbers import COMMON
 from lit_recon.metrics.scores import Scores
 from lit_recon.models import ReadoutModel
+from lit_recon.records import media
 from lit_recon.records.directory import RunDirectory, plain
 from lit_recon.records.jsonl import JsonlLogger
-from lit_recon.records.media import log_curve, log_file, log_image, log_image_table
 from lit_recon.records.truth import Truth
 from lit_recon.report.candidates import candidates_figure
 from lit_recon.report.grid import (
@@ -167,27 +167,31 @@ class Recorder:
         print(sentence(step, results), flush=True)
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
-                self._log_to_wandb(logger, prefix, step, named, pixels, found)
-                for drawn in extra:
-                    file = self.directory.step_path(step) / drawn.file
-                    log_file(logger, f"{prefix}/{drawn.name}", file, step)
+                self._log_to_wandb(logger, step, named, pixels, found)
 
     def _log_to_wandb(
         self,
         logger: WandbLogger,
-        prefix: str,
         step: int,
         named: dict[str, Any],
         pixels: NDArray[np.uint8],
         found: Reconstruction,
     ) -> None:
-        logger.log_metrics({k: v for k, v in named.items() if v is not None}, step=step)
+        prefix, results = self.directory.results, self.results[step]
+        with media.one_log(logger, step) as row:
+            row.update({name: value for name, value in named.items() if value is not None})
+            row[f"{prefix}/grid"] = media.picture(pixels, step)
+            for drawn in results["pictures"]:
+                file = self.directory.step_path(step) / drawn["file"]
+                row[f"{prefix}/{file.stem}"] = media.picture_file(file, step)
+            if results["images"]:
+                row[f"{prefix}/images"] = media.image_table(results["images"])
+            if found.curve:
+                chart, title = f"{prefix}/curve", f"{prefix}/curve at step {step}"
+                curve = [asdict(entry) for entry in found.curve]
+                axes = {"x": "applications", "y": "loss", "stroke": "phase"}
+                row[chart] = media.curve(curve, title, **axes)
         logger.experiment.summary[f"{prefix}/reason"] = found.outcome.reason
-        log_image(logger, f"{prefix}/grid", pixels, step)
-        log_image_table(logger, f"{prefix}/images", self.results[step]["images"], step)
-        curve = [asdict(row) for row in found.curve]
-        axes = {"x": "applications", "y": "loss", "stroke": "phase"}
-        log_curve(logger, f"{prefix}/curve", curve, step, **axes)
 
 
 def of_method(directory: RunDirectory, name: str) -> RunDirectory:

@@ -1,7 +1,9 @@
-"""Wraps a user's network as a `ReadoutModel`: finds its readout and the input of its readout."""
+"""A user's network as attacks need it: finds its readout, and the layer that inputs meet first."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,22 +43,14 @@ class Wrapped(ReadoutModel):
         if features is not None and not callable(getattr(module, features, None)):
             raise InputError("--features", features, f"{type(module).__name__} has no such method")
         given = features or "null"
-        met: list[nn.Module] = []
-        handles = [
-            layer.register_forward_pre_hook(lambda layer, _: met.append(layer))
-            for layer in module.modules()
-            if has_weights(layer)
-        ]
         try:
-            phi = self.features(example)
+            with _meeting(module) as met:
+                phi = self.features(example)
         except _NotReached as error:
             raise InputError("--readout", readout, "has no part in the output") from error
         except Exception as error:  # the user's code can raise anything
             remedy = f"does not take an input of shape {tuple(example.shape)} ({_line(error)})"
             raise InputError("--features", given, remedy) from error
-        finally:
-            for handle in handles:
-                handle.remove()
         self.first_layer = met[0] if met else self.readout
         shape = tuple(getattr(phi, "shape", ()))
         if shape != (1, self.p):
@@ -74,6 +68,78 @@ class Wrapped(ReadoutModel):
             phi: Tensor = getattr(self.module, self._method)(x)
             return phi
         return _passing(self.module, self.readout, x)[0]
+
+
+class Observed(nn.Module):
+    """Any module, with the layer that an input meets first.
+
+    >>> inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1))
+    >>> Observed(inner, torch.zeros(1, 1, 2, 2)).first_layer
+    Linear(in_features=4, out_features=3, bias=True)
+
+    Attributes:
+        first_layer: of any type; missing if no layer with weights was met.
+
+    Args:
+        module: the network, in eval mode.
+        example: (1, *input shape) an input.
+
+    Raises:
+        InputError: the module does not take the input.
+    """
+
+    @torch.no_grad()
+    def __init__(self, module: nn.Module, example: Tensor) -> None:
+        super().__init__()
+        self.module = module
+        try:
+            with _meeting(module) as met:
+                module(example)
+        except Exception as error:  # the user's code can raise anything
+            shape = tuple(example.shape)
+            remedy = f"does not take an input of shape {shape} ({_line(error)})"
+            raise InputError("--module", type(module).__name__, remedy) from error
+        if met:
+            self.first_layer = met[0]
+
+    def forward(self, x: Tensor) -> Any:
+        """What the module makes of x (n, *input shape)."""
+        return self.module(x)
+
+
+def as_attacked(module: nn.Module, example: Tensor) -> nn.Module:
+    """A user's network for all methods: with its readout if it has one that is linear.
+
+    >>> type(as_attacked(nn.Linear(4, 3), torch.zeros(1, 4))).__name__
+    'Wrapped'
+
+    Args:
+        module: the network, in eval mode.
+        example: (1, *input shape) an input.
+
+    Raises:
+        InputError: the module does not take the input.
+    """
+    try:
+        return Wrapped(module, None, None, example)
+    except InputError:
+        return Observed(module, example)
+
+
+@contextmanager
+def _meeting(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Yield a list to which every layer with weights is added when an input meets it."""
+    met: list[nn.Module] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, _: met.append(layer))
+        for layer in module.modules()
+        if has_weights(layer)
+    ]
+    try:
+        yield met
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _readout(module: nn.Module, name: str | None, example: Tensor) -> nn.Linear:

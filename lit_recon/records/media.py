@@ -1,4 +1,4 @@
-"""Logs pictures, curves and tables to W&B."""
+"""Pictures, curves and tables for W&B."""
 
 from __future__ import annotations
 
@@ -39,75 +39,80 @@ def to_uint8_image(image: Any) -> np.ndarray:
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def log_image(logger: WandbLogger, name: str, image: Any, step: int) -> None:
-    """Log one picture; `to_uint8_image` describes `image`."""
+def picture(image: Any, step: int) -> Any:
+    """One picture of a training step, with the step as its caption; see `to_uint8_image`."""
     import wandb
 
-    _log(logger, {name: wandb.Image(to_uint8_image(image))}, step)
+    return wandb.Image(to_uint8_image(image), caption=f"step {step}")
 
 
-def log_file(logger: WandbLogger, name: str, path: Path, step: int) -> None:
-    """Log a picture from its file, PNG or, as an animation, GIF."""
+def picture_file(path: Path, step: int) -> Any:
+    """A picture from its file, PNG or, as an animation, GIF, with the step as its caption."""
     import wandb
 
-    animated = path.suffix == ".gif"
-    media = wandb.Video(str(path), format="gif") if animated else wandb.Image(str(path))
-    _log(logger, {name: media}, step)
+    if path.suffix == ".gif":
+        return wandb.Video(str(path), caption=f"step {step}", format="gif")
+    return wandb.Image(str(path), caption=f"step {step}")
 
 
-def log_curve(
-    logger: WandbLogger,
-    name: str,
+def curve(
     rows: Sequence[Mapping[str, float | str | None]],
-    step: int,
+    title: str,
     *,
     x: str,
     y: str,
     stroke: str | None = None,
-) -> None:
-    """Log one inner curve as a line chart, with a table of at most `CURVE_ROWS` rows.
+) -> Any:
+    """One inner curve as a line chart, with a table of at most `CURVE_ROWS` rows.
 
-    The chart is `name`; its table, with all columns, is ``NAME_table``.
+    Logged as NAME, its table with all columns is ``NAME_table``.
 
     Args:
-        logger: the W&B logger.
-        name: for example ``recon/METHOD/curve``.
-        rows: one mapping per inner step, all with the same keys.
-        step: the training step.
+        rows: one mapping per inner step, all with the same keys; at least one.
+        title: of the chart.
         x: the key of the horizontal axis.
         y: the key of the vertical axis.
         stroke: the key whose values become separate lines; None: one line.
     """
     import wandb
 
-    if not rows:
-        return
     columns: list[str | int] = list(rows[0])
     data = [[_finite(row[column]) for column in rows[0]] for row in thin(rows, CURVE_ROWS)]
-    table = wandb.Table(columns=columns, data=data)
-    chart = wandb.plot.line(table, x, y, stroke, title=f"{name} at step {step}")
-    _log(logger, {name: chart}, step)
+    return wandb.plot.line(wandb.Table(columns=columns, data=data), x, y, stroke, title=title)
 
 
-def log_image_table(
-    logger: WandbLogger, name: str, rows: Sequence[Mapping[str, Any]], step: int
-) -> None:
-    """Log a table with one row per image.
+def image_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A table with one row per image.
 
     Args:
-        logger: the W&B logger.
-        name: for example ``recon/METHOD/images``.
-        rows: one mapping per image, all with the same keys. Arrays and tensors of two dimensions or
-            more are pictures (see `to_uint8_image`); NaN becomes an empty cell.
-        step: the training step.
+        rows: one mapping per image, all with the same keys; at least one. Arrays and tensors of two
+            dimensions or more are pictures (see `to_uint8_image`); NaN becomes an empty cell.
     """
     import wandb
 
-    if not rows:
-        return
     columns: list[str | int] = list(rows[0])
-    data = [[_cell(row[column]) for column in rows[0]] for row in rows]
-    _log(logger, {name: wandb.Table(columns=columns, data=data)}, step)
+    return wandb.Table(
+        columns=columns, data=[[_cell(row[column]) for column in rows[0]] for row in rows]
+    )
+
+
+@contextmanager
+def one_log(logger: WandbLogger, step: int) -> Iterator[dict[str, Any]]:
+    """Yield a mapping to be filled with numbers, pictures and tables of a step; log all at once.
+
+    W&B counts log calls, and a history with one row for each training step is easy to read back.
+
+    >>> from unittest.mock import Mock
+    >>> logger = Mock(save_dir=None)
+    >>> with one_log(logger, step=3) as values:
+    ...     values["loss"] = 0.5
+    >>> logger.log_metrics.call_args
+    call({'loss': 0.5}, step=3)
+    """
+    with _staging_in(logger.save_dir):
+        values: dict[str, Any] = {}
+        yield values
+        logger.log_metrics(values, step=step)
 
 
 def thin(rows: Sequence[Any], limit: int) -> list[Any]:
@@ -115,11 +120,6 @@ def thin(rows: Sequence[Any], limit: int) -> list[Any]:
     if len(rows) <= limit:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
-
-
-def _log(logger: WandbLogger, values: Mapping[str, Any], step: int) -> None:
-    with _staging_in(logger.save_dir):
-        logger.log_metrics(values, step=step)
 
 
 @contextmanager

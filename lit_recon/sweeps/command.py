@@ -17,8 +17,8 @@ from jsonargparse import Namespace
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, Group, Source, describe
+from lit_recon.records import media
 from lit_recon.records.directory import SWEEP_FILE, RunDirectory
-from lit_recon.records.media import log_image, log_image_table
 from lit_recon.records.provenance import without_home
 from lit_recon.records.tracking import Mode, choose_wandb_mode, make_wandb_logger
 from lit_recon.report.grid import figure_to_uint8
@@ -221,8 +221,10 @@ def draw_law(directory: RunDirectory, results: Results, flags: Namespace, mode: 
     place = {"project": given.project, "entity": given.entity, "group": given.group or name}
     logger = make_wandb_logger(directory.path, mode, name=name, tags=given.tags, **place)
     if logger is not None:
-        log_image(logger, "law/figure", figure_to_uint8(figure), step=0)
-        log_image_table(logger, "law/table", table.to_dict("records"), step=0)
+        with media.one_log(logger, step=0) as row:
+            row["law/figure"] = media.picture(figure_to_uint8(figure), step=0)
+            if len(table):
+                row["law/table"] = media.image_table(table.to_dict("records"))
         logger.experiment.finish()
 
 
