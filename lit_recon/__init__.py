@@ -12,17 +12,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lit_recon.audit.callback import ReconstructionCallback
     from lit_recon.audit.scoring import score_reconstruction
     from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, MeanImageScale, PixelScale
-    from lit_recon.methods import Outcome, ProjectionReconstructor, Reconstruction, Reconstructor
-    from lit_recon.models import MLP, DeepMLP, RandomFeatures, ResNet, SmallCNN
+    from lit_recon.methods import (
+        AttractorReconstructor,
+        KKTReconstructor,
+        Outcome,
+        ProjectionReconstructor,
+        Reconstruction,
+        Reconstructor,
+        RowSpaceReconstructor,
+    )
+    from lit_recon.models import (
+        MLP,
+        Autoencoder,
+        ConvAutoencoder,
+        DeepMLP,
+        RandomFeatures,
+        ResNet,
+        SmallCNN,
+    )
     from lit_recon.records.checkpoints import load_weights
     from lit_recon.records.truth import Truth
 
 _PLACES = {
+    "AttractorReconstructor": "lit_recon.methods",
+    "Autoencoder": "lit_recon.models",
     "ChannelScale": "lit_recon.knowledge",
+    "ConvAutoencoder": "lit_recon.models",
     "DeepMLP": "lit_recon.models",
     "DenseLayer": "lit_recon.knowledge",
+    "KKTReconstructor": "lit_recon.methods",
     "Knowledge": "lit_recon.knowledge",
     "MLP": "lit_recon.models",
     "MeanImageScale": "lit_recon.knowledge",
@@ -31,8 +52,10 @@ _PLACES = {
     "ProjectionReconstructor": "lit_recon.methods",
     "RandomFeatures": "lit_recon.models",
     "Reconstruction": "lit_recon.methods",
+    "ReconstructionCallback": "lit_recon.audit.callback",
     "Reconstructor": "lit_recon.methods",
     "ResNet": "lit_recon.models",
+    "RowSpaceReconstructor": "lit_recon.methods",
     "SmallCNN": "lit_recon.models",
     "Truth": "lit_recon.records.truth",
     "load_weights": "lit_recon.records.checkpoints",
@@ -41,9 +64,13 @@ _PLACES = {
 
 __all__ = [
     "MLP",
+    "AttractorReconstructor",
+    "Autoencoder",
     "ChannelScale",
+    "ConvAutoencoder",
     "DeepMLP",
     "DenseLayer",
+    "KKTReconstructor",
     "Knowledge",
     "MeanImageScale",
     "Outcome",
@@ -51,8 +78,10 @@ __all__ = [
     "ProjectionReconstructor",
     "RandomFeatures",
     "Reconstruction",
+    "ReconstructionCallback",
     "Reconstructor",
     "ResNet",
+    "RowSpaceReconstructor",
     "SmallCNN",
     "Truth",
     "__version__",

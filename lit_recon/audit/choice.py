@@ -10,7 +10,13 @@ from torch import nn
 
 from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, build
-from lit_recon.methods import Reconstructor
+from lit_recon.methods import (
+    AttractorReconstructor,
+    KKTReconstructor,
+    ProjectionReconstructor,
+    Reconstructor,
+    RowSpaceReconstructor,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,27 @@ class Choice:
         """One line for each method: its name and its time budget."""
         for method in self.methods:
             yield f"{method.name}, at most {method.max_seconds:g} s at a checkpoint"
+
+
+def every_method(*, costly: bool = False) -> list[Reconstructor]:
+    """The methods for a network of which nothing is known, the cheapest first.
+
+    The row space is tried with and without a start, and no time is spent on problems with fewer
+    equations than unknown values.
+
+    >>> [method.name for method in every_method()]
+    ['rowspace', 'rowspace_final', 'attractors', 'projection']
+
+    Args:
+        costly: also those that `auto` leaves out because of their cost.
+    """
+    found = [
+        RowSpaceReconstructor(),
+        RowSpaceReconstructor(evidence="final"),
+        AttractorReconstructor(),
+        ProjectionReconstructor(evidence_against="strict"),
+    ]
+    return [*found, KKTReconstructor()] if costly else found
 
 
 def chosen(command: CommandLine, config: Namespace) -> Choice:

@@ -168,6 +168,9 @@ class Recorder:
         for logger in self.loggers:
             if isinstance(logger, WandbLogger):
                 self._log_to_wandb(logger, step, named, pixels, found)
+            elif not isinstance(logger, JsonlLogger):  # that of somebody's own Trainer
+                scalars = {name: v for name, v in named.items() if isinstance(v, int | float)}
+                logger.log_metrics(scalars, step=step)
 
     def _log_to_wandb(
         self,

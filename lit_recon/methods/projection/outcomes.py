@@ -11,6 +11,11 @@ AGREED = Outcome("agreed", "independent attempts end in the same candidates", su
 UNDERDETERMINED = Outcome(
     "underdetermined", "the loss reached its floor, but below p = d n wrong inputs reach it too"
 )
+TOO_FEW = Outcome(
+    "underdetermined",
+    "there are fewer equations than unknown values (p below d n), so wrong inputs fit as well",
+    empty=True,
+)
 NO_SIGNAL = Outcome(
     "no_signal",
     "the readout still has its initial value, so the weights hold no information",

@@ -70,7 +70,8 @@ class ProjectionReconstructor(Reconstructor):
         warm_start: begin at the candidates of the previous checkpoint, if there is one.
         evidence_against: ``stop`` ends an attack at once if it cannot succeed: after an optimiser
             that breaks the span property, or if the first layer's change has no low rank;
-            ``ignore`` attacks nevertheless.
+            ``strict`` ends it also where there are fewer equations than unknown values (p below
+            d n), so that wrong inputs fit too; ``ignore`` attacks nevertheless.
         enabled: false trains and saves checkpoints without reconstructing.
     """
 
@@ -95,7 +96,7 @@ class ProjectionReconstructor(Reconstructor):
         seed: int | None = None,
         evidence: Literal["readout", "first_layer"] = "readout",
         warm_start: bool = True,
-        evidence_against: Literal["stop", "ignore"] = "stop",
+        evidence_against: Literal["stop", "strict", "ignore"] = "stop",
         enabled: bool = True,
     ) -> None:
         check_numbers(
@@ -121,7 +122,7 @@ class ProjectionReconstructor(Reconstructor):
             even_stage=even_stage,
             spectral_start=spectral_start,
             polish=polish,
-            ignore_evidence=evidence_against == "ignore",
+            evidence_against=evidence_against,
         )
         self.evidence = evidence
         self.max_seconds = max_seconds
@@ -140,7 +141,7 @@ class ProjectionReconstructor(Reconstructor):
             asked.add("earlier_first_layer")
         if self.settings.candidates is None:
             asked.add("n")
-        if not self.settings.ignore_evidence:
+        if self.settings.evidence_against != "ignore":
             asked.add("optimiser_keeps_span")
         return frozenset(asked)
 
@@ -221,12 +222,14 @@ class ProjectionReconstructor(Reconstructor):
 
     def _evidence_against(self, knowledge: Knowledge, problem: Problem) -> Outcome | None:
         """The outcome if success is known to be impossible; None otherwise."""
-        if self.settings.ignore_evidence:
+        if self.settings.evidence_against == "ignore":
             return None
         if knowledge.optimiser_keeps_span is False:
             return outcomes.SPAN_BROKEN
         if isinstance(problem, LayerProblem) and not problem.low_rank:
             return outcomes.NO_LOW_RANK
+        if self.settings.evidence_against == "strict" and not _determined(problem):
+            return outcomes.TOO_FEW
         return None
 
     def _run(self, strategy: Strategy, earlier: Earlier | None) -> tuple[Strategy, Ending]:
@@ -242,9 +245,12 @@ def outcome_of(ending: Ending, problem: Problem) -> Outcome:
     status = ending.solution.status
     outcome = outcomes.AGREED if ending.agreed else outcomes.OF_STATUS[status]
     at_floor = ending.agreed or status is Status.CONVERGED
-    if at_floor and problem.equations < problem.m * problem.unknowns:
-        return outcomes.UNDERDETERMINED
-    return outcome
+    return outcomes.UNDERDETERMINED if at_floor and not _determined(problem) else outcome
+
+
+def _determined(problem: Problem) -> bool:
+    """Whether there are at least as many equations as unknown values."""
+    return problem.equations >= problem.m * problem.unknowns
 
 
 def numbers_at(problem: Problem, candidates: Tensor, x: Tensor) -> Mapping[str, Any]:

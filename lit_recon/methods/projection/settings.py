@@ -17,7 +17,6 @@ class Settings:
     Attributes:
         stop: when a phase ends, from ``loss`` and ``max_steps``.
         candidates: a number, ``auto``, or None for the number of training samples.
-        ignore_evidence: whether ``evidence_against`` is ``ignore``.
     """
 
     solver: Solver
@@ -30,4 +29,4 @@ class Settings:
     even_stage: EvenStage
     spectral_start: bool
     polish: bool
-    ignore_evidence: bool
+    evidence_against: Literal["stop", "strict", "ignore"]
