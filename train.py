@@ -30,7 +30,10 @@ DERIVED = {"d", "k", "n", "input_shape"}  # what a model takes from the data
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input."""
+    """Run a command; returns the exit status.
+
+    It is 0, 1 for a failed run, 2 for bad input; of `audit` also 3, if something came back.
+    """
     from lit_recon.processor import prefer_fast_kernels
 
     prefer_fast_kernels()  # before torch is imported
@@ -48,14 +51,13 @@ def main(argv: list[str] | None = None) -> int:
         if word not in COMMANDS:
             remedy = f"give {' or '.join(COMMANDS)}; python train.py --help tells more"
             raise InputError("command", repr(word), remedy)
-        COMMANDS[word](take_plugins(rest, PLUGINS))
+        return COMMANDS[word](take_plugins(rest, PLUGINS)) or 0
     except InputError as error:
         return _say(str(error), 2)
     except RunError as error:
         return _say(str(error), 1)
     except KeyboardInterrupt as interruption:
         return _say(f"interrupted{interruption}", 130)
-    return 0
 
 
 def _say(line: str, status: int) -> int:
@@ -101,6 +103,20 @@ def reconstruct(argv: list[str]) -> None:
         reconstruct(argv, command_line(), PLUGINS)
 
 
+def audit(argv: list[str]) -> int:
+    """Try every attack on a network from files, or on a run; 3: something came back."""
+    from callbacks import only_our_lines
+    from lit_recon.audit.audit import audit
+    from lit_recon.audit.saved_run import last_checkpoint
+
+    command = command_line()
+    with only_our_lines():
+        data = command.groups["data"]
+        return audit(
+            argv, PLUGINS, data, lambda path, device: last_checkpoint(command, path, device)
+        )
+
+
 def report(argv: list[str]) -> None:
     """Write the page of a run or of a sweep again."""
     from lit_recon.report.command import report
@@ -124,9 +140,10 @@ def sweep(argv: list[str]) -> None:
     sweep(argv, Fit(command_line(), resolve, main, plugins))
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "fit": fit,
     "reconstruct": reconstruct,
+    "audit": audit,
     "sweep": sweep,
     "report": report,
     "dashboard": dashboard,

@@ -56,6 +56,43 @@ def of_change(command: CommandLine, flags: Namespace) -> Job:
     Raises:
         InputError: a wrong flag, or a wrong file.
     """
+    held = of_layer(flags)
+    choice = chosen(command, flags).for_model(held.knowledge.model, disabled=True)
+    settle(flags, choice)
+    at = (held.step, held.epoch, held.knowledge)
+    return job_of_files(command, flags, held.stem, choice, at, held.truth, held.device)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an attacker holds of one checkpoint from files.
+
+    Attributes:
+        knowledge: every fact.
+        truth: the training data, for scoring; None: not known.
+        step, epoch: of the checkpoint; 0 where they are not recorded.
+        stem: the start of the name of a new directory.
+        device: where attacks run.
+    """
+
+    knowledge: Knowledge
+    truth: Truth | None
+    step: int
+    epoch: int
+    stem: str
+    device: torch.device
+
+
+def of_layer(flags: Namespace) -> Held:
+    """A first dense layer from files, without the class of its network.
+
+    Args:
+        flags: ``before``, ``after``, ``update``, ``weights``, ``layer``, ``device``, and either the
+            group ``data`` or ``pixels``.
+
+    Raises:
+        InputError: a wrong flag, or a wrong file.
+    """
     # `flags.update` is a method
     use = next((name for name in ("weights", "update") if flags[name] is not None), "after")
     for one, other in (("before", "after"), ("after", "before")):
@@ -63,7 +100,7 @@ def of_change(command: CommandLine, flags: Namespace) -> Job:
             raise InputError(f"--{one}", "missing", f"give a checkpoint to compare with --{other}")
     flag, file = f"--{use}", flags[use]
     device, saved = device_of(flags.device), _weights(flag, file)
-    truth, shape, pixels = _inputs(flags)
+    truth, shape, pixels = inputs_of(flags)
     name = first_layer_name(saved, flag, file, flags.layer, None if shape is None else prod(shape))
     layer = _layer(saved, flag, file, name)
     if shape is not None and prod(shape) != layer.d:
@@ -73,20 +110,16 @@ def of_change(command: CommandLine, flags: Namespace) -> Job:
     if torch.equal(layer.weight, earlier.weight):
         same = "is the same in --before, so nothing of the data is in it"
         raise InputError(flag, file, f"its layer {name} {same if use == 'after' else 'is 0'}")
-    model = module_of(layer)
-    choice = chosen(command, flags).for_model(model, disabled=True)
-    settle(flags, choice)
     known = Knowledge(
-        model.eval().to(device),
+        module_of(layer).eval().to(device),
         earlier_first_layer=None if use == "weights" else earlier,
         n=None if truth is None else truth.n,
         pixels=pixels,
         radius=None if truth is None else truth.radius,
         shape=None if pixels is not None else shape or (layer.d,),
     )
-    at = (saved.step or 0, saved.epoch or 0, known)
     stem = {"weights": "final", "update": "update", "after": "change"}[use]
-    return job_of_files(command, flags, stem, choice, at, truth, device)
+    return Held(known, truth, saved.step or 0, saved.epoch or 0, stem, device)
 
 
 def first_layer_name(
@@ -227,7 +260,7 @@ def _per_channel(flag: str, value: float | Sequence[float], channels: int) -> li
     return values
 
 
-def _inputs(
+def inputs_of(
     flags: Namespace,
 ) -> tuple[Truth | None, tuple[int, ...] | None, PixelScale | None]:
     """The training data, the shape of an input and the pixel scale, as far as they are known."""

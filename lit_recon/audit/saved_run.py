@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
+from torch import Tensor
 
+from lit_recon.audit.change import Held
 from lit_recon.audit.choice import Choice, chosen, settle
 from lit_recon.audit.job import Job, Target, device_of
 from lit_recon.audit.models import checkpoint_at, fill, make_model
@@ -18,6 +22,7 @@ from lit_recon.audit.variants import variant_name
 from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, Source, build
 from lit_recon.knowledge import Knowledge
+from lit_recon.models import Model
 from lit_recon.modules import Optim, Task, keeps_span
 from lit_recon.records.checkpoints import checkpoint_path, saved_checkpoints, step_of, weights_of
 from lit_recon.records.directory import RESULTS, RunDirectory, refuse_older_layout
@@ -26,59 +31,127 @@ from lit_recon.records.truth import Truth
 NAME = re.compile(r"[A-Za-z0-9_=.,+-]+")
 
 
+def last_checkpoint(fit: CommandLine, path: str, device: torch.device) -> Held:
+    """What an attacker holds of the last checkpoint of a run.
+
+    Args:
+        fit: the flags of `fit`.
+        path: the run directory.
+        device: where attacks run.
+
+    Raises:
+        InputError: no run directory, or wrong files.
+    """
+    config = fit.parse([_own_flags(fit, path)])
+    steps = [step_of(file) for file in saved_checkpoints(path)]
+    run = SavedRun.read(Path(path), config, device)
+    ((step, epoch, known),) = run.checkpoints(chosen_steps("last", steps, Path(path)))
+    return Held(known, run.truth, step, epoch, "audit", device)
+
+
+def _own_flags(fit: CommandLine, path: str) -> Source:
+    """The flags in a run's config.yaml.
+
+    Raises:
+        InputError: no run directory, or one of an older version or of files.
+    """
+    file = Path(path) / "config.yaml"
+    if not file.is_file():
+        raise InputError("--run", path, "is no run directory; give one, as runs/NAME")
+    refuse_older_layout("--run", path)
+    own = fit.read([f"--config={file}"])[0]
+    if "checkpoint" in dict(own.values):
+        remedy = "has results of files; give these again, as --checkpoint, and --out"
+        raise InputError("--run", path, remedy)
+    return own
+
+
 def of_run(fit: CommandLine, given: Sequence[Source], flags: Namespace) -> Job:
     """The job for ``--run``: saved checkpoints of a run.
 
     Raises:
         InputError: no run directory, a wrong flag, or wrong files.
     """
-    path = Path(flags.run)
-    file = path / "config.yaml"
-    if not file.is_file():
-        raise InputError("--run", flags.run, "is no run directory; give one, as runs/NAME")
-    refuse_older_layout("--run", path)
+    path, own = Path(flags.run), _own_flags(fit, flags.run)
     for source in given:
         for flag, value in source.only("data").values:
             raise InputError(
                 f"--{flag}", source.given(value), "is for --checkpoint; the run has data"
             )
-    own = fit.read([f"--config={file}"])[0]
-    if "checkpoint" in dict(own.values):
-        remedy = "has results of files; give these again, as --checkpoint, and --out"
-        raise InputError("--run", flags.run, remedy)
     before, config = fit.parse([own]), fit.parse([own, *given])
     config.run.name = path.name
     if flags.name is not None and not (NAME.fullmatch(flags.name) and len(flags.name) <= 100):
         remedy = "give letters, digits and any of _ = . , + -, at most 100"
         raise InputError("--name", repr(flags.name), remedy)
     directory, choice = RunDirectory(path), chosen(fit, config)
-    truth, device = Truth.read(path), device_of(flags.device)
     steps = chosen_steps(flags.steps, [step_of(file) for file in saved_checkpoints(path)], path)
-    optim: Optim = build(config.optim)
-    task: Task = build(config.task)
-    saved = {
-        step: checkpoint_at("--run", flags.run, checkpoint_path(directory, step)) for step in steps
-    }
-    start = checkpoint_path(directory, 0)
-    initial = weights_of(checkpoint_at("--run", flags.run, start))
-    if not initial:
-        raise InputError("--run", start, "holds no weights of a run")
-    k = len(initial["readout.weight"]) if "readout.weight" in initial else truth.k
-    facts = {"d": truth.x.shape[1], "n": truth.n, "input_shape": truth.shape, "k": k}
-    model = make_model(config.model, facts)
-    fill(model, initial, "--run", start)
-    choice = choice.for_model(model, disabled=True)
+    run = SavedRun.read(path, config, device_of(flags.device))
+    choice = choice.for_model(run.model, disabled=True)
     targets = list(targets_of(fit, path, flags.name, before, config, choice))
     settle(config, choice)
+    record, held = fit.dump(config), run.checkpoints(steps)
+    return Job(config.wandb, record, directory, run.truth, targets, held, run.device)
 
-    def checkpoints() -> Iterator[tuple[int, int, Knowledge]]:
-        for step, checkpoint in saved.items():
-            fill(model, weights_of(checkpoint), "--run", checkpoint_path(directory, step))
-            training = TrainingFacts(optim.initial_share(step), keeps_span(optim, task))
-            known = knowledge_of(model.eval().to(device), initial, training, truth)
-            yield step, int(checkpoint.get("epoch", 0)), known
 
-    return Job(config.wandb, fit.dump(config), directory, truth, targets, checkpoints(), device)
+@dataclass(frozen=True)
+class SavedRun:
+    """A run directory, ready to be attacked.
+
+    Attributes:
+        directory: the run directory.
+        config: its configuration.
+        truth: its training data, for scoring.
+        model: its network, with the weights of some checkpoint.
+        initial: the weights at step 0.
+        device: where attacks run.
+    """
+
+    directory: RunDirectory
+    config: Namespace
+    truth: Truth
+    model: Model
+    initial: Mapping[str, Tensor]
+    device: torch.device
+
+    @classmethod
+    def read(cls, path: Path, config: Namespace, device: torch.device) -> SavedRun:
+        """Read what all checkpoints share.
+
+        Raises:
+            InputError: wrong files.
+        """
+        directory, truth = RunDirectory(path), Truth.read(path)
+        start = checkpoint_path(directory, 0)
+        initial = weights_of(checkpoint_at("--run", str(path), start))
+        if not initial:
+            raise InputError("--run", start, "holds no weights of a run")
+        k = len(initial["readout.weight"]) if "readout.weight" in initial else truth.k
+        facts = {"d": truth.x.shape[1], "n": truth.n, "input_shape": truth.shape, "k": k}
+        model = make_model(config.model, facts)
+        fill(model, initial, "--run", start)
+        return cls(directory, config, truth, model, initial, device)
+
+    def checkpoints(self, steps: Sequence[int]) -> Iterator[tuple[int, int, Knowledge]]:
+        """Step, epoch and knowledge of checkpoints; all files are opened at once.
+
+        Raises:
+            InputError: a checkpoint that cannot be read.
+        """
+        optim: Optim = build(self.config.optim)
+        task: Task = build(self.config.task)
+        given = str(self.directory.path)
+        files = {step: checkpoint_path(self.directory, step) for step in steps}
+        saved = {step: checkpoint_at("--run", given, file) for step, file in files.items()}
+
+        def each() -> Iterator[tuple[int, int, Knowledge]]:
+            for step, checkpoint in saved.items():
+                fill(self.model, weights_of(checkpoint), "--run", files[step])
+                training = TrainingFacts(optim.initial_share(step), keeps_span(optim, task))
+                model = self.model.eval().to(self.device)
+                known = knowledge_of(model, self.initial, training, self.truth)
+                yield step, int(checkpoint.get("epoch", 0)), known
+
+        return each()
 
 
 def targets_of(

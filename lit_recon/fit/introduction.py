@@ -13,6 +13,8 @@ commands
   sweep --help   list its own flags
   reconstruct    attack saved checkpoints: --run runs/NAME --steps all, --checkpoint FILE, or
                  --before FILE --after FILE of any network
+  audit          every attack on a network, and a verdict: --before FILE --after FILE, or --run
+                 runs/NAME; exit status 3 if something came back
   report         write report.html again: --run runs/NAME or, of a sweep, --sweep runs/NAME
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 

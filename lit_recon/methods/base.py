@@ -196,6 +196,11 @@ class Reconstructor(ABC):
     def asks(self) -> frozenset[str]:
         """The facts of `Knowledge` that the method uses if they are known; it gets no others."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Those of these facts without which it cannot begin."""
+        return frozenset()
+
     @abstractmethod
     def check(self, model: nn.Module) -> None:
         """Refuse a model that the method cannot attack with these settings; called before training.

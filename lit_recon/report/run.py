@@ -22,6 +22,7 @@ from lit_recon.metrics.numbers import is_described
 from lit_recon.records import truth
 from lit_recon.records.directory import RESULTS, refuse_older_layout
 from lit_recon.records.truth import Truth
+from lit_recon.report.verdict import WrittenVerdict, verdict_file
 from lit_recon.solvers import SolverStep
 
 FLAG = "--run"
@@ -127,6 +128,7 @@ class Run:
         methods: results of every method, those of the run's own settings first; none where nothing
             was reconstructed.
         truth: the training data; None for a run that has not kept them.
+        verdict: of an audit; None for other directories.
     """
 
     path: Path
@@ -135,6 +137,7 @@ class Run:
     training: Sequence[Mapping[str, Any]]
     methods: tuple[MethodResults, ...]
     truth: Truth | None
+    verdict: WrittenVerdict | None = None
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -154,6 +157,11 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         config = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
     provenance = path / "provenance.json"
     rows = list(_logged_rows(path / "metrics.jsonl"))
+    written = verdict_file(path)
+    verdict = None
+    if written is not None:
+        with checked(written):
+            verdict = WrittenVerdict.of(read_json(written))
     return Run(
         path=path,
         config=config,
@@ -161,6 +169,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         training=[row for row in rows if any(name.startswith(TRAINING) for name in row)],
         methods=tuple(_methods(path, _methods_in_order(rows))),
         truth=Truth.read(path) if (path / truth.FILE).exists() else None,
+        verdict=verdict,
     )
 
 

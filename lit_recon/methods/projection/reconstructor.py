@@ -136,14 +136,19 @@ class ProjectionReconstructor(Reconstructor):
 
     @property
     def asks(self) -> frozenset[str]:
-        asked = {"initial_readout", "initial_share", "pixels", "radius", "shape"}
-        if self.evidence == "first_layer":
-            asked.add("earlier_first_layer")
-        if self.settings.candidates is None:
-            asked.add("n")
+        asked = {*self.needs, "initial_share", "pixels", "radius", "shape"}
         if self.settings.evidence_against != "ignore":
             asked.add("optimiser_keeps_span")
         return frozenset(asked)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        needed = {"initial_readout"}
+        if self.evidence == "first_layer":
+            needed.add("earlier_first_layer")
+        if self.settings.candidates is None:
+            needed.add("n")
+        return frozenset(needed)
 
     def check(self, model: nn.Module) -> None:
         kind = type(model).__name__

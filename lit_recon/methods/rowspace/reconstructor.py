@@ -106,7 +106,11 @@ class RowSpaceReconstructor(Reconstructor):
     @property
     def asks(self) -> frozenset[str]:
         asked = {"pixels", "shape"}
-        return frozenset(asked | {"earlier_first_layer"} if self.evidence == "change" else asked)
+        return frozenset(asked | self.needs)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"earlier_first_layer"} if self.evidence == "change" else ())
 
     def check(self, model: nn.Module) -> None:
         """Refuse a network whose first layer with weights is not a dense one that is trained.

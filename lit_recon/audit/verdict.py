@@ -1,0 +1,208 @@
+"""The verdict of an audit: what came back, how sure that is, and what it does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy.stats import binomtest
+from torch import Tensor
+
+from lit_recon.audit.loaders import whole_pixels
+from lit_recon.records.truth import Truth
+
+Level = Literal["exact", "recognisable", "inputs", "nothing"]
+CONFIDENCE = 0.95
+CHANCE = 1e-3  # a probability below which so many recognisable images are no chance
+LIMITS = (
+    "A model from which nothing came back has not been shown to be safe: other attacks, more time"
+    " or an attacker who knows more may get more.",
+    "The attacks look for whole training inputs. They do not ask whether a given person was in the"
+    " training set.",
+    "Certificates hold for images of whole pixel levels under the pixel scale that was given.",
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A count with its exact binomial interval (Clopper and Pearson 1934).
+
+    >>> Share.of(0, 20).words
+    '0 of 20 (95 % interval: 0 to 17 %)'
+
+    Attributes:
+        count: how many.
+        total: of how many, at least 1.
+        low, high: the interval of confidence `CONFIDENCE` for the share, in [0, 1].
+    """
+
+    count: int
+    total: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, count: int, total: int) -> Share:
+        """A count of so many cases."""
+        found = binomtest(count, total).proportion_ci(CONFIDENCE, method="exact")
+        return cls(count, total, float(found.low), float(found.high))
+
+    @property
+    def words(self) -> str:
+        """Count and interval for people."""
+        low, high = (f"{100 * value:.0f}" for value in (self.low, self.high))
+        interval = f"{100 * CONFIDENCE:.0f} % interval: {low} to {high} %"
+        return f"{self.count} of {self.total} ({interval})"
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What one method gave.
+
+    Attributes:
+        numbers: content of its metrics.json.
+        images: (m, c, h, w) uint8 decoded candidates; None: the inputs are no images.
+        certified: (m,) bool; None: without certificates.
+    """
+
+    numbers: Mapping[str, Any]
+    images: Tensor | None = None
+    certified: Tensor | None = None
+
+    @property
+    def sure(self) -> set[bytes]:
+        """The certified images, each once."""
+        if self.images is None or self.certified is None:
+            return set()
+        return as_keys(self.images[self.certified])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an audit says.
+
+    Attributes:
+        level: ``exact``: images came back with a certificate, or exact where the data are known;
+            ``recognisable``: more images of the data are recognisable than by chance; ``inputs``:
+            inputs that are no images came back; ``nothing``.
+        certified: images with a certificate, from all methods, each counted once.
+        members: how many images of the given data are among these; None: no data of images.
+        held_out: the same for images that were not trained on; None: there are none.
+        control: the same for the given data and a network that was not trained on them; None:
+            there is no such network.
+        recognisable: images of the data that are recognisable (stretched SSIM above 0.4), by the
+            best method; None: not known.
+        chance: the largest share of them that is recognisable without an attack: in held-out
+            images, rows of the first layer, or the mean image.
+        inputs: inputs of the data that are recovered (direction error below 0.1), by the best
+            method; None: not known.
+    """
+
+    level: Level
+    certified: int
+    members: Share | None = None
+    held_out: Share | None = None
+    control: Share | None = None
+    recognisable: Share | None = None
+    chance: float | None = None
+    inputs: Share | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 if nothing came back, 3 if something did."""
+        return 0 if self.level == "nothing" else 3
+
+    @property
+    def words(self) -> list[str]:
+        """The verdict in sentences."""
+        return list(_sentences(self))
+
+
+def verdict_of(
+    attacked: Sequence[Attacked], truth: Truth | None, control: Sequence[Attacked] = ()
+) -> Verdict:
+    """The verdict of an audit.
+
+    Args:
+        attacked: what every method gave.
+        truth: the data that the network is said to be trained on; None: not given.
+        control: what every method gave on a network that was not trained on them; empty: none.
+    """
+    sure: set[bytes] = set().union(*(result.sure for result in attacked))
+    if truth is None:
+        return Verdict("exact" if sure else "nothing", len(sure))
+    numbers = [result.numbers for result in attacked]
+    inputs = _best(numbers, "recovered_fraction", truth.n)
+    if truth.images is None:
+        level: Level = "inputs" if inputs is not None and inputs.count else "nothing"
+        return Verdict(level, 0, inputs=inputs)
+    members = Share.of(_found(truth.images, sure), truth.n)
+    held_out = None
+    if truth.pixels is not None and len(truth.held_out):
+        others = whole_pixels(truth.held_out, truth.pixels)
+        if others is not None:
+            held_out = Share.of(_found(others, sure), len(others))
+    control_sure: set[bytes] = set().union(*(result.sure for result in control))
+    recognisable = _best(numbers, "good_fraction", truth.n)
+    nulls = ("null_good_fraction", "null_good_rows", "null_good_mean")
+    chance = max((found[name] or 0 for found in numbers for name in nulls), default=None)
+    exact = sure or any(found["exact_fraction"] for found in numbers)
+    level = "exact" if exact else "nothing"
+    if level == "nothing" and recognisable is not None and recognisable.count:
+        rate = max(chance or 0, 1 / (truth.n + 1))
+        unlikely = binomtest(recognisable.count, truth.n, rate, alternative="greater").pvalue
+        level = "recognisable" if unlikely < CHANCE else "nothing"
+    return Verdict(
+        level,
+        len(sure),
+        members,
+        held_out,
+        Share.of(_found(truth.images, control_sure), truth.n) if control else None,
+        recognisable,
+        chance,
+        inputs,
+    )
+
+
+def as_keys(images: Tensor) -> set[bytes]:
+    """The images (m, c, h, w) uint8 as keys of a set."""
+    return {image.contiguous().numpy().tobytes() for image in images}
+
+
+def _found(images: Tensor, among: set[bytes]) -> int:
+    """How many of the images (m, c, h, w) are among them."""
+    return sum(image.contiguous().numpy().tobytes() in among for image in images)
+
+
+def _best(numbers: Iterable[Mapping[str, Any]], name: str, n: int) -> Share | None:
+    """The best method's count of a share of n; None: no method has it."""
+    shares = [found[name] for found in numbers if found[name] is not None]
+    return Share.of(round(max(shares) * n), n) if shares else None
+
+
+def _sentences(verdict: Verdict) -> Iterable[str]:
+    if verdict.certified:
+        one = verdict.certified == 1
+        yield (
+            f"{verdict.certified} image{' was' if one else 's were'} read out of the weights, exact"
+            f" in every pixel, {'with' if one else 'each with'} a certificate."
+        )
+    if verdict.members is not None and verdict.certified:
+        yield f"Of the given training images, they are {verdict.members.words}."
+    if verdict.level == "exact" and not verdict.certified:
+        yield "Training images came back exact in every pixel, without a certificate."
+    if verdict.recognisable is not None and verdict.level in ("exact", "recognisable"):
+        by_chance = "" if verdict.chance is None else f"; without an attack {verdict.chance:.0%}"
+        yield f"Recognisable training images: {verdict.recognisable.words}{by_chance}."
+    if verdict.level == "inputs" and verdict.inputs is not None:
+        yield f"Training inputs that came back: {verdict.inputs.words}."
+    if verdict.level == "nothing":
+        yield "Nothing came back."
+    if verdict.held_out is not None:
+        yield f"Images that were not trained on, among the certified: {verdict.held_out.words}."
+    if verdict.control is not None:
+        yield (
+            "Of the given images, a network that was not trained on them gave"
+            f" {verdict.control.words}."
+        )
