@@ -120,10 +120,9 @@ def audit(
     flags = command.parse([source.without("data") for source in sources])
     _check(flags, sources)
     if flags.run is None:
-        with_data = any(source.only("data").values for source in sources)
-        left_out = "pixels" if with_data else "data"
-        kept = [group for group in groups if group.name != left_out]
-        command = CommandLine(command.command, kept, packages)
+        given = any(source.only("data").values for source in sources)
+        if data is not None and not given:  # the record of an audit without data must name none
+            command = CommandLine(command.command, groups[:-1], packages)
         flags = command.parse(sources)
         held = of_files(flags, plugins)
         record = command.dump(flags)
@@ -151,21 +150,18 @@ def _check(flags: Namespace, sources: Sequence[Source]) -> None:
         alone = flags.run is not None or (name == "before" and flags.after is None)
         if alone and flags[name] is not None:
             raise InputError(f"--{name}", flags[name], f"is not for --{given[0]}; leave it out")
-    if flags.module is not None and flags.update is not None:
+    if flags.module is not None and flags["update"] is not None:  # `flags.update` is a method
         raise InputError("--module", flags.module, "is for whole checkpoints, not for --update")
     if not flags.max_seconds > 0:
-        raise InputError("--max_seconds", flags.max_seconds, "give seconds above 0")
+        raise InputError("--max-seconds", flags.max_seconds, "give seconds above 0")
     given_data = any(source.only("data").values for source in sources)
-    for source in sources:
-        for flag, value in source.only("pixels").values:
-            if given_data or flags.run is not None:
-                known = "--data" if given_data else "--run"
-                raise InputError(
-                    f"--{flag}", source.given(value), f"{known} gives it; leave it out"
-                )
-        for flag, value in source.only("data").values:
-            if flags.run is not None:
-                raise InputError(f"--{flag}", source.given(value), "is for files; the run has data")
+    if flags.run is not None:
+        for source in sources:
+            for flag, value in (*source.only("data").values, *source.only("pixels").values):
+                raise InputError(f"--{flag}", source.given(value), "is for files; the run has it")
+    elif not given_data and flags.pixels.mean is None and flags.pixels.mean_image is None:
+        remedy = "give shape, mean and std of the pixels, or --data; nothing is certain without"
+        raise InputError("--pixels.mean", "missing", remedy)
     if flags.control is not None and not given_data:
         raise InputError("--control", flags.control, "needs --data, which must not be found in it")
 

@@ -263,12 +263,30 @@ def _per_channel(flag: str, value: float | Sequence[float], channels: int) -> li
 def inputs_of(
     flags: Namespace,
 ) -> tuple[Truth | None, tuple[int, ...] | None, PixelScale | None]:
-    """The training data, the shape of an input and the pixel scale, as far as they are known."""
+    """The training data, the shape of an input and the pixel scale, as far as they are known.
+
+    Where both groups of flags are there, the data are images and ``pixels`` may say in which other
+    way they became inputs.
+
+    Args:
+        flags: the group ``data``, the group ``pixels``, or both.
+
+    Raises:
+        InputError: data and pixel scale do not fit, or a wrong flag.
+    """
     if "data" not in flags:
         return None, *pixel_scale(flags.pixels)
     data = build(flags.data)
     data.setup()
     truth = Truth.of(data)
+    if "pixels" in flags:
+        given = flags.pixels.clone()
+        if given.shape is not None and tuple(given.shape) != truth.shape:
+            remedy = f"the data have the shape {list(truth.shape)}; leave it out"
+            raise InputError("--pixels.shape", list(given.shape), remedy)
+        given.shape = truth.shape
+        _, scale = pixel_scale(given)
+        truth = truth if scale is None else truth.scaled(scale)
     return truth, truth.shape, truth.pixels
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,21 @@ class Truth:
     def names(self) -> list[str]:
         """The class of each sample; empty without classes."""
         return [self.class_names[label] for label in self.labels]
+
+    def scaled(self, pixels: PixelScale) -> Truth:
+        """The same images as inputs by another pixel scale.
+
+        Raises:
+            InputError: the data are no images.
+        """
+        if self.pixels is None or self.images is None:
+            raise InputError("--pixels", "", "these data are no images; leave it out")
+        held_out = self.pixels.values(self.held_out)
+        x, others = (
+            ((values - pixels.mean) / pixels.std).flatten(1).float()
+            for values in (self.images.double() / 255, held_out.double())
+        )
+        return replace(self, x=x, held_out=others, pixels=pixels, radius=None)
 
     def write(self, directory: RunDirectory) -> None:
         """Write data.safetensors; later commands score from it without the data's source."""
