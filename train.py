@@ -270,6 +270,7 @@ def run(
     from lit_recon.records.checkpoints import saved_checkpoints
     from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
+    from lit_recon.records.truth import Truth
 
     mode, reason = choose_wandb_mode(config.wandb.mode)
     directory = open_directory(config, leader)
@@ -278,6 +279,8 @@ def run(
         print(reason, *(f"attack by {words}" for words in choice.in_words()), sep="\n")
         directory.write_text("config.yaml", record)
     callbacks: list[Any] = [checkpoint]
+    if leader and not choice.methods:
+        Truth.of(data).write(directory)  # for later attacks; with methods the callback writes it
     if choice.methods:
         callbacks.append(ReconstructionCallback(choice.methods, checkpoint, directory))
     try:
