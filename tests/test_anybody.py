@@ -306,14 +306,3 @@ def test_two_processes_end_with_the_same_results(tmp_path: Path) -> None:
     assert list(found) == [6, 12]  # half as many steps
     assert found[12]["exact_fraction"] == 1
     assert ended.stdout.count("step 12, rowspace") == 1
-
-
-@pytest.mark.slow
-def test_the_example_gives_its_images_back(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / "own_project.py")]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "12 of 12 images recovered, 12 exact to the pixel" in ended.stdout

@@ -242,10 +242,11 @@ def truth(n: int) -> Truth:
     return Truth(x, held_out, pictures, scale, None, [], [], list(range(n)))
 
 
-def numbers(**known: float) -> dict[str, Any]:
+def numbers(**known: Any) -> dict[str, Any]:
     names = ("recovered", "exact", "good", "null_good")
     shares = {f"{name}_fraction": None for name in names}
-    return {**shares, "null_good_rows": None, "null_good_mean": None, **known}
+    nulls = {"null_good_rows": None, "null_good_mean": None}
+    return {**shares, **nulls, "sure": False, "method": "toy", "reason": "so it is", **known}
 
 
 def test_certified_images_count_once_for_all_methods() -> None:
@@ -273,6 +274,15 @@ def test_recognisable_images_count_beyond_chance(good: float, null: float, level
     verdict = verdict_of([Attacked(found)], truth(20))
     assert verdict.level == level
     assert verdict.status == (3 if level == "recognisable" else 0)
+
+
+def test_a_method_that_is_sure_without_certificates_is_heard() -> None:
+    none = torch.zeros(2, dtype=torch.bool)
+    verdict = verdict_of([Attacked(numbers(sure=True), images(2), none)], None)
+    assert (verdict.level, verdict.status) == ("uncertified", 3)
+    assert verdict.words[1] == "toy: so it is."
+    assert not Attacked(numbers(sure=True), images(2), none).complete
+    assert Attacked(numbers(sure=True), images(2), ~none).complete
 
 
 def test_inputs_that_are_no_images() -> None:

@@ -46,11 +46,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "site"
 
 
-def python(code: str, wheel: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Runs code with the wheel and the packages that it requires; -S leaves editable ones out."""
+def python(*given: str, wheel: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """Runs Python with the wheel and the packages that it requires; -S leaves editable ones out."""
     places = os.pathsep.join([str(wheel), sysconfig.get_paths()["purelib"]])
     environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-S", "-c", code]
+    command = [sys.executable, "-S", *given]
     return subprocess.run(
         command, cwd=home, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -59,9 +59,11 @@ def python(code: str, wheel: Path, home: Path) -> subprocess.CompletedProcess[st
 def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path, tmp_path: Path) -> None:
     assert {path.name.split("-")[0] for path in wheel.iterdir()} == {"lit_recon"}
     assert (wheel / "lit_recon" / "report" / "templates" / "run.html").is_file()
-    alone = python("import callbacks", wheel, tmp_path)
+    alone = python("-c", "import callbacks", wheel=wheel, home=tmp_path)
     assert "No module named 'callbacks'" in alone.stderr
-    version = python("import lit_recon; print(lit_recon.__file__)", wheel, tmp_path)
+    version = python(
+        "-c", "import lit_recon; print(lit_recon.__file__)", wheel=wheel, home=tmp_path
+    )
     assert version.stdout.startswith(str(wheel)), version.stderr
 
 
@@ -73,11 +75,37 @@ def test_ten_lines_attack_two_checkpoints(
     monkeypatch.delenv(RUN_PATH)
     lines = ten_lines()
     assert len([line for line in lines.splitlines() if line.strip()]) <= 11
-    ended = python(lines, wheel, tmp_path)
+    ended = python("-c", lines, wheel=wheel, home=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "'initial readout', 'number of training samples'" in ended.stdout
     shares = re.search(r"recovered_fraction=([0-9.]+)", ended.stdout)
     assert shares is not None and float(shares[1]) == 1.0, ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("example", "status", "words"),
+    [
+        ("own_project", 0, "12 of 12 images recovered, 12 exact to the pixel"),
+        ("fine_tuned", 3, "8 images were read out of the weights, exact in every pixel"),
+        ("federated_client", 3, "8 images were read out of the weights, exact in every pixel"),
+    ],
+)
+def test_examples_run_outside_the_clone(
+    wheel: Path, tmp_path: Path, example: str, status: int, words: str
+) -> None:
+    ended = python(str(ROOT / "examples" / f"{example}.py"), wheel=wheel, home=tmp_path)
+    assert ended.returncode == status, ended.stderr
+    assert words in ended.stdout
+
+
+def test_the_audit_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+    told = python("-m", "lit_recon", "audit", "--help", wheel=wheel, home=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "--pixels.mean" in told.stdout and "--data" not in told.stdout.partition("flags")[2]
+    files = ["--before", "a.pt", "--after", "b.pt", "--pixels.mean", "0.5", "--pixels.std", "0.5"]
+    refused = python("-m", "lit_recon", "audit", *files, wheel=wheel, home=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("lit_recon: --after b.pt: b.pt is missing"), refused.stderr
 
 
 def test_public_names_are_there_and_their_examples_run() -> None:

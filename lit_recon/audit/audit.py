@@ -49,6 +49,7 @@ the network is not needed. Without --data, which only the clone has, nothing is 
 training data, and certificates say what came back.
 
 """
+FINAL = "rowspace_final"
 SPARE = 2  # a method that is not the last one takes at most this part of the time that is left
 
 
@@ -293,7 +294,7 @@ class _Audit:
             left = deadline - perf_counter()
             if left <= 0:
                 reason = f"the time of {self.flags.max_seconds:g} s was over"
-            elif found and found[-1].numbers["sure"]:
+            elif found and found[-1].complete:
                 reason = f"{found[-1].numbers['method']} is sure that all has come back"
             else:
                 method.max_seconds = left if i + 1 == len(applying) else left / SPARE
@@ -327,6 +328,9 @@ def _reason_against(method: Reconstructor, knowledge: Knowledge) -> str | None:
         method.check(knowledge.model)
     except InputError as error:
         return error.remedy
+    earlier = knowledge.earlier_first_layer
+    if method.name == FINAL and earlier is not None and not earlier.weight.any():
+        return "an update has no start, so rowspace attacks the same"
     missing = sorted(FACTS[name] for name in method.needs if getattr(knowledge, name) is None)
     return f"needs: {', '.join(missing)}" if missing else None
 

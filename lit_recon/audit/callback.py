@@ -179,7 +179,8 @@ class ReconstructionCallback(Callback):
             known = knowledge_of(network, start, training, inputs, self._began)
             recorder.reconstructor.max_seconds = left
             recorder.attack(step, trainer.current_epoch, known)
-            if recorder.results[step]["sure"]:
+            results = recorder.results[step]
+            if results["sure"] and results["certified_fraction"] in (1, None):
                 break  # all has come back; other methods could only say so again
 
     def _prepare(

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_recon.audit.loaders import whole_pixels
 from lit_recon.records.truth import Truth
 
-Level = Literal["exact", "recognisable", "inputs", "nothing"]
+Level = Literal["exact", "uncertified", "recognisable", "inputs", "nothing"]
 CONFIDENCE = 0.95
 CHANCE = 1e-3  # a probability below which so many recognisable images are no chance
 LIMITS = (
@@ -77,6 +77,14 @@ class Attacked:
             return set()
         return as_keys(self.images[self.certified])
 
+    @property
+    def complete(self) -> bool:
+        """Whether the method is sure that all images have come back, each with a certificate."""
+        whole = (
+            self.certified is not None and len(self.certified) > 0 and bool(self.certified.all())
+        )
+        return bool(self.numbers["sure"]) and whole
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -84,8 +92,10 @@ class Verdict:
 
     Attributes:
         level: ``exact``: images came back with a certificate, or exact where the data are known;
-            ``recognisable``: more images of the data are recognisable than by chance; ``inputs``:
-            inputs that are no images came back; ``nothing``.
+            ``uncertified``: a method is sure of success, and no image has a certificate, as where
+            differences of images came back; ``recognisable``: more images of the data are
+            recognisable than by chance; ``inputs``: inputs that are no images came back;
+            ``nothing``.
         certified: images with a certificate, from all methods, each counted once.
         members: how many images of the given data are among these; None: no data of images.
         held_out: the same for images that were not trained on; None: there are none.
@@ -107,6 +117,7 @@ class Verdict:
     recognisable: Share | None = None
     chance: float | None = None
     inputs: Share | None = None
+    evidence: tuple[str, ...] = ()
 
     @property
     def status(self) -> int:
@@ -130,13 +141,16 @@ def verdict_of(
         control: what every method gave on a network that was not trained on them; empty: none.
     """
     sure: set[bytes] = set().union(*(result.sure for result in attacked))
-    if truth is None:
-        return Verdict("exact" if sure else "nothing", len(sure))
     numbers = [result.numbers for result in attacked]
+    told = [f"{found['method']}: {found['reason']}" for found in numbers if found["sure"]]
+    evidence = () if sure else tuple(told)
+    without: Level = "uncertified" if evidence else "nothing"
+    if truth is None:
+        return Verdict("exact" if sure else without, len(sure), evidence=evidence)
     inputs = _best(numbers, "recovered_fraction", truth.n)
     if truth.images is None:
-        level: Level = "inputs" if inputs is not None and inputs.count else "nothing"
-        return Verdict(level, 0, inputs=inputs)
+        level: Level = "inputs" if inputs is not None and inputs.count else without
+        return Verdict(level, 0, inputs=inputs, evidence=evidence)
     members = Share.of(_found(truth.images, sure), truth.n)
     held_out = None
     if truth.pixels is not None and len(truth.held_out):
@@ -148,7 +162,7 @@ def verdict_of(
     nulls = ("null_good_fraction", "null_good_rows", "null_good_mean")
     chance = max((found[name] or 0 for found in numbers for name in nulls), default=None)
     exact = sure or any(found["exact_fraction"] for found in numbers)
-    level = "exact" if exact else "nothing"
+    level = "exact" if exact else without
     if level == "nothing" and recognisable is not None and recognisable.count:
         rate = max(chance or 0, 1 / (truth.n + 1))
         unlikely = binomtest(recognisable.count, truth.n, rate, alternative="greater").pvalue
@@ -162,6 +176,7 @@ def verdict_of(
         recognisable,
         chance,
         inputs,
+        evidence,
     )
 
 
@@ -197,6 +212,9 @@ def _sentences(verdict: Verdict) -> Iterable[str]:
         yield f"Recognisable training images: {verdict.recognisable.words}{by_chance}."
     if verdict.level == "inputs" and verdict.inputs is not None:
         yield f"Training inputs that came back: {verdict.inputs.words}."
+    if verdict.level == "uncertified":
+        yield "There is evidence of success, without a certified image."
+    yield from (f"{clause}." for clause in verdict.evidence)
     if verdict.level == "nothing":
         yield "Nothing came back."
     if verdict.held_out is not None:
