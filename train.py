@@ -270,7 +270,6 @@ def run(
     from lit_recon.records.checkpoints import saved_checkpoints
     from lit_recon.records.provenance import finish
     from lit_recon.records.tracking import choose_wandb_mode
-    from lit_recon.records.truth import Truth
 
     mode, reason = choose_wandb_mode(config.wandb.mode)
     directory = open_directory(config, leader)
@@ -278,11 +277,8 @@ def run(
     if leader:
         print(reason, *(f"attack by {words}" for words in choice.in_words()), sep="\n")
         directory.write_text("config.yaml", record)
-    callbacks: list[Any] = [checkpoint]
-    if leader and not choice.methods:
-        Truth.of(data).write(directory)  # for later attacks; with methods the callback writes it
-    if choice.methods:
-        callbacks.append(ReconstructionCallback(choice.methods, checkpoint, directory))
+    # Without methods it keeps the data for later attacks.
+    callbacks = [checkpoint, ReconstructionCallback(choice.methods, checkpoint, directory)]
     try:
         trained = [f"train/{number.name}" for number in TRAINING]
         metrics = [*TRAINING_NUMBERS, *trained, *named_numbers(directory, choice.methods)]

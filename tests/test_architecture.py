@@ -19,7 +19,7 @@ LEVELS = (
     ("methods", "modules", "records", "flags"),
     ("report",),
     ("audit", "sweeps"),
-    ("fit",),
+    ("fit", "__main__"),
     ("datamodules", "callbacks"),
     ("train",),
     ("benchmarks",),
@@ -159,7 +159,7 @@ def test_the_test_sees_a_circle() -> None:
 
 def test_the_command_line_stays_short() -> None:
     lines = (ROOT / "train.py").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 320
+    assert len(lines) <= 330
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identify)

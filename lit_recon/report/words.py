@@ -264,12 +264,15 @@ def facts(run: Run) -> list[tuple[str, str]]:
         given = part.get("init_args") or {}
         named = [f"{name} {_plain(given[name])}" for name in SHOWN if given.get(name) is not None]
         shown.append((title, ", ".join([short(part.get("class_path")), *named])))
-    methods = config.get("recon") or {}
-    methods = methods if isinstance(methods, list) else [methods]
-    named = [short(method.get("class_path")) for method in methods]
-    shown.append(("Method" if len(named) == 1 else "Methods", ", ".join(named)))
+    chosen = config.get("recon") or []  # an audit and somebody's own Trainer choose none
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    named = [short(method.get("class_path")) for method in chosen]
+    named = named or [results.method for results in run.methods]
+    shown.append(("Method" if len(named) == 1 else "Methods", ", ".join(named) or NOTHING))
     ratios = [results.last.number("p_over_dn") for results in run.methods]
-    shown.append(("Equations per unknown", number(next(filter(None, ratios), None))))
+    known = next(filter(None, ratios), None)
+    if known is not None:
+        shown.append(("Equations per unknown", number(known)))
     return shown
 
 
