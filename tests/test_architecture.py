@@ -159,7 +159,7 @@ def test_the_test_sees_a_circle() -> None:
 
 def test_the_command_line_stays_short() -> None:
     lines = (ROOT / "train.py").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 330
+    assert len(lines) <= 340
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identify)
