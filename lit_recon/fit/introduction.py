@@ -24,7 +24,7 @@ groups of flags
   --model        RandomFeatures, MLP, DeepMLP, ResNet, SmallCNN, Autoencoder or ConvAutoencoder;
                  --model.p, --model.width or --model.p_over_dn; --model.widths; --model.depth
   --task         Labels, Autoencode or Next: the targets that the network is trained on
-  --optim        LeastSquares, SGD, Adam, TensorAdam, LBFGS or Margin; --optim.lr, ...
+  --optim        LeastSquares, SGD, Adam, TensorAdam, LBFGS, GaussNewton or Margin; --optim.lr, ...
   --recon        auto (every method that applies but KKTReconstructor), RowSpaceReconstructor,
                  ProjectionReconstructor, AttractorReconstructor, KKTReconstructor, or a list of
                  methods; --recon.max_seconds, --recon.seed and others hold for every method that

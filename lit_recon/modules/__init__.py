@@ -1,7 +1,17 @@
 """Training with Lightning: losses, optimisers, tasks, and the LightningModule."""
 
 from lit_recon.modules.losses import check_loss
-from lit_recon.modules.optimisers import LBFGS, SGD, Adam, LeastSquares, Margin, Optim, TensorAdam
+from lit_recon.modules.optimisers import (
+    LBFGS,
+    SGD,
+    Adam,
+    Current,
+    GaussNewton,
+    LeastSquares,
+    Margin,
+    Optim,
+    TensorAdam,
+)
 from lit_recon.modules.tasks import Autoencode, Labels, Next, Task
 from lit_recon.modules.training import Training, epochs_over, keeps_span
 
@@ -10,6 +20,8 @@ __all__ = [
     "SGD",
     "Adam",
     "Autoencode",
+    "Current",
+    "GaussNewton",
     "Labels",
     "LeastSquares",
     "Margin",

@@ -21,7 +21,7 @@ from lit_recon.models import Model, ReadoutModel
 from lit_recon.modules.losses import Loss, accuracy, are_classes
 from lit_recon.modules.noise import NoisyCopies
 from lit_recon.modules.optimality import Optimality
-from lit_recon.modules.optimisers import Optim
+from lit_recon.modules.optimisers import Current, Optim
 from lit_recon.modules.tasks import Labels, Task
 from lit_recon.modules.tensor_adam import polish_readout
 
@@ -81,7 +81,8 @@ class Training(LightningModule):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         if self.optim.schedule != "constant" or self.optim.polish or self.task.denoising:
             self._steps = float(self.trainer.estimated_stepping_batches)
-        optimizer = self.optim.build(trained, self._design, self._outputs)
+        current = Current(self._design, self._outputs, self._problem)
+        optimizer = self.optim.build(trained, current)
         if self.optim.schedule == "constant":
             return optimizer
         if self._steps == inf:
@@ -93,7 +94,8 @@ class Training(LightningModule):
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.optim.full_batch:
-            check_full_batch(data.n, data.batch_size, self.trainer.world_size)
+            check_full_batch(self.optim, data.n, data.batch_size, self.trainer.world_size)
+        self.optim.check(self.model, self.task, *data.y.shape)
         if self.optim.polish:
             check_polish(self.model, data.n, self.optim.loss)
         check_batch_norm(self.model, data.n, data.batch_size, self.trainer.world_size)
@@ -140,6 +142,10 @@ class Training(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._epoch = EpochLoss(**checkpoint["epoch_loss"])
+        # Lightning loads the weights before it converts the model to --trainer.precision, which
+        # would round them to float32.
+        stored = checkpoint["state_dict"].values()
+        self.to(next(value.dtype for value in stored if value.is_floating_point()))
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
@@ -276,6 +282,11 @@ class Training(LightningModule):
         assert self._batch is not None
         return self._output(self._batch).double(), self._batch[1].double()
 
+    def _problem(self) -> tuple[Model, Tensor, Tensor]:
+        """The network, and inputs and targets of the current batch."""
+        assert self._batch is not None
+        return self.model, *self._batch[:2]
+
     def _gathered(self, values: Tensor) -> Tensor:
         """The values of all ranks: (ranks, *shape), or (*shape) with one rank."""
         gathered = self.all_gather(values)
@@ -293,13 +304,13 @@ def keeps_span(optim: Optim, task: Task) -> bool:
     return optim.keeps_span and task.denoising is None
 
 
-def check_full_batch(n: int, batch_size: int | None, ranks: int) -> None:
+def check_full_batch(optim: Optim, n: int, batch_size: int | None, ranks: int) -> None:
     """Refuse mini-batches and several processes.
 
     Raises:
         InputError: a step would not see all n samples.
     """
-    remedy = "Margin descends on all samples at once"
+    remedy = f"{type(optim).__name__} descends on all samples at once"
     if batch_size is not None and batch_size < n:
         raise InputError("--data.batch_size", batch_size, f"{remedy}; give null")
     if ranks > 1:

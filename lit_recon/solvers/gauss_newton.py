@@ -72,7 +72,9 @@ class GaussNewton(Solver[LeastSquaresT]):
         promised = _promised(at, direction) / at.energy
         gained = float(at.loss - trial.loss)
         if gained > 0 and torch.isfinite(trial.loss):
-            return DampedState(trial, damping=_updated(damping, gained / max(promised, 1e-300)))
+            return DampedState(
+                trial, damping=damping_after(damping, gained / max(promised, 1e-300))
+            )
         damping *= 5
         return DampedState(at, stuck=damping > MAX_DAMPING, damping=damping)
 
@@ -107,8 +109,10 @@ def _promised(at: LeastSquaresPoint, direction: Tensor) -> float:
     return float(at.inner(2 * at.residual - change, change))
 
 
-def _updated(damping: float, ratio: float) -> float:
+def damping_after(
+    damping: float, ratio: float, fall: float = 5.0, smallest: float = MIN_DAMPING
+) -> float:
     """The damping after an accepted step; ``ratio`` is the real decrease over the promised one."""
     if ratio > 0.75:
-        return max(damping / 5, MIN_DAMPING)
+        return max(damping / fall, smallest)
     return damping * 3 if ratio < 0.25 else damping
