@@ -477,6 +477,18 @@ def test_sign_is_not_certified_where_negatives_are_images_too(patches: Tensor) -
     assert certify(x, pixels).accepted.all()
 
 
+def test_rounding_decides_no_tie_between_an_image_and_its_negative() -> None:
+    """Candidates without an error, where both decode to whole pixels."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 6, 6), generator=random).to(torch.uint8)
+    pixels = PixelScale((3, 6, 6), mean=0.5, std=0.25)
+    x = inputs_from_images(images, pixels)
+    for scale in (1.0, 0.3, 0.037):
+        assert not certify(scale * x, pixels, both_signs=True).accepted.any()
+        found = certify(scale * x, pixels)
+        assert found.accepted.all() and torch.equal(found.images, images)
+
+
 @pytest.mark.parametrize(("share", "accepted"), [(0.6, 0.9), (0.8, 0.9), (0.95, 0.3)])
 def test_saturated_images(share: float, accepted: float, patches: Tensor) -> None:
     values = avg_pool2d(

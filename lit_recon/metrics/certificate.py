@@ -97,6 +97,7 @@ OFFSET_SHARE = 0.75  # of the error's energy that this miss may hold
 OFFSET_ROUNDING = 1e-3  # levels; float32 statistics and inputs miss by less
 OFFSET_SIGMAS, OFFSET_UNSURE = 4.0, 0.1  # a miss within 4 sigma is noise, if 4 sigma are < 0.1
 CLEARLY = 0.99  # factor by which a fit is better beyond rounding errors
+ARITHMETIC = 1e-12  # relative errors of float64: smaller ones are no evidence for either fit
 
 # How the scale is searched.
 MIN_CONTRAST = 1.0  # levels, smallest standard deviation of the pixels
@@ -174,7 +175,8 @@ def certify(candidates: Tensor, pixels: PixelScale, *, both_signs: bool = False)
         candidates: (m, d), each known up to a positive scale, and up to sign if ``both_signs``.
         pixels: the public constants of the pipeline.
         both_signs: also accept the negated candidate. If false the negative is still looked at: a
-            candidate whose negative fits better is refused.
+            candidate whose negative fits better is refused. With a mean of one half every image
+            and its negative fit alike: then all are refused with this, and none without for that.
 
     Returns:
         The certificates, on the CPU.
@@ -245,7 +247,8 @@ def _judge(unit: Tensor, offset: Tensor, both_signs: bool) -> tuple[Tensor, Tens
     rank = torch.where(allowed, residual + ~plausible, torch.inf)  # every plausible one comes first
     best = rank.argmin(1, keepdim=True)  # (b, 1)
     image = levels.take_along_dim(best[..., None], 1)  # (b, 1, d)
-    better = relative < torch.where(allowed, 1.0, CLEARLY) * relative.gather(1, best)
+    than_best = torch.where(allowed, 1.0, CLEARLY) * relative.gather(1, best)
+    better = relative < than_best - ARITHMETIC
     rival = (better | (plausible & allowed)) & (levels != image).any(-1)
     image = image[:, 0]  # (b, d)
     accepted = plausible.gather(1, best)[:, 0] & ~rival.any(1)
