@@ -640,13 +640,19 @@ def test_the_sweep_of_weight_decay_draws_its_figure_over_it(run: Type, tmp_path:
             " --grid.model.activation tanh,relu",
         ),
         (
+            "contraction_depth_sweep",
+            "data.norm",
+            "model.widths",
+            "--data.n 4 --grid.run.seed 0 --grid.data.norm 4,32 --grid.model.widths [[9],[9,9]]",
+        ),
+        (
             "conv_depth_sweep",
             "model.depth",
             "model.stride",
-            "--model.channels 4 --grid.model.depth 2,4 --grid.model.stride 1,2",
+            "--model.channels 4 --grid.run.seed 0 --grid.model.depth 2,4 --grid.model.stride 1,2",
         ),
     ],
-    ids=["contraction", "depth"],
+    ids=["contraction", "contraction over depth", "depth"],
 )
 def test_sweeps_of_autoencoders_draw_what_attracts(
     name: str, x: str, lines: str, few: str, run: Type, tmp_path: Path
