@@ -70,8 +70,9 @@ def polish_readout(model: ReadoutModel, x: Tensor, y: Tensor) -> None:
     """Change the readout by the smallest matrix that makes all outputs the targets.
 
     The residuals Y - f(X) = [h, 1] [dW, db]^T are solved for in float64, with features h (n, p) of
-    the weights as they are stored. The result has the precision of the weights: mean squared errors
-    of about 1e-30 in float64 and 1e-13 in float32 for inputs of norm 32.
+    the weights as they are stored. The result has the precision of the weights: for inputs of norm
+    32, mean squared errors of about 1e-31 in float64. Weights that are rounded to float32 leave
+    1e-17, and a network that also computes in float32 gives 1e-14.
 
     >>> from lit_recon.models import Autoencoder
     >>> x = torch.eye(4, dtype=torch.float64)
