@@ -45,7 +45,7 @@ def check_loss(loss: Loss, y: Tensor) -> None:
             "--optim.loss", loss, "needs classes, and these targets are none; give mse or huber"
         )
     if loss == "cross_entropy" and y.shape[1] == 1:
-        remedy = "needs an output for every class, and two classes share one; give logistic or mse"
+        remedy = "needs an output for every class, and two classes share one; give logistic"
         raise InputError("--optim.loss", loss, remedy)
 
 
