@@ -323,7 +323,7 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--optim SGD --optim.lr .nan", "--optim.lr nan finite number, 0 or more"),
         ("--optim SGD --optim.stop_loss -1", "--optim.stop_loss -1.0 finite number, 0 or more"),
         ("--optim SGD --optim.loss hinge", "--optim.loss hinge mse, cross_entropy or logistic"),
-        ("--optim SGD --optim.loss cross_entropy", "--optim.loss cross_entropy logistic or mse"),
+        ("--optim SGD --optim.loss cross_entropy", "--optim.loss cross_entropy give logistic"),
         ("--data Sphere --optim SGD --optim.loss logistic", "--optim.loss logistic classes mse"),
         (
             "--optim.loss mse",
