@@ -3,7 +3,8 @@
 # make test-fast   the quick tests, for daily work: about a minute on two cores
 # make test-processors   the rounding tests, three times, with the arithmetic of other processors
 # make lint   lint and types
-# make clean  remove the environment and the tools' caches; runs/ stays
+# make docs   the documentation, in site/index.html; needs no network once installed
+# make clean  remove the environment, the documentation and the tools' caches; runs/ stays
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast test-processors lint clean
+.PHONY: demo test test-fast test-processors lint docs clean
 .DELETE_ON_ERROR: # an incomplete environment must not count as installed
 
 demo: $(VENV)/.installed
@@ -39,6 +40,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
+# The variable turns off an advertisement, which would look like a warning.
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # The stamp has the time of the installation, so a changed requirement starts a new one.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV): some minutes and, with CUDA, 6 GB, the first time."
@@ -60,4 +65,4 @@ $(BIN)/python:
 # Remove $(VENV) only if it is a virtual environment, because a user can set VENV to any folder.
 clean:
 	@if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
-	rm -rf .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache dist site

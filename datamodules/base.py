@@ -22,7 +22,7 @@ from lit_recon.knowledge import PixelScale
 class ReconDataModule(LightningDataModule):
     """A few training samples, held in memory and served in a fixed order.
 
-    A subclass defines :meth:`load`, which sets all attributes below. All tensors are on the CPU.
+    A subclass defines `load`, which sets all attributes below. All tensors are on the CPU.
 
     Attributes:
         n: number of training samples.
@@ -89,7 +89,7 @@ class ReconDataModule(LightningDataModule):
 
     @property
     def d(self) -> int:
-        """Number of values in one input; known after :meth:`setup`."""
+        """Number of values in one input; known after `setup`."""
         return prod(self.input_shape)
 
     def load(self) -> None:

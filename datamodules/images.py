@@ -63,7 +63,7 @@ class ImageDataModule(ReconDataModule):
     image of the n images and std is 1, as in Haim et al. (2022, arXiv 2206.07758); an image equal
     to the mean image is refused, because its input would be zero. With ``normalize="norm"`` the
     mean is 0.501 and one number scales all images: how strongly an autoencoder contracts depends on
-    the norm of its inputs. A subclass defines :meth:`source`.
+    the norm of its inputs. A subclass defines `source`.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.

@@ -29,7 +29,7 @@ class Photos(ImageDataModule):
     come from the upper 288 rows of pixels (143 of `china`, 178 of `flower`) and held-out ones from
     the 128 rows below (80 and 73): both parts show the subject, and no pixel is in both.
     `selection first` takes patches with much detail that differ from each other (see
-    :func:`varied_order`). An index is ``260 photograph + 20 row + column``.
+    `varied_order`). An index is ``260 photograph + 20 row + column``.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.

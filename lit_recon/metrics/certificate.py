@@ -13,7 +13,7 @@ An accepted candidate has the direction of a uint8 image under the known offset.
 other ways to get there, each with the wrong acceptances that it removed when it came in:
 
 - Every decoded level counts once in the residual, and few levels must fit better
-  (:func:`_residual_limits`). With 80 % of the pixels at 0 and 255 the plain residual is small at
+  (`_residual_limits`). With 80 % of the pixels at 0 and 255 the plain residual is small at
   many scales.
 - The error must be below ``DIRECTION_CAP`` of the decoded input's norm: the only difference between
   a posterised image and its low-contrast copies, which fitted 28 of 160 mixtures of such images.
@@ -23,7 +23,7 @@ other ways to get there, each with the wrong acceptances that it removed when it
   error and mixtures with a flat image passed one time in five.
 - No other image may fit. An image of few, evenly spaced levels also fits at multiples.
 - With a mean image, no smaller input with the same or the opposite direction may be an image
-  (:func:`_is_multiple`). Without this, 37 of 90 negated images passed at n = 3 and 8x8 grey.
+  (`_is_multiple`). Without this, 37 of 90 negated images passed at n = 3 and 8x8 grey.
 
 Measured acceptance in per cent, isotropic error on unit vectors, sets of 20 images of which 10 gave
 the mean and standard deviation (photographs: patches of scikit-learn's sample images). Below the
@@ -112,7 +112,7 @@ CHUNK = 1_000_000  # float64 values of one temporary, 8 MB, of which about six a
 
 @dataclass(frozen=True)
 class Certificates:
-    """What :func:`certify` found, one entry for each candidate.
+    """What `certify` found, one entry for each candidate.
 
     Attributes:
         accepted: (m,) bool, true where the candidate is the direction of its image.
@@ -216,7 +216,7 @@ def _judge(unit: Tensor, offset: Tensor, both_signs: bool) -> tuple[Tensor, Tens
     Args:
         unit: (b, d) candidates of norm 1.
         offset: (d,) levels of a zero input.
-        both_signs: as in :func:`certify`.
+        both_signs: as in `certify`.
 
     Returns:
         accepted (b,) bool, residual (b,), levels (b, d) and sign (b,) of the best fit.

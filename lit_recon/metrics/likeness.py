@@ -198,10 +198,8 @@ def duplicates(
     """How many candidates are good and show a training image that another one shows already.
 
     Every candidate takes its nearest training image; those with a stretched SSIM above 0.4 are
-    counted, less the number of distinct images among them. None for images with a side below 3.
-
-    Args:
-        x, candidates, images, pixels, sign_blind: as in :func:`nearest`.
+    counted, less the number of distinct images among them. None for images with a side below 3. The
+    arguments are those of `nearest`.
     """
     usable = candidates[_finite(candidates)]
     owner = _searched(x, usable, sign_blind).argmax(0)  # (m,)
@@ -220,8 +218,9 @@ def null_good(
 ) -> float | None:
     """Share of training images that look good though no attack has found them.
 
+    The arguments `x`, `images` and `sign_blind` are those of `nearest`.
+
     Args:
-        x, images, sign_blind: as in :func:`nearest`.
         others: (m, c, h, w), in the place of candidates; None, or none of them: there is no null.
         pixels: turns them into pixels.
     """

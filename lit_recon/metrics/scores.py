@@ -107,7 +107,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Scores:
-    """What :func:`score` returns.
+    """What `score` returns.
 
     Attributes:
         metrics: the numbers.
@@ -207,7 +207,7 @@ def null_direction_error(
         candidates: (m, d).
         held_out: (n_held, d) from the same source, normalised alike.
         n: the number of training samples.
-        sign_blind: as in :func:`direction_error`.
+        sign_blind: as in `direction_error`.
     """
     return direction_error(held_out[:n], candidates, sign_blind=sign_blind)
 

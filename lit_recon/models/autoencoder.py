@@ -34,7 +34,7 @@ class Autoencoder(DenseLayers):
 
     A readout at zero, as with `init normal`, keeps all outputs in the span of the targets while an
     optimiser trains that scales no weight on its own, such as SGD (see
-    :class:`lit_recon.modules.TensorAdam`).
+    `lit_recon.modules.TensorAdam`).
 
     >>> model = Autoencoder(d=12, k=12, widths=[8, 8])
     >>> bool(model.readout.weight.any()), model.features(model.readout.bias[None]).shape

@@ -20,7 +20,7 @@ class Noise:
 
     Attributes:
         size: largest length, as a share of what `geometry` says.
-        geometry: as in :class:`lit_recon.modules.Autoencode`.
+        geometry: as in `lit_recon.modules.Autoencode`.
         copies: of every input.
         clean_share: the share of the steps, at the end, without noise.
         seed: of the draws.

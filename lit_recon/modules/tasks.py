@@ -59,7 +59,7 @@ class InputTask(Task):
 
     With `noise` every batch holds noisy copies x + e of its inputs too, with the targets of x (a
     denoising autoencoder, Vincent et al. 2008). The length of e is uniform between 0 and `noise`
-    times a length of the data. :class:`Autoencode` documents the arguments.
+    times a length of the data. `Autoencode` documents the arguments.
     """
 
     gives_inputs: ClassVar[bool] = True

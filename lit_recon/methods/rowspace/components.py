@@ -102,7 +102,7 @@ def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
     The components are ``(I + E) images``. The likelihood is steep against a coefficient E_ki where
     image i has edges and image k is flat, so E_ki is small there. With the curvature H of
-    :func:`_score`, the standard deviation of E_ki is 0.15 / H_ki from the lowest to the highest
+    `_score`, the standard deviation of E_ki is 0.15 / H_ki from the lowest to the highest
     tenth of H (0.002 to 0.024), measured on CIFAR-10 at n = 60 and 100.
 
     Args:
@@ -204,7 +204,7 @@ def _search(white: Tensor, start: Tensor, steps: int, deadline: float) -> Tensor
 def _refine(white: Tensor, start: Tensor, deadline: float) -> Tensor:
     """Step 2: quasi-Newton steps ``A <- (I - D) A`` on the likelihood, A (k, k).
 
-    With gradient G and curvature H of :func:`_score`, only D_ij and D_ji are coupled.
+    With gradient G and curvature H of `_score`, only D_ij and D_ji are coupled.
     """
     flat, found = white.flatten(1).float(), start.float()
     for _ in range(REFINE_STEPS):
