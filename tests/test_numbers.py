@@ -1,11 +1,12 @@
-"""The registry of numbers, and the table of them in README.md.
+"""The registry of numbers, and the tables of them in docs/numbers.md.
 
-`python -m tests.test_numbers` writes the table again.
+`python -m tests.test_numbers` writes the tables again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,19 @@ import pytest
 from lit_recon import methods
 from lit_recon.methods import Reconstructor
 from lit_recon.metrics import numbers
-from lit_recon.metrics.numbers import COMMON, Number, described, panels, register, shown_in
+from lit_recon.metrics.numbers import (
+    COMMON,
+    TRAINING,
+    Number,
+    described,
+    panels,
+    register,
+    shown_in,
+)
 
-README = Path(__file__).parents[1] / "README.md"
-HEAD = "| name | meaning |\n|---|---|\n"
+PAGE = Path(__file__).parents[1] / "docs" / "numbers.md"
+ATTACK = "| name | meaning |\n|---|---|\n"
+TRAINED = "| name in training | meaning |\n|---|---|\n"
 ENDING = "| `status`, `reason` | how the attack ended, in one word and in a sentence |\n"
 
 
@@ -29,37 +39,49 @@ def shipped() -> dict[str, tuple[Number, ...]]:
     return {cls().name: cls.describes for cls in classes}
 
 
+def cell(text: str) -> str:
+    """A text in which Markdown sees neither the end of a cell nor a tag."""
+    return text.replace("|", r"\|").replace("<", "&lt;")
+
+
 def rows() -> Iterator[str]:
     """The table's rows: numbers of every method, then those of one method, which they name."""
     for number in COMMON:
-        yield f"| `{number.name}` | {number.meaning} |\n"
+        yield f"| `{number.name}` | {cell(number.meaning)} |\n"
     own: dict[Number, list[str]] = {}
     for method, added in shipped().items():
         for number in added:
             own.setdefault(number, []).append(method)
     for number, names in own.items():
-        yield f"| `{number.name}` | {', '.join(names)}: {number.meaning} |\n"
+        yield f"| `{number.name}` | {', '.join(names)}: {cell(number.meaning)} |\n"
     yield ENDING
 
 
-def table_in(text: str) -> str:
-    """The table of numbers in README.md, from its heading to the line without a bar."""
-    _, head, rest = text.partition(HEAD)
-    lines = rest.splitlines(keepends=True)
-    end = next(i for i, line in enumerate(lines) if not line.startswith("|"))
-    return head + "".join(lines[:end])
+def tables() -> dict[str, str]:
+    """The tables of the registry, each by its heading."""
+    training = (f"| `train/{number.name}` | {cell(number.meaning)} |\n" for number in TRAINING)
+    return {ATTACK: ATTACK + "".join(rows()), TRAINED: TRAINED + "".join(training)}
+
+
+def table_in(text: str, head: str) -> str:
+    """The table of that heading, up to the first line without a bar."""
+    _, _, rest = text.partition(head)
+    return head + "".join(takewhile(lambda line: line[0] == "|", rest.splitlines(keepends=True)))
 
 
 def rewrite() -> None:
-    """Puts the table of the registry into README.md."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(text.replace(table_in(text), HEAD + "".join(rows())), encoding="utf-8")
+    """Puts the tables of the registry into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    for head, table in tables().items():
+        text = text.replace(table_in(text, head), table)
+    PAGE.write_text(text, encoding="utf-8")
 
 
-def test_the_readme_has_every_number_of_the_registry() -> None:
-    written = table_in(README.read_text(encoding="utf-8"))
-    remedy = "README.md differs from the registry; `python -m tests.test_numbers` writes it again"
-    assert written == HEAD + "".join(rows()), remedy
+@pytest.mark.parametrize("head", [ATTACK, TRAINED], ids=["attack", "training"])
+def test_the_page_has_every_number_of_the_registry(head: str) -> None:
+    written = table_in(PAGE.read_text(encoding="utf-8"), head)
+    remedy = f"{PAGE} differs from the registry; `python -m tests.test_numbers` writes it again"
+    assert written == tables()[head], remedy
 
 
 @pytest.fixture

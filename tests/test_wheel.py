@@ -1,4 +1,4 @@
-"""The ten lines of the README, in an environment that has the wheel and nothing else of ours."""
+"""The ten lines of docs/python.md, in an environment that has the wheel and nothing else of ours."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RUN = [
 
 
 def ten_lines() -> str:
-    """The example of the README."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The first example of the page."""
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     found = re.search(
         r"^```python\n(from lit_recon import .*?)^```", text, re.MULTILINE | re.DOTALL
     )

@@ -1,6 +1,6 @@
 """The registry of numbers: what a run records, in which words, and how it is drawn.
 
-The recorder, W&B, results.csv, the reports, the dashboard and the README's table all draw from it.
+The recorder, W&B, results.csv, the reports, the dashboard and docs/numbers.md all draw from it.
 The numbers of every method stand here; those of one method stand in its class (`describes`), which
 enters them when it is defined.
 """
@@ -25,7 +25,7 @@ class Number:
     Attributes:
         name: its public name, the same in metrics.json, metrics.jsonl, W&B and results.csv.
         words: what a report calls it, in few words.
-        meaning: what it is, for the README.
+        meaning: what it is, for docs/numbers.md.
         scale: ``share`` in [0, 1]; ``log`` for positive numbers of any size; ``linear``; ``count``
             for whole numbers; ``seconds``.
         better: which end of the scale is a better reconstruction; None: neither.
