@@ -1,4 +1,4 @@
-"""The ten lines of docs/python.md, in an environment that has the wheel and nothing else of ours."""
+"""The ten lines of docs/python.md, in an environment that has the wheel and nothing else."""
 
 from __future__ import annotations
 
