@@ -6,9 +6,11 @@ slow ones run what can be run here, at small sizes; `NOT_RUN` lists what is not 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -263,3 +265,24 @@ def shrunk(script: list[str]) -> list[str]:
     if "--optim" in script:
         small += ["--trainer.max_steps", "1", "--checkpoint.at_steps", "[]"]
     return small
+
+
+# --- the site
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1"}
+    built = subprocess.run(
+        [*command, "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
+    assert (tmp_path / "methods" / "rowspace.html").is_file()
+    texts = [file.read_text(encoding="utf-8") for file in tmp_path.rglob("*.html")]
+    assert not [text for text in texts if re.search(r'(src|href)="https?://(?!arxiv)', text)]
