@@ -20,14 +20,5 @@ class Doctests(Extension):
 
 
 def fenced(text: str) -> str:
-    """The text with every example in a fence.
-
-    >>> print(fenced(">>> 1 + 1\\n2\\n\\nMore.").replace("`", "'"))
-    '''pycon
-    >>> 1 + 1
-    2
-    '''
-    <BLANKLINE>
-    More.
-    """
+    """The text with every example in a fence."""
     return EXAMPLE.sub(lambda example: f"```pycon\n{example[0].rstrip()}\n```\n", text)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ from wandb.cli.cli import cli as wandb_commands
 import train
 from benchmarks.records import Flags
 from datamodules.cifar import CLASSES
-from lit_recon.audit import reconstruct
+from lit_recon.__main__ import main as library
+from lit_recon.audit import audit, reconstruct
 from lit_recon.fit.run import RUN_PATH
 from lit_recon.fit.settings import read_sources
 from lit_recon.flags import Source
@@ -54,6 +56,7 @@ NOT_RUN = {
     "--device cuda": "needs a GPU",
     "--run.name mlp|Truth.read": "test_wheel.py runs the example, with the wheel alone",
     "--checkpoint trained.ckpt": "needs a module; test_reconstruct.py has one",
+    " audit ": "takes checkpoints of a training; test_audit.py and examples/ have some",
     "-m benchmarks.": "takes up to hours; test_benchmarks.py runs the quick sizes",
     "-m tests.slurm_node": "needs a Slurm to install",
 }
@@ -119,6 +122,8 @@ def test_every_command_is_understood(
     monkeypatch.setattr(reconstruct, "attack", lambda job: None)
     for kind in ("of_run", "of_file", "of_change"):
         monkeypatch.setattr(reconstruct, kind, lambda *given: None)
+    monkeypatch.setattr(audit, "of_files", lambda *given: None)
+    monkeypatch.setattr(audit, "_Audit", lambda *given: SimpleNamespace(run=lambda: 0))
     monkeypatch.setitem(train.COMMANDS, "fit", resolved)
     read = Flags.read
     monkeypatch.setattr(Flags, "read", lambda flags, argv: parsed(read(flags, argv)))
@@ -143,7 +148,7 @@ def resolved(argv: list[str]) -> None:
 
 
 def understood(words: list[str], type_command: Type) -> None:
-    program, *rest = words
+    program, *rest = words[: words.index("||")] if "||" in words else words
     if program == "python" and rest[0] == "train.py":
         script = rest[1:]
         if script[:1] == ["sweep"] and "--wandb-sweep" not in script:
@@ -155,6 +160,8 @@ def understood(words: list[str], type_command: Type) -> None:
             assert "not to be reached" in error
         else:
             assert (status, error) == (0, ""), words
+    elif program == "python" and rest[:2] == ["-m", "lit_recon"]:
+        assert library(rest[2:]) == 0
     elif program == "python":
         flag, module, *argv = rest
         assert flag == "-m" and find_spec(module) is not None
