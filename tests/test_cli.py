@@ -43,7 +43,7 @@ from tests.problems import folder_of_images
 ROOT = Path(__file__).parents[1]
 # test_sweeps.py runs these as the sweeps that they are.
 SWEPT = {"law_rf", "law_photos", "law_cifar10", "decay_sweep", "contraction_sweep"}
-SWEPT |= {"conv_depth_sweep"}
+SWEPT |= {"conv_depth_sweep", "contraction_depth_sweep"}
 CONFIGS = sorted(file for file in ROOT.glob("configs/**/*.yaml") if file.stem not in SWEPT)
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "100"]
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
