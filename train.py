@@ -225,9 +225,7 @@ def load(config: Namespace, data: ReconDataModule, choice: Choice) -> tuple[Trai
 
     from lit_recon.audit.choice import settle
     from lit_recon.audit.models import make_model
-    from lit_recon.errors import InputError
     from lit_recon.flags import build
-    from lit_recon.models import ReadoutModel
     from lit_recon.modules import Training, check_loss
 
     seed_everything(config.run.seed, workers=True, verbose=False)
@@ -237,9 +235,7 @@ def load(config: Namespace, data: ReconDataModule, choice: Choice) -> tuple[Trai
     optim = build(config.optim)
     check_loss(optim.loss, data.y)
     model = make_model(config.model, {name: getattr(data, name) for name in DERIVED})
-    if optim.closed_form and not (isinstance(model, ReadoutModel) and model.frozen):
-        remedy = f"fits the readout alone, and {type(model).__name__} trains all; give --optim SGD"
-        raise InputError("--optim", type(optim).__name__, remedy)
+    optim.check_data(model, data.x, data.y)
     choice = choice.for_model(model)
     settle(config, choice)
     size, arguments = model.size_flag, config.model.init_args

@@ -167,7 +167,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 def test_what_margin_cannot_do_is_refused() -> None:
     check_full_batch(Margin(), 4, None, 1)
     check_full_batch(Margin(), 4, 4, 1)
-    with pytest.raises(InputError, match=r"--data.batch_size 2: Margin descends on all samples"):
+    with pytest.raises(InputError, match=r"--data.batch_size 2: Margin takes all samples"):
         check_full_batch(Margin(), 4, 2, 1)
     with pytest.raises(InputError, match=r"--trainer.devices 2: .* in one process; give 1"):
         check_full_batch(Margin(), 4, None, 2)

@@ -86,7 +86,7 @@ def _settle_seeds(command: CommandLine, config: Namespace) -> None:
         methods: list[Namespace] = []
     else:
         methods, _ = command.specs(config, "recon")
-    for part in (config.data, config.task, config.model, *methods):
+    for part in (config.data, config.task, config.model, config.optim, *methods):
         given = part.init_args if "init_args" in part else {}  # a class may have no arguments
         if given.get("seed", 0) is None:
             given["seed"] = seed

@@ -207,6 +207,36 @@ TRAIN_LOSS = Number(
 )
 """A column of results.csv; it is a number of the training and not of a reconstruction."""
 
+CAPACITY = (
+    Number(
+        "interpolates",
+        "interpolates",
+        "whether a constructed network gives every training sample its label; of several networks, "
+        "the share that does",
+        "share",
+        "high",
+        panel="interpolates",
+        shown=("sweep",),
+    ),
+    Number(
+        "width",
+        "second width",
+        "units of the second layer of a constructed network, over all classes",
+        "count",
+        panel="width",
+        shown=("sweep",),
+    ),
+    Number(
+        "parameters",
+        "parameters",
+        "weights and biases of a constructed network",
+        "count",
+        panel="parameters",
+        shown=("sweep",),
+    ),
+)
+"""Numbers of a constructed network, logged in its training and averaged in a study of many."""
+
 TRAINING = (
     Number(
         "margin",
@@ -239,6 +269,7 @@ TRAINING = (
         "log",
         panel="stationarity",
     ),
+    *CAPACITY,
 )
 """Numbers of the training at its checkpoints, logged as ``train/NAME``."""
 
@@ -292,7 +323,7 @@ def shown_in(place: Place) -> list[Number]:
     >>> [number.name for number in shown_in("law")][:2]
     ['recovered_fraction', 'exact_fraction']
     """
-    numbers = [number for number in (*registered(), TRAIN_LOSS) if place in number.shown]
+    numbers = [number for number in (*registered(), TRAIN_LOSS, *CAPACITY) if place in number.shown]
     return sorted(numbers, key=_turn)
 
 

@@ -31,7 +31,15 @@ class Model(nn.Module, ABC):
         """(n, *input shape) to (n, k)."""
 
 
-class ReadoutModel(Model):
+class FeatureModel(Model):
+    """A network with features, from which a closed form finds its last layers."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """(n, *input shape) to features (n, p)."""
+
+
+class ReadoutModel(FeatureModel):
     """A network that ends in a linear readout.
 
     Attributes:

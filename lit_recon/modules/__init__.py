@@ -1,5 +1,6 @@
 """Training with Lightning: losses, optimisers, tasks, and the LightningModule."""
 
+from lit_recon.modules.construct import Construct
 from lit_recon.modules.losses import check_loss
 from lit_recon.modules.optimisers import (
     LBFGS,
@@ -20,6 +21,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Autoencode",
+    "Construct",
     "Current",
     "GaussNewton",
     "Labels",

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from lit_recon.errors import InputError
 from lit_recon.linalg import minimum_norm
-from lit_recon.models import Model
+from lit_recon.models import Interpolator, Model, ReadoutModel
 from lit_recon.modules.gauss_newton import GaussNewtonSteps, Problem, check_size
 from lit_recon.modules.losses import LOSSES, Loss
 from lit_recon.modules.margin import (
@@ -63,7 +63,7 @@ class Optim(ABC):
         span_warning: the warning printed before training if the optimiser breaks the span property;
             None: it keeps the property.
         full_batch: every step needs all samples in one batch on one process.
-        closed_form: one step computes the readout from all samples; nothing else is trained.
+        closed_form: one step computes the last layers from all samples; nothing else is trained.
         loss: the training loss.
         stop_loss: training ends when the mean loss of an epoch is not above it; None: never.
         schedule: how the learning rate changes over the steps of the run.
@@ -77,6 +77,21 @@ class Optim(ABC):
     stop_loss: float | None = None
     schedule: Schedule = "constant"
     polish: bool = False
+
+    def check_data(self, model: Model, x: Tensor, y: Tensor) -> None:
+        """Refuse a network or data that cannot be trained so.
+
+        Args:
+            model: the network.
+            x: (n, *input shape) training inputs.
+            y: (n, k) their targets.
+
+        Raises:
+            InputError: says why.
+        """
+        if isinstance(model, Interpolator):
+            remedy = "is for networks with gradients, and Interpolator has none; give Construct"
+            raise InputError("--optim", type(self).__name__, remedy)
 
     @abstractmethod
     def build(self, parameters: Iterable[Parameter], current: Current) -> Optimizer:
@@ -141,6 +156,13 @@ class LeastSquares(Optim):
     """
 
     closed_form: ClassVar[bool] = True
+
+    def check_data(self, model: Model, x: Tensor, y: Tensor) -> None:
+        super().check_data(model, x, y)
+        if not (isinstance(model, ReadoutModel) and model.frozen):
+            kind = type(model).__name__
+            remedy = f"fits the readout alone, and {kind} trains all; give --optim SGD"
+            raise InputError("--optim", "LeastSquares", remedy)
 
     def build(self, parameters: Iterable[Parameter], current: Current) -> Optimizer:
         return _ClosedForm(parameters, current.design)

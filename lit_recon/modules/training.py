@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_recon.errors import InputError, RunError
-from lit_recon.models import Model, ReadoutModel
+from lit_recon.models import FeatureModel, Model, ReadoutModel
+from lit_recon.modules.construct import network_numbers
 from lit_recon.modules.losses import Loss, accuracy, are_classes
 from lit_recon.modules.noise import NoisyCopies
 from lit_recon.modules.optimality import Optimality
@@ -120,7 +121,7 @@ class Training(LightningModule):
             size = len(batch[1])
             self._log_in_turn(loss.detach(), output[:size].detach(), y[:size])
             self._stop_in_turn(loss.detach(), size * self.trainer.world_size)
-        return minimised
+        return minimised.requires_grad_()  # Lightning asks for a gradient where there is none too
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -170,7 +171,8 @@ class Training(LightningModule):
         if self.global_step == self._measured_step:
             return
         self._measured_step = self.global_step
-        found = self._optimality.measured(self.model, self._training.x, self._training.y)
+        training = self.model, self._training.x, self._training.y
+        found = {**self._optimality.measured(*training), **network_numbers(*training)}
         if found:
             self._send(found)
 
@@ -268,7 +270,7 @@ class Training(LightningModule):
 
     def _design(self) -> tuple[Tensor, Tensor]:
         """Features and targets of the current batch, gathered over ranks."""
-        assert self._batch is not None and isinstance(self.model, ReadoutModel)
+        assert self._batch is not None and isinstance(self.model, FeatureModel)
         x, y, samples = self._batch
         known = self._training.known
         phi = self.model.features(x) if known is None else known[samples]
@@ -310,7 +312,7 @@ def check_full_batch(optim: Optim, n: int, batch_size: int | None, ranks: int) -
     Raises:
         InputError: a step would not see all n samples.
     """
-    remedy = f"{type(optim).__name__} descends on all samples at once"
+    remedy = f"{type(optim).__name__} takes all samples at once"
     if batch_size is not None and batch_size < n:
         raise InputError("--data.batch_size", batch_size, f"{remedy}; give null")
     if ranks > 1:

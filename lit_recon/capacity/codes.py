@@ -1,0 +1,242 @@
+"""First-layer outputs of many samples, and the scores of masks on them.
+
+Shapes: ``n`` samples, ``n1`` units, ``w`` words of 64 bits, w = n1 / 64 rounded up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_recon.randomness import generator
+
+Activation = Literal["threshold", "relu"]
+Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Words = NDArray[np.uint64]
+
+# Outputs of ReLU units are whole multiples of it, so that float64 sums of them are exact in any
+# order, and training, prediction and any batch size give the same bits.
+GRID = 2.0**-20
+ROWS = 128  # samples of one product; its result stays in the cache of a core
+CHUNK = 8192  # samples whose scores are computed before the next look for a 0
+REMEMBERED = 64  # samples that have rejected a candidate
+WORD = 64
+
+
+def draw_first_layer(units: int, d: int, max_bias: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights N(0, 1) (units, d) and biases uniform in [-max_bias, max_bias] (units,), float32.
+
+    >>> weight, bias = draw_first_layer(4, 2, max_bias=0.5, seed=0)
+    >>> weight.shape, bool((bias.abs() <= 0.5).all())
+    (torch.Size([4, 2]), True)
+    """
+    random = generator(seed, "first layer")
+    weight = torch.randn(units, d, generator=random)
+    return weight, max_bias * (2 * torch.rand(units, generator=random) - 1)
+
+
+def draw_order(samples: int, seed: int, label: int) -> Indices:
+    """A random order of the samples of a class; every class has a draw of its own."""
+    return torch.randperm(samples, generator=generator(seed, "candidates", label)).numpy()
+
+
+def on_grid(z: Tensor) -> Tensor:
+    """ReLU of float64 z, rounded to multiples of GRID.
+
+    >>> on_grid(torch.tensor([-1.0, 0.25], dtype=torch.float64)).tolist()
+    [0.0, 0.25]
+    """
+    return (z.clamp(min=0) / GRID).round() * GRID
+
+
+class BitCodes:
+    """Outputs of threshold units, packed into words.
+
+    >>> codes = BitCodes.of(np.array([[True, False, True]]))
+    >>> len(codes), codes.masks(np.array([0])).tolist()
+    (1, [[False, True, False]])
+
+    Args:
+        words: (w, n); the bits after the last unit are 0.
+        units: n1.
+    """
+
+    def __init__(self, words: Words, units: int) -> None:
+        self.words = words
+        self.units = units
+
+    @classmethod
+    def of(cls, active: Bools) -> BitCodes:
+        """From (n, n1)."""
+        return cls(np.ascontiguousarray(_packed(active).T), active.shape[1])
+
+    @classmethod
+    def at(cls, x: Tensor, weight: Tensor, bias: Tensor) -> BitCodes:
+        """Of inputs (n, d), without ever holding n n1 numbers."""
+        units = len(bias)
+        words = np.empty((-(-units // WORD), len(x)), dtype=np.uint64)
+        for rows, z in preactivations(x, weight, bias):
+            words[:, rows] = _packed(z.numpy() > 0).T
+        return cls(words, units)
+
+    def __len__(self) -> int:
+        return self.words.shape[1]
+
+    def take(self, samples: Indices) -> BitCodes:
+        return BitCodes(self.words[:, samples], self.units)
+
+    def masks(self, samples: Indices) -> Bools:
+        bits = np.unpackbits(
+            np.ascontiguousarray(self.words[:, samples].T).view(np.uint8), axis=1, bitorder="little"
+        )
+        return bits[:, : self.units] == 0
+
+    def mask_words(self, sample: int) -> Words:
+        """(w,) the mask of a sample; bits after the last unit may be 1."""
+        return ~self.words[:, sample]
+
+
+class RealCodes:
+    """Outputs of ReLU units, multiples of GRID.
+
+    >>> codes = RealCodes(np.array([[0.5, 0.0]]))
+    >>> codes.masks(np.array([0])).tolist()
+    [[False, True]]
+
+    Args:
+        values: (n, n1) float64.
+    """
+
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        self.values = values
+        self.units = values.shape[1]
+
+    @classmethod
+    def at(cls, x: Tensor, weight: Tensor, bias: Tensor) -> RealCodes:
+        """Of inputs (n, d)."""
+        values = np.empty((len(x), len(bias)))
+        for rows, z in preactivations(x, weight, bias):
+            values[rows] = on_grid(z).numpy()
+        return cls(values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, samples: Indices) -> RealCodes:
+        return RealCodes(self.values[samples])
+
+    def masks(self, samples: Indices) -> Bools:
+        return self.values[samples] <= 0
+
+
+Codes = BitCodes | RealCodes
+
+
+def codes_at(x: Tensor, weight: Tensor, bias: Tensor, activation: Activation) -> Codes:
+    """First-layer outputs of inputs (n, d)."""
+    kind = BitCodes if activation == "threshold" else RealCodes
+    return kind.at(x, weight, bias)
+
+
+def preactivations(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """W x + b in float64, a few samples at a time; the tensor is used again by the next ones.
+
+    In float32 the last bits would depend on the batch, and a sample near a threshold with them.
+    """
+    ones = torch.ones(len(x), 1, dtype=torch.float64)
+    whole = torch.cat([x.flatten(1).double(), ones], 1)
+    affine = torch.cat([weight, bias[:, None]], 1).double().T.contiguous()  # (d + 1, n1)
+    z = torch.empty(ROWS, len(bias), dtype=torch.float64)
+    for start in range(0, len(x), ROWS):
+        rows = whole[start : start + ROWS]
+        yield slice(start, start + len(rows)), torch.mm(rows, affine, out=z[: len(rows)])
+
+
+class PackedScores:
+    """Scores by popcounts, one candidate at a time.
+
+    Args:
+        minus: the class that must fire.
+        plus: all other samples.
+    """
+
+    def __init__(self, minus: BitCodes, plus: BitCodes) -> None:
+        self._minus, self._plus = minus, plus
+        self._rejecting = np.empty((len(plus.words), 0), dtype=np.uint64)
+
+    def least(self, i: int) -> float:
+        """The least score over ``plus``; the scan ends at a score of 0."""
+        mask = self._minus.mask_words(i)
+        if self._rejecting.shape[1] and not _popcounts(self._rejecting, mask).all():
+            return 0.0
+        words, least = self._plus.words, np.iinfo(np.int64).max
+        for start in range(0, words.shape[1], CHUNK):
+            found = _popcounts(words[:, start : start + CHUNK], mask)
+            best = int(found.argmin())
+            if found[best] == 0:
+                column = words[:, start + best, None]
+                self._rejecting = np.hstack([column, self._rejecting[:, : REMEMBERED - 1]])
+                return 0.0
+            least = min(least, int(found[best]))
+        return float(least)
+
+    def below(self, i: int, threshold: float, samples: Indices) -> Bools:
+        """Which of these samples of ``minus`` have a smaller score."""
+        words = self._minus.words
+        some = words if len(samples) == words.shape[1] else words[:, samples]
+        return _popcounts(some, self._minus.mask_words(i)) < threshold
+
+
+class ProductScores:
+    """Scores by matrix products: those of all candidates at once, or one candidate at a time.
+
+    Args:
+        minus: (n-, n1) outputs of the class that must fire.
+        plus: (n+, n1) outputs of all other samples.
+        at_once: whether to hold all n- (n- + n+) scores.
+    """
+
+    def __init__(self, minus: NDArray[Any], plus: NDArray[Any], *, at_once: bool) -> None:
+        self._minus, self._plus = minus, plus
+        self._least: NDArray[Any] | None = None
+        if at_once:
+            masks = (minus <= 0).astype(minus.dtype)
+            self._least = (masks @ plus.T).min(1)
+            self._own = masks @ minus.T
+
+    def least(self, i: int) -> float:
+        """The least score over ``plus``."""
+        if self._least is not None:
+            return float(self._least[i])
+        return float((self._plus @ self._mask(i)).min())
+
+    def below(self, i: int, threshold: float, samples: Indices) -> Bools:
+        """Which of these samples of ``minus`` have a smaller score."""
+        if self._least is not None:
+            return self._own[i, samples] < threshold
+        return self._minus[samples] @ self._mask(i) < threshold
+
+    def _mask(self, i: int) -> NDArray[Any]:
+        return (self._minus[i] <= 0).astype(self._minus.dtype)
+
+
+def _packed(active: Bools) -> Words:
+    """(n, n1) to (n, w)."""
+    octets = np.packbits(active, axis=1, bitorder="little")
+    padded = np.zeros((len(active), -(-active.shape[1] // WORD) * WORD // 8), dtype=np.uint8)
+    padded[:, : octets.shape[1]] = octets
+    return padded.view(np.uint64)
+
+
+def _popcounts(words: Words, mask: Words) -> NDArray[np.uint16]:
+    """For (w, n) and (w,) the scores (n,)."""
+    total = np.bitwise_count(words[0] & mask[0]).astype(np.uint16)
+    for word, masked in zip(words[1:], mask[1:], strict=True):
+        total += np.bitwise_count(word & masked)
+    return total
