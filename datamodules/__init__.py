@@ -5,6 +5,7 @@ from datamodules.cifar import CIFAR10Subset
 from datamodules.digits import MNIST, Digits
 from datamodules.folder import ImageFolderSubset
 from datamodules.photos import Photos
+from datamodules.points import Table, TwoMoons
 from datamodules.sphere import Sphere
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "Photos",
     "ReconDataModule",
     "Sphere",
+    "Table",
+    "TwoMoons",
 ]

@@ -40,14 +40,15 @@ class ImageFolderSubset(ImageDataModule):
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
             image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division;
-            `norm`: mean 0.501, and the largest norm of an image is `norm`.
+            `norm`: mean 0.501, and the largest norm of an image is `norm`; `raw`: pixels in [0, 1].
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
         groups: groups of class names, each of which is one class of the task, instead of classes:
             `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
             first images of all classes of a group.
-        norm: with `normalize norm`, the largest norm of an input, above 0; null: 32.
+        norm: with `norm`, `mean_image` or `raw`, the largest norm of an input, above 0; null: 32
+            with `norm`, else whatever it is.
 
     Raises:
         InputError: an argument is missing or outside its range.

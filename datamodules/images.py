@@ -6,7 +6,7 @@ Shapes: ``m`` images with ``c`` channels, ``h`` by ``w`` pixels; ``n`` training 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import gcd
 from typing import Any, Literal, get_args
@@ -22,7 +22,8 @@ from lit_recon.knowledge import MeanImageScale, PixelScale
 from lit_recon.randomness import generator
 
 Groups = dict[str, list[str]]  # class of the task -> the source's classes in it
-Normalize = Literal["standardize", "sphere", "mean_image", "norm"]
+Normalize = Literal["standardize", "sphere", "mean_image", "norm", "raw"]
+SCALED = ("norm", "mean_image", "raw")  # normalisations that take a norm
 LARGEST_NORM = 32.0  # of an input with `normalize norm`
 # The mean of `normalize norm`. At 1/2, an image and its negative would both be whole pixels, and no
 # certificate could say which of the two was trained on; levels of 127.755 are far from that.
@@ -63,7 +64,8 @@ class ImageDataModule(ReconDataModule):
     image of the n images and std is 1, as in Haim et al. (2022, arXiv 2206.07758); an image equal
     to the mean image is refused, because its input would be zero. With ``normalize="norm"`` the
     mean is 0.501 and one number scales all images: how strongly an autoencoder contracts depends on
-    the norm of its inputs. A subclass defines `source`.
+    the norm of its inputs. With ``normalize="raw"`` nothing is subtracted. A subclass defines
+    `source`.
 
     Args:
         n: number of training images over all classes, a multiple of the number of classes.
@@ -75,14 +77,15 @@ class ImageDataModule(ReconDataModule):
             null: --run.seed.
         normalize: `standardize`: mean 0 and standard deviation 1 over all images; `sphere`: every
             image also scaled to norm sqrt(d); `mean_image`: the mean image subtracted, no division;
-            `norm`: mean 0.501, and the largest norm of an image is `norm`.
+            `norm`: mean 0.501, and the largest norm of an image is `norm`; `raw`: pixels in [0, 1].
         n_val: number of held-out images over all classes, at least 0; null: n, or all that the
             source has if these are fewer.
         batch_size: images in a training batch, at least 1; null: all of them in one batch.
         groups: groups of class names, each of which is one class of the task, instead of classes:
             `[[cat, dog], [ship, truck]]`; null: every class for itself. `selection first` takes the
             first images of all classes of a group.
-        norm: with `normalize norm`, the largest norm of an input, above 0; null: 32.
+        norm: with `norm`, `mean_image` or `raw`, the largest norm of an input, above 0; null: 32
+            with `norm`, else whatever it is.
 
     Raises:
         InputError: an argument is outside its range.
@@ -104,8 +107,8 @@ class ImageDataModule(ReconDataModule):
         super().__init__(n=n, n_val=n_val, seed=seed, batch_size=batch_size)
         _check_choice("--data.selection", selection, ("first", "random"))
         _check_choice("--data.normalize", normalize, get_args(Normalize))
-        if norm is not None and normalize != "norm":
-            raise InputError("--data.norm", norm, "needs --data.normalize norm")
+        if norm is not None and normalize not in SCALED:
+            raise InputError("--data.norm", norm, f"needs --data.normalize {', '.join(SCALED)}")
         if norm is not None and not 0 < norm < float("inf"):
             raise InputError("--data.norm", norm, "give a number above 0")
         if classes is not None:
@@ -119,7 +122,7 @@ class ImageDataModule(ReconDataModule):
         self.image_size = image_size
         self.selection = selection
         self.normalize = normalize
-        self.norm = LARGEST_NORM if norm is None else norm
+        self.norm = LARGEST_NORM if norm is None and normalize == "norm" else norm
 
     def source(self) -> ImageSource:
         """Open the source of images.
@@ -198,9 +201,13 @@ class ImageDataModule(ReconDataModule):
         self.val_x = to_inputs(val_images, self.pixels, self.radius)
 
     def _measured(self, images: Tensor) -> PixelScale:
-        if self.normalize == "norm":
-            return scale_to_norm(images, self.norm)
-        return measure_mean_image(images) if self.normalize == "mean_image" else measure(images)
+        if self.normalize not in SCALED:
+            return measure(images)
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        scale = PixelScale(shape, GREY if self.normalize == "norm" else 0.0, 1.0)
+        if self.normalize == "mean_image":
+            scale = measure_mean_image(images)
+        return scale if self.norm is None else scale_to_norm(images, scale, self.norm)
 
     def _set_targets(self, chosen: list[list[int]], held_out: list[list[int]]) -> None:
         classes = len(self.class_names)
@@ -348,22 +355,26 @@ def measure_mean_image(images: Tensor) -> MeanImageScale:
     return MeanImageScale((channels, height, width), total.double() / n / 255)
 
 
-def scale_to_norm(images: Tensor, norm: float) -> PixelScale:
-    """The scale with the mean `GREY` at which the largest norm of an image is `norm`.
-
-    No pixel has the value of the mean, so no norm is 0.
+def scale_to_norm(images: Tensor, scale: PixelScale, norm: float) -> PixelScale:
+    """The scale with the same mean at which the largest norm of an image is `norm`.
 
     >>> images = torch.tensor([[[[0, 255]]], [[[100, 100]]]], dtype=torch.uint8)
-    >>> float(to_inputs(images, scale_to_norm(images, 8.0), None).flatten(1).norm(dim=1).max())
+    >>> scale = scale_to_norm(images, PixelScale((1, 1, 2), GREY, 1.0), 8.0)
+    >>> float(to_inputs(images, scale, None).flatten(1).norm(dim=1).max())
     8.0
 
     Args:
         images: (n, c, h, w) uint8.
+        scale: gives the mean; its std is 1.
         norm: above 0.
+
+    Raises:
+        InputError: all images are equal to the mean.
     """
-    channels, height, width = images.shape[1:]
-    largest = (images.double() / 255 - GREY).flatten(1).norm(dim=1).max().item()
-    return PixelScale((channels, height, width), GREY, largest / norm)
+    largest = (images.double() / 255 - scale.mean).flatten(1).norm(dim=1).max().item()
+    if largest == 0:
+        raise InputError("--data.norm", norm, "all images are black; take others")
+    return replace(scale, std=largest / norm)
 
 
 def to_inputs(images: Tensor, pixels: PixelScale, radius: float | None) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 import train
+from datamodules import Photos, Table, TwoMoons
+from datamodules.images import Normalize
 from lit_recon.capacity.codes import (
     Activation,
     Codes,
@@ -30,6 +32,7 @@ from lit_recon.modules import SGD, Construct, LeastSquares
 from lit_recon.modules.construct import check_labels
 
 EVERY_ACTIVATION = pytest.mark.parametrize("activation", ["threshold", "relu"])
+HOW: tuple[Normalize, Normalize] = ("raw", "mean_image")
 
 
 def points(n: int = 300, d: int = 2, classes: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -163,6 +166,88 @@ def test_networks_and_optimisers_that_do_not_belong_together_are_refused() -> No
         Construct().check_data(RandomFeatures(d=2, k=1, n=4, p=5), x, y)
     with pytest.raises(InputError, match=r"--optim LeastSquares: .* DeepMLP trains all"):
         LeastSquares().check_data(DeepMLP(d=2, k=1, widths=[4]), x, y)
+
+
+# --- data
+
+
+def test_moons_are_scaled_into_the_disc_and_interleave() -> None:
+    data = TwoMoons(n=200, seed=1)
+    data.setup()
+    assert data.x.shape == (200, 2) and data.val_x.shape == (200, 2)
+    assert float(data.x.norm(dim=1).max()) == pytest.approx(1)
+    assert set(data.y.flatten().tolist()) == {-1.0, 1.0}
+    assert not torch.equal(data.x, data.val_x)
+    centred = TwoMoons(n=200, seed=1, center=True, norm=None)
+    centred.setup()
+    assert centred.x.double().mean(0).abs().max() < 1e-6
+    ratio = (centred.x - centred.x[0]) / (data.x - data.x[0])
+    assert torch.allclose(ratio[1:], ratio[1:].mean().expand(199, 2), rtol=1e-3)
+    built = construct(data.x, data.labels, width=300, max_bias=1, activation="threshold", seed=0)
+    assert built.interpolates and 2 <= built.width <= 12
+
+
+def csv(folder: Path, text: str) -> str:
+    file = folder / "mine.csv"
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_table_of_ones_own(tmp_path: Path) -> None:
+    file = csv(tmp_path, "kind,a,b\nred,1,2\nblue,3,4\nred,0,-8\ngreen,0,1\nblue,6,6\n")
+    data = Table(n=4, root=file, label="kind", norm=4.0, n_val=1)
+    data.setup()
+    assert data.class_names == ["blue", "green", "red"] and data.labels.tolist() == [2, 0, 2, 1]
+    assert data.x.tolist() == [[0.5, 1.0], [1.5, 2.0], [0.0, -4.0], [0.0, 0.5]]
+    assert data.val_x.tolist() == [[3.0, 3.0]] and data.val_y.tolist() == [[1.0, 0.0, 0.0]]
+    assert data.y.shape == (4, 3) and data.indices == [0, 1, 2, 3]
+    chosen = Table(n=3, root=file, label="kind", norm=None, selection="random", n_val=0)
+    chosen.setup()
+    assert len(set(chosen.indices)) == 3 and len(chosen.val_x) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("a,b,c\n1,2,x\n3,,y\n", {}, r"root .*: row 2 has nan in b; give finite numbers"),
+        ("a,b,c\n1,2,x\n3,inf,y\n", {}, r"row 2 has inf in b"),
+        ("a,b,c\n1,two,x\n3,4,y\n", {}, r"row 1 has two in b"),
+        ("a,b\n1,2\n3,4\n", {"label": "z"}, r"--data.label z: no such column; there are a, b"),
+        ("a,b\n1,2\n3,4\n", {"n": 3}, r"--data.n 3: .* has 2 rows; take fewer"),
+        ("a,b\n1,2\n3,4\n", {"n_val": 1}, r"--data.n_val 1: only 0 rows are left; take fewer"),
+        ("a\n1\n", {}, r"needs a row, and a column besides the classes"),
+        ("a,b\n1,2\n3,4,5,6\n", {}, r"--data.root .*: cannot be read \("),
+        ("a,b\n0,x\n0,y\n", {}, r"--data.norm 1.0: all points are 0; give null"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(
+    text: str, flags: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    data = Table(root=csv(tmp_path, text), **({"n": 2} | flags))
+    with pytest.raises(InputError, match=message) as error:
+        data.setup()
+    assert "\n" not in str(error.value)
+
+
+def test_points_that_cannot_be_are_refused() -> None:
+    wrong: list[tuple[dict[str, Any], str]]
+    wrong = [({"n": 1}, "n"), ({"norm": 0.0}, "norm"), ({"noise": -1.0}, "noise")]
+    for flags, flag in wrong:
+        with pytest.raises(InputError, match=rf"^--data.{flag} "):
+            TwoMoons(**flags)
+    with pytest.raises(InputError, match=r"^--data.root missing: Table needs it: a CSV file"):
+        Table()
+
+
+def test_raw_and_centred_images_have_the_norm_that_is_asked_for() -> None:
+    raw, centred = (Photos(n=6, image_size=8, normalize=how, norm=1.0) for how in HOW)
+    for data in (raw, centred):
+        data.setup()
+        assert float(data.x.flatten(1).norm(dim=1).max()) == pytest.approx(1)
+        assert data.images is not None and data.pixels is not None
+        pixels = data.pixels.values(data.x.double()) * 255
+        assert torch.equal(pixels.round().to(torch.uint8), data.images)
+    assert raw.x.min() >= 0 and centred.x.double().mean(0).abs().max() < 1e-6
 
 
 # --- in a run

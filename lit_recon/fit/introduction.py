@@ -19,12 +19,14 @@ commands
   dashboard      build a W&B workspace: --entity NAME --project lit_recon
 
 groups of flags
-  --data         Photos, CIFAR10Subset, MNIST, Digits, ImageFolderSubset or Sphere; --data.n,
-                 --data.classes or --data.groups, ...
-  --model        RandomFeatures, MLP, DeepMLP, ResNet, SmallCNN, Autoencoder or ConvAutoencoder;
-                 --model.p, --model.width or --model.p_over_dn; --model.widths; --model.depth
+  --data         Photos, CIFAR10Subset, MNIST, Digits, ImageFolderSubset, Sphere, TwoMoons or
+                 Table; --data.n, --data.classes or --data.groups, ...
+  --model        RandomFeatures, MLP, DeepMLP, ResNet, SmallCNN, Autoencoder, ConvAutoencoder or
+                 Interpolator; --model.p, --model.width or --model.p_over_dn; --model.widths;
+                 --model.depth
   --task         Labels, Autoencode or Next: the targets that the network is trained on
-  --optim        LeastSquares, SGD, Adam, TensorAdam, LBFGS, GaussNewton or Margin; --optim.lr, ...
+  --optim        LeastSquares, SGD, Adam, TensorAdam, LBFGS, GaussNewton, Margin or Construct;
+                 --optim.lr, ...
   --recon        auto (every method that applies but KKTReconstructor), RowSpaceReconstructor,
                  ProjectionReconstructor, AttractorReconstructor, KKTReconstructor, or a list of
                  methods; --recon.max_seconds, --recon.seed and others hold for every method that
