@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks import (
     attack,
     attractors,
+    capacity,
     entering,
     final_weights,
     lattice,
@@ -45,6 +46,7 @@ pytestmark = pytest.mark.slow
 SCRIPTS = {
     "attack": attack,
     "attractors": attractors,
+    "capacity": capacity,
     "final_weights": final_weights,
     "lattice": lattice,
     "lattice_null": lattice_null,
@@ -71,6 +73,21 @@ def results(name, folder, *flags):
 def test_every_script_is_tested():
     shared = {"__init__", "entering", "problems", "records"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == shared | set(SCRIPTS)
+
+
+def test_constructed_networks_are_those_of_the_published_way(tmp_path):
+    for name in ("frog", "truck"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            pixels = np.random.default_rng(ord(name[0]) + i).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    rows = results("capacity", tmp_path / "out", "--root", str(tmp_path))
+    compared = [row for row in rows if row["compared"]]
+    assert {row["data"].partition(",")[0] for row in compared} == {
+        *("moons", "digits", "frog and truck")
+    }
+    assert all(row["same"] == row["compared"] for row in compared)
+    assert all(row["least"] <= row["interpolates"] <= row["most"] for row in rows)
 
 
 def test_comparison_of_solvers(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from datamodules.images import Normalize
 from lit_recon.capacity.codes import (
     Activation,
     Codes,
-    RealCodes,
     codes_at,
     draw_first_layer,
     draw_order,
@@ -25,11 +25,13 @@ from lit_recon.capacity.codes import (
 from lit_recon.capacity.construction import construct, parameter_count, second_layers
 from lit_recon.capacity.greedy import second_layer
 from lit_recon.capacity.literal import literal_second_layer
+from lit_recon.capacity.study import draw, summary, wilson
 from lit_recon.errors import InputError
 from lit_recon.models import DeepMLP, Interpolator, RandomFeatures
 from lit_recon.models.interpolator import second_weights
 from lit_recon.modules import SGD, Construct, LeastSquares
 from lit_recon.modules.construct import check_labels
+from lit_recon.report.capacity import capacity_figure
 
 EVERY_ACTIVATION = pytest.mark.parametrize("activation", ["threshold", "relu"])
 HOW: tuple[Normalize, Normalize] = ("raw", "mean_image")
@@ -46,9 +48,7 @@ def points(n: int = 300, d: int = 2, classes: int = 2, seed: int = 0) -> tuple[T
 
 def outputs(codes: Codes) -> np.ndarray:
     """(n, n1) float64, as the literal algorithm takes them."""
-    if isinstance(codes, RealCodes):
-        return codes.values
-    return (~codes.masks(np.arange(len(codes)))).astype(float)
+    return codes.outputs().astype(float)
 
 
 @EVERY_ACTIVATION
@@ -280,3 +280,114 @@ def test_a_run_builds_saves_loads_and_goes_on(
     # The attack that applies finds nothing and certifies nothing.
     told = json.loads(Path("runs/r/recon/rowspace/step=00000001/metrics.json").read_text())
     assert told["status"] == "no_signal" and told["candidates"] == 0
+
+
+# --- a study
+
+
+GRID = ["--data", "TwoMoons", "--data.n", "60", "--data.seed", "0", "--model", "Interpolator"]
+GRID += ["--optim", "Construct", "--wandb.mode", "disabled", "--run.name", "s"]
+VARIED = ["--grid.model.width", "5,40,150", "--grid.model.max_bias", "0,1"]
+SEEDS = ["--grid.run.seed", "0:4"]
+
+
+@pytest.mark.slow
+def test_a_study_draws_many_networks_without_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    without_wandb: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["sweep", *GRID, *VARIED, *SEEDS]) == 0
+    place = Path("runs/s")
+    rows = pd.read_csv(place / "results.csv")
+    assert len(rows) == 3 * 2 * 4 and set(rows["run.seed"]) == {0, 1, 2, 3}
+    cells = pd.read_csv(place / "capacity.csv")
+    assert list(cells["runs"]) == [4] * 6
+    one = cells[(cells["model.width"] == 150) & (cells["model.max_bias"] == 1)].iloc[0]
+    assert one["interpolates"] == 1 and one["least"] == pytest.approx(wilson(4, 4)[0])
+    assert (cells[cells["model.max_bias"] == 0]["interpolates"] == 0).all()
+    for name in ("capacity", "boundaries"):
+        assert (place / f"{name}.svg").exists() and (place / f"{name}.png").exists()
+    # A cell is what one network after another gives.
+    data = TwoMoons(n=60, seed=0)
+    data.setup()
+    made = [draw(data.x, data.labels, 40, 1.0, "threshold", seed) for seed in range(4)]
+    own = rows[(rows["model.width"] == 40) & (rows["model.max_bias"] == 1)]
+    assert list(own["width"]) == [one.width for one in made]
+    assert list(own["interpolates"]) == [one.interpolates for one in made]
+    assert "of 24 constructed networks" in (place / "report.html").read_text()
+    # What is done is not done again, and the report can be written again.
+    before = (place / "results.csv").read_bytes()
+    capsys.readouterr()
+    assert train.main(["sweep", *GRID, *VARIED, *SEEDS]) == 0
+    assert "of which 3 are done" in capsys.readouterr().out
+    assert (place / "results.csv").read_bytes() == before
+    assert train.main(["report", "--sweep", "runs/s"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grid.model.width", "5,0"], "--model.width 0: give at least 1"),
+        (["--grid.model.max_bias", "1,-1"], "--model.max_bias -1.0: give a finite number"),
+        (["--grid.model.max_bias", "1,much"], "--grid.model.max_bias 1,much: give numbers"),
+        (["--grid.run.seed", "0,-1"], "--grid.run.seed -1: give 0 or more"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_in_one_line(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    without_wandb: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["sweep", *GRID, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"train.py: {message}") and error.count("\n") == 1
+
+
+def test_wilson_holds_at_the_ends_and_narrows() -> None:
+    assert wilson(0, 50) == (0.0, pytest.approx(0.0714, abs=1e-4))
+    assert wilson(25, 50) == (pytest.approx(0.3664, abs=1e-4), pytest.approx(0.6336, abs=1e-4))
+    assert wilson(500, 500)[0] > wilson(50, 50)[0]
+
+
+def cells_of(**columns: Any) -> pd.DataFrame:
+    """Cells of two data sets, three widths and two biases; a wide network fits with a bias."""
+    rows = [
+        {
+            "data.normalize": how,
+            "model.width": width,
+            "model.max_bias": max_bias,
+            "run.seed": seed,
+            "interpolates": bool(width >= 200 and max_bias),
+            "width": 9 - max_bias,
+            "parameters": 100,
+            "seconds": 0.1,
+            **columns,
+        }
+        for how in ("raw", "mean_image")
+        for width in (100, 200, 300)
+        for max_bias in (0.0, 1.0)
+        for seed in range(5)
+    ]
+    return summary(pd.DataFrame(rows), ["data.normalize", "model.width", "model.max_bias"])
+
+
+def test_a_figure_has_heatmaps_and_slices_for_each_kind_of_data() -> None:
+    cells = cells_of()
+    assert len(cells) == 12 and set(cells["interpolates"]) == {0.0, 1.0}
+    figure = capacity_figure(cells, "a study")
+    drawn = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert len(drawn) == 2 * 3 * 2
+    assert {axes.get_title(loc="left") for axes in drawn} >= {
+        "probability of a fit, normalize raw",
+        "width of second layer, normalize mean_image",
+    }
+    only_widths = cells_of(**{"model.max_bias": 1.0})
+    assert len(capacity_figure(only_widths, "a study").axes) == 2 * 2

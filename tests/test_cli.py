@@ -52,7 +52,7 @@ DEEP = "--model DeepMLP --model.widths [20]"
 FINAL = "--recon RowSpaceReconstructor --recon.evidence final"
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
 TWICE = ["--trainer.accumulate_grad_batches", "2"]
-SMALL = {"Photos", "Sphere"}  # data without ten classes
+SMALL = {"Photos", "Sphere", "TwoMoons"}  # data without ten classes
 SHORT = ["--recon.max_seconds", "0.2"]
 PATIENT = ["--recon.max_steps", "20", "--recon.max_seconds", "1000"]  # the same on a busy machine
 Run = Callable[..., tuple[int, str, str]]
@@ -473,7 +473,10 @@ def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) 
     if source == "CIFAR10Subset":
         folder = folder_of_images(tmp_path / "images", CIFAR_CLASSES)
         shrunk += ["--data", "ImageFolderSubset", "--data.root", str(folder), "--data.n_val", n]
-    shrunk += ["--data.d", "8"] if source == "Sphere" else ["--data.image_size", "8"]
+    vectors = {"Sphere": ["--data.d", "8"], "TwoMoons": []}
+    shrunk += vectors.get(source, ["--data.image_size", "8"])
+    if source == "MNIST":
+        shrunk += ["--data", "Digits", "--data.n_val", n]
     sizes = {"RandomFeatures": ("p", "400"), "ConvAutoencoder": ("depth", "2")}
     sizes |= dict.fromkeys(("DeepMLP", "Autoencoder"), ("widths", "[40, 20]"))
     name, size = sizes.get(kind.get("model", "RandomFeatures"), ("width", "40"))

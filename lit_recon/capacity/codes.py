@@ -97,6 +97,10 @@ class BitCodes:
         )
         return bits[:, : self.units] == 0
 
+    def outputs(self) -> Bools:
+        """(n, n1) bool."""
+        return ~self.masks(np.arange(len(self)))
+
     def mask_words(self, sample: int) -> Words:
         """(w,) the mask of a sample; bits after the last unit may be 1."""
         return ~self.words[:, sample]
@@ -133,6 +137,10 @@ class RealCodes:
 
     def masks(self, samples: Indices) -> Bools:
         return self.values[samples] <= 0
+
+    def outputs(self) -> NDArray[np.float64]:
+        """(n, n1) float64."""
+        return self.values
 
 
 Codes = BitCodes | RealCodes

@@ -87,7 +87,7 @@ def scores_of(minus: Codes, plus: Codes, at_once: int) -> PackedScores | Product
     if isinstance(minus, BitCodes) and isinstance(plus, BitCodes):
         if not small:
             return PackedScores(minus, plus)
-        dense = (~c.masks(np.arange(len(c))) for c in (minus, plus))
-        return ProductScores(*(part.astype(np.float32) for part in dense), at_once=True)
+        dense = (codes.outputs().astype(np.float32) for codes in (minus, plus))
+        return ProductScores(*dense, at_once=True)
     assert isinstance(minus, RealCodes) and isinstance(plus, RealCodes)
     return ProductScores(minus.values, plus.values, at_once=small)

@@ -14,6 +14,7 @@ from typing import Any
 from lit_recon.errors import InputError
 from lit_recon.metrics.numbers import Number, shown_in
 from lit_recon.records.directory import RunDirectory
+from lit_recon.report.capacity import CAPACITY_FILE, write_study_report
 from lit_recon.report.law import ALONG
 from lit_recon.report.page import write_run_report
 from lit_recon.report.pictures import address
@@ -127,6 +128,8 @@ def write_sweep_report(path: str | os.PathLike[str]) -> tuple[Path, list[str]]:
         InputError: no sweep, or one whose own files are broken.
         RunError: a report cannot be written.
     """
+    if (Path(path) / CAPACITY_FILE).exists():
+        return write_study_report(Path(path)), []
     sweep, skipped = read_sweep(Path(path))
     sentences = list(law(sweep.runs)) if ALONG & set(sweep.axes) else []
     text = render("sweep.html", sweep=sweep, skipped=skipped, law=sentences, title=title)

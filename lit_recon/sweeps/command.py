@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import yaml
 from jsonargparse import Namespace
+from matplotlib.figure import Figure
 
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, Group, Source, describe
@@ -31,8 +33,9 @@ from lit_recon.sweeps.plan import Fit, GridPoint, plan
 from lit_recon.sweeps.progress import View, summary
 from lit_recon.sweeps.results import FAILED, Results
 from lit_recon.sweeps.slurm import SlurmFlags
+from lit_recon.sweeps.study import Study, build_cells, finish, is_study, outer_axes
 from lit_recon.sweeps.wandb_file import wandb_sweep
-from lit_recon.sweeps.workers import Task
+from lit_recon.sweeps.workers import Main, Outcome, Task
 
 MOST_RUNS = 10_000  # without a confirmation
 INTRODUCTION = """\
@@ -88,9 +91,11 @@ def sweep(argv: list[str], fit: Fit) -> None:
     axes = read_axes(given)
     sources = [source.without("grid") for source in given]
     flags = command.parse(sources)
-    check(flags, axes)
+    study = is_study(flags)
+    runs_of = outer_axes(axes) if study else axes  # a study has loops for the others
+    check(flags, runs_of)
     sources = [source.without("slurm", *own[0].options(SweepFlags)) for source in sources]
-    runs = plan(fit, sources, axes)
+    runs = plan(fit, sources, runs_of)
     name = flags.run.name or _default_name(sources)
     if flags.wandb_sweep is not None:
         given = [source.without("run.name") for source in sources]
@@ -99,6 +104,9 @@ def sweep(argv: list[str], fit: Fit) -> None:
         return
     again = shlex.join(["python", "train.py", "sweep", *fit.flags, *argv])
     with claimed(flags.run.dir, name) as directory:
+        if study:
+            run_study(Study(directory, runs, axes), flags, again)
+            return
         record = {
             "command": without_home(again),
             "grid": {axis.flag: axis.values for axis in axes},
@@ -119,7 +127,7 @@ def sweep(argv: list[str], fit: Fit) -> None:
         for line in skipped:
             print(f"skipped  {line}")
         print(f"report   {page}")
-        report_failures(directory, results)
+        report_failures(directory, results.failures)
 
 
 def check(flags: Namespace, axes: Sequence[Axis]) -> None:
@@ -181,18 +189,49 @@ def run_all(
         group,
     ]
     tasks = (task(directory, run, common) for run in left)
-    jobs = min(flags.jobs, len(left))
-    if here:
-        launched = workers.outcomes(tasks, fit.main, shares(jobs))
-    else:
-        asked = SlurmFlags(**flags.slurm.as_dict())
-        launched = slurm.outcomes(list(tasks), fit.main, asked, directory, jobs)
     view = View(len(left))
-    with closing(launched) as ended, view.shown():
+    with closing(launched(tasks, len(left), fit.main, flags, directory)) as ended, view.shown():
         for outcome in ended:
             rows = results.take(outcome.name, outcome.failure)
             view.tell(outcome.name, summary(rows), failed=rows[0]["status"] == FAILED)
     return mode
+
+
+def launched(
+    tasks: Iterator[Task], count: int, main: Main, flags: Namespace, directory: RunDirectory
+) -> Generator[Outcome, None, None]:
+    """Start so many tasks, here or as jobs of a cluster; how each has ended."""
+    jobs = min(flags.jobs, count)
+    if flags.launcher == "local":
+        return workers.outcomes(tasks, main, shares(jobs))
+    asked = SlurmFlags(**flags.slurm.as_dict())
+    return slurm.outcomes(list(tasks), main, asked, directory, jobs)
+
+
+def run_study(study: Study, flags: Namespace, again: str) -> None:
+    """Build the networks of a study that are not there yet, and write what comes of all.
+
+    Raises:
+        RunError: some could not be built.
+    """
+    directory = study.directory
+    study.record(without_home(again))
+    tasks = list(study.left())
+    done = len(study.jobs) - len(tasks)
+    print(f"{len(study.jobs)} pairs of data and width, of which {done} are done")
+    mode, reason = choose_wandb_mode(flags.wandb.mode)
+    print(reason)
+    if tasks:
+        view = View(len(tasks))
+        running = launched(iter(tasks), len(tasks), build_cells, flags, directory)
+        with closing(running) as ended, view.shown():
+            for outcome in ended:
+                study.take(outcome)
+                failure = outcome.failure
+                view.tell(outcome.name, failure or "built", failed=failure is not None)
+    figures = finish(study)
+    log_figures(directory, flags, mode, figures)
+    report_failures(directory, study.failures)
 
 
 def task(directory: RunDirectory, run: GridPoint, common: Sequence[str]) -> Task:
@@ -217,27 +256,40 @@ def draw_law(directory: RunDirectory, results: Results, flags: Namespace, mode: 
     directory.write_text("law.csv", table.to_csv(index=False, lineterminator="\n"))
     directory.write_bytes("law.svg", to_svg(figure))
     print(f"law      {directory.write_bytes('law.png', to_png(figure))}")
+    log_figures(directory, flags, mode, {"law": figure}, table)
+
+
+def log_figures(
+    directory: RunDirectory,
+    flags: Namespace,
+    mode: Mode,
+    figures: Mapping[str, Figure],
+    table: pd.DataFrame | None = None,
+) -> None:
+    """Figures, and the table of the first one, into W&B."""
     given, name = flags.wandb, directory.path.name
     place = {"project": given.project, "entity": given.entity, "group": given.group or name}
     logger = make_wandb_logger(directory.path, mode, name=name, tags=given.tags, **place)
-    if logger is not None:
-        with media.one_log(logger, step=0) as row:
-            row["law/figure"] = media.picture(figure_to_uint8(figure), step=0)
-            if len(table):
-                row["law/table"] = media.image_table(table.to_dict("records"))
-        logger.experiment.finish()
+    if logger is None:
+        return
+    with media.one_log(logger, step=0) as row:
+        for key, figure in figures.items():
+            row[f"{key}/figure"] = media.picture(figure_to_uint8(figure), step=0)
+            if table is not None and len(table):
+                row[f"{key}/table"] = media.image_table(table.to_dict("records"))
+    logger.experiment.finish()
 
 
-def report_failures(directory: RunDirectory, results: Results) -> None:
+def report_failures(directory: RunDirectory, failures: Mapping[str, str]) -> None:
     """A line for every run that has failed.
 
     Raises:
         RunError: if there is one.
     """
-    for name, reason in results.failures.items():
+    for name, reason in failures.items():
         print(f"failed   {name}: {reason}")
-    if results.failures:
-        told = f"{len(results.failures)} runs failed; their output is in {directory.path / 'logs'}"
+    if failures:
+        told = f"{len(failures)} runs failed; their output is in {directory.path / 'logs'}"
         raise RunError(f"{told}, and the same command tries them again")
 
 
