@@ -23,7 +23,7 @@ Words = NDArray[np.uint64]
 # Outputs of ReLU units are whole multiples of it, so that float64 sums of them are exact in any
 # order, and training, prediction and any batch size give the same bits.
 GRID = 2.0**-20
-ROWS = 128  # samples of one product; its result stays in the cache of a core
+OUTPUTS = 2**18  # of one product: 2 MB, which stay in the cache of a core
 CHUNK = 8192  # samples whose scores are computed before the next look for a 0
 REMEMBERED = 64  # samples that have rejected a candidate
 WORD = 64
@@ -160,9 +160,10 @@ def preactivations(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[sl
     ones = torch.ones(len(x), 1, dtype=torch.float64)
     whole = torch.cat([x.flatten(1).double(), ones], 1)
     affine = torch.cat([weight, bias[:, None]], 1).double().T.contiguous()  # (d + 1, n1)
-    z = torch.empty(ROWS, len(bias), dtype=torch.float64)
-    for start in range(0, len(x), ROWS):
-        rows = whole[start : start + ROWS]
+    step = max(1, OUTPUTS // len(bias))
+    z = torch.empty(min(step, len(x)), len(bias), dtype=torch.float64)
+    for start in range(0, len(x), step):
+        rows = whole[start : start + step]
         yield slice(start, start + len(rows)), torch.mm(rows, affine, out=z[: len(rows)])
 
 
