@@ -27,6 +27,13 @@ from lit_recon.capacity.greedy import second_layer
 from lit_recon.capacity.literal import literal_second_layer
 from lit_recon.capacity.study import draw, summary, wilson
 from lit_recon.errors import InputError
+from lit_recon.knowledge import DenseLayer, Knowledge
+from lit_recon.methods import (
+    AttractorReconstructor,
+    KKTReconstructor,
+    ProjectionReconstructor,
+    RowSpaceReconstructor,
+)
 from lit_recon.models import DeepMLP, Interpolator, RandomFeatures
 from lit_recon.models.interpolator import second_weights
 from lit_recon.modules import SGD, Construct, LeastSquares
@@ -248,6 +255,36 @@ def test_raw_and_centred_images_have_the_norm_that_is_asked_for() -> None:
         pixels = data.pixels.values(data.x.double()) * 255
         assert torch.equal(pixels.round().to(torch.uint8), data.images)
     assert raw.x.min() >= 0 and centred.x.double().mean(0).abs().max() < 1e-6
+
+
+# --- as a control for attacks
+
+
+def built_model(data: Photos | TwoMoons, **made: Any) -> Interpolator:
+    """The constructed network of some data, which fits them."""
+    built = construct(data.x, data.labels, **made)
+    assert built.interpolates
+    model = Interpolator(d=data.d, k=data.k, **made)
+    weights = (model.masks, model.thresholds, model.third_layer)
+    for weight, found in zip(weights, second_weights(built.layers), strict=True):
+        weight.data = found.to(weight)
+    return model.eval()
+
+
+def test_attacks_certify_nothing_in_a_network_that_holds_codes_and_no_images() -> None:
+    data = Photos(n=20, image_size=8, normalize="raw", norm=1.0)
+    data.setup()
+    assert data.pixels is not None
+    model = built_model(data, width=60, max_bias=0.5, activation="threshold", seed=0)
+    first = DenseLayer.of(dict(model.named_parameters()), "first_layer", step=0)
+    held = Knowledge(model, pixels=data.pixels, n=20, earlier_first_layer=first)
+    told = {"final": "not_forgotten", "change": "no_signal"}
+    for evidence, status in told.items():
+        found = RowSpaceReconstructor(evidence=evidence).reconstruct(held)  # type: ignore[arg-type]
+        assert (found.status, len(found.candidates)) == (status, 0)
+    for method in (KKTReconstructor(), ProjectionReconstructor(), AttractorReconstructor()):
+        with pytest.raises(InputError, match=r"^--recon\S* .*: .*Interpolator"):
+            method.reconstruct(held)
 
 
 # --- in a run

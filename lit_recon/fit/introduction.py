@@ -24,7 +24,7 @@ groups of flags
   --model        RandomFeatures, MLP, DeepMLP, ResNet, SmallCNN, Autoencoder, ConvAutoencoder or
                  Interpolator; --model.p, --model.width or --model.p_over_dn; --model.widths;
                  --model.depth
-  --task         Labels, Autoencode or Next: the targets that the network is trained on
+  --task         Labels, RandomLabels, Autoencode or Next: what the network is trained on
   --optim        LeastSquares, SGD, Adam, TensorAdam, LBFGS, GaussNewton, Margin or Construct;
                  --optim.lr, ...
   --recon        auto (every method that applies but KKTReconstructor), RowSpaceReconstructor,

@@ -13,7 +13,7 @@ from lit_recon.modules.optimisers import (
     Optim,
     TensorAdam,
 )
-from lit_recon.modules.tasks import Autoencode, Labels, Next, Task
+from lit_recon.modules.tasks import Autoencode, Labels, Next, RandomLabels, Task
 from lit_recon.modules.training import Training, epochs_over, keeps_span
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Margin",
     "Next",
     "Optim",
+    "RandomLabels",
     "Task",
     "TensorAdam",
     "Training",

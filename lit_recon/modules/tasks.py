@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_recon.errors import InputError
 from lit_recon.modules.noise import Geometry, Noise
+from lit_recon.randomness import generator
 
 
 class Task(ABC):
@@ -51,6 +52,29 @@ class Labels(Task):
 
     def targets(self, x: Tensor, y: Tensor) -> Tensor:
         return y
+
+
+@dataclass(frozen=True)
+class RandomLabels(Task):
+    """The targets of the data in a random order: what it takes to memorise labels without a rule.
+
+    Held-out samples have no targets then.
+
+    >>> RandomLabels(seed=1).targets(torch.zeros(3, 2), torch.eye(3)).sum(0).tolist()
+    [1.0, 1.0, 1.0]
+
+    Args:
+        seed: seed of the order, 0 or more; null: --run.seed.
+    """
+
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed < 0:
+            raise InputError("--task.seed", self.seed, "give 0 or more")
+
+    def targets(self, x: Tensor, y: Tensor) -> Tensor:
+        return y[torch.randperm(len(y), generator=generator(self.seed or 0, "random labels"))]
 
 
 @dataclass(frozen=True)

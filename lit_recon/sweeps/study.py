@@ -72,12 +72,18 @@ class Job:
     def name(self) -> str:
         return f"{self.point.name}-width={self.width}"
 
+    @property
+    def source(self) -> str:
+        """The flags of data and targets, as JSON."""
+        values = self.point.values
+        kept = {f: v for f, v in values.items() if f.partition(".")[0] in ("data", "task")}
+        return json.dumps(kept)
+
     def task(self, directory: RunDirectory) -> Task:
         """The command of a worker."""
-        kept = {f: v for f, v in self.point.values.items() if f.partition(".")[0] == "data"}
         activation = self.point.values["model.activation"]
         place = str(directory.path)
-        asked = (self.name, kept, self.width, self.biases, self.seeds, activation, place)
+        asked = (self.name, self.source, self.width, self.biases, self.seeds, activation, place)
         log = directory.path / "logs" / f"{self.name}.log"
         return Task(self.name, [json.dumps(asked)], log)
 
@@ -124,10 +130,10 @@ def jobs_of(points: Sequence[GridPoint], axes: Sequence[Axis]) -> list[Job]:
 
 def build_cells(argv: list[str]) -> int:
     """A worker's command: build the networks of a job, and leave their rows; the exit status."""
-    name, values, width, biases, seeds, activation, place = json.loads(argv[0])
+    name, source, width, biases, seeds, activation, place = json.loads(argv[0])
     torch.set_num_threads(1)
     try:
-        x, labels = _samples(json.dumps(values))
+        x, labels = _samples(source)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -138,14 +144,20 @@ def build_cells(argv: list[str]) -> int:
 
 
 @lru_cache(maxsize=2)
-def _samples(data: str) -> tuple[Tensor, Tensor]:
-    """Inputs (n, d) and classes (n,) of a data module, from its flags as JSON."""
-    values: dict[str, Any] = json.loads(data)
-    arguments = {f.removeprefix("data."): v for f, v in values.items() if f != "data"}
-    module = build(Namespace(class_path=values["data"], init_args=Namespace(**arguments)))
-    module.setup()
-    check_labels(module.x, module.y)
-    return module.x.flatten(1), labels_of(module.y)
+def _samples(source: str) -> tuple[Tensor, Tensor]:
+    """Inputs (n, d) and classes (n,) from the flags of data and targets, as JSON."""
+    values: dict[str, Any] = json.loads(source)
+    data, task = (build(_spec(values, group)) for group in ("data", "task"))
+    data.setup()
+    data.retarget(task.targets)
+    check_labels(data.x, data.y)
+    return data.x.flatten(1), labels_of(data.y)
+
+
+def _spec(values: Mapping[str, Any], group: str) -> Namespace:
+    """Class path and constructor arguments of a group of flags."""
+    given = {f.partition(".")[2]: v for f, v in values.items() if f.startswith(f"{group}.")}
+    return Namespace(class_path=values[group], init_args=Namespace(**given))
 
 
 class Study:
@@ -207,8 +219,7 @@ class Study:
         """Draw the cells, and the boundaries where the data are plane; the name of each figure."""
         yield "capacity", capacity_figure(cells, self.directory.path.name)
         job = self.jobs[0]
-        kept = {f: v for f, v in job.point.values.items() if f.partition(".")[0] == "data"}
-        x, labels = _samples(json.dumps(kept))
+        x, labels = _samples(job.source)
         if x.shape[1] == 2 and int(labels.max()) == 1:
             widths = [job.width for job in self.jobs if job.point is self.jobs[0].point]
             activation = job.point.values["model.activation"]

@@ -20,6 +20,7 @@ from lit_recon.methods.kkt.problem import Problem
 from lit_recon.methods.kkt.settings import Duals, Prior, Settings, StartFlag, TaskFlag
 from lit_recon.methods.kkt.start import SLOPE, Start, from_components, from_noise, input_unit
 from lit_recon.metrics.numbers import Number
+from lit_recon.models import Interpolator
 from lit_recon.models.first_layer import has_weights
 from lit_recon.objectives.kkt import (
     KKTObjective,
@@ -178,6 +179,8 @@ class KKTReconstructor(Reconstructor):
             InputError: the network cannot be attacked.
         """
         kind, method = type(model).__name__, type(self).__name__
+        if isinstance(model, Interpolator):
+            raise InputError("--recon", method, f"follows gradients, and {kind} has none")
         layers = [module for module in model.modules() if has_weights(module)]
         if sum(any(p.requires_grad for p in layer.parameters()) for layer in layers) < 2:
             raise InputError("--recon", method, f"needs two trained layers; {kind} has fewer")
