@@ -172,15 +172,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--n", type=count, default=1000, help="samples of the small moons")
     several("--widths", [100, 160, 190, 210, 300, 460, 500], "n1 of the small moons")
     add("--large", type=count, default=1_000_000, help="samples of the large moons")
-    add("--large-widths", type=count, nargs="+", default=[200, 400, 800, 2000], help="n1 of these")
-    add(
-        "--photos",
-        type=count,
-        nargs="+",
-        default=[20, 100, 300, 590],
-        help="even numbers of images",
-    )
-    add("--photo-widths", type=count, nargs="+", default=[40, 60, 80, 150, 200], help="n1 of these")
+    several("--large-widths", [200, 400, 800, 2000], "n1 of the large moons")
+    several("--large-compared", [400], "n1 of large moons that are built in the published way too")
+    several("--photos", [20, 100, 300, 590], "even numbers of images")
+    several("--photo-widths", [40, 60, 80, 150, 200], "n1 of images")
     add("--seeds", type=count, default=50, help="networks of a cell, seeds from 0 on")
     add("--few", type=count, default=5, help="networks of a cell of large moons or digits")
     add("--root", type=Path, default=None, help="folder of class folders; left out: no photographs")

@@ -15,6 +15,7 @@ from torch import Tensor
 import train
 from datamodules import Photos, Table, TwoMoons
 from datamodules.images import Normalize
+from lit_recon.capacity import codes as codes_file
 from lit_recon.capacity.codes import (
     Activation,
     Codes,
@@ -73,6 +74,22 @@ def test_the_fast_layer_is_the_published_one_to_the_bit(
         found = second_layer(codes.take(minus), codes.take(plus), order, at_once)
         for name in ("centres", "masks", "thresholds", "covered"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_a_long_class_is_scanned_up_to_the_first_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of large data: one candidate at a time, in chunks, with remembered rejections."""
+    x, labels = points(n=400)
+    minus, plus = (np.flatnonzero(labels == c) for c in (1, 0))
+    for units in (30, 200):
+        codes = codes_at(x, *draw_first_layer(units, 2, 1.0, 0), "threshold")
+        order, h = draw_order(len(minus), 0, 1), outputs(codes)
+        expected = literal_second_layer(h[minus], h[plus], order)
+        monkeypatch.setattr(codes_file, "BLOCK", 0)
+        monkeypatch.setattr(codes_file, "CHUNK", 16)
+        found = second_layer(codes.take(minus), codes.take(plus), order, 0)
+        assert np.array_equal(found.centres, expected.centres)
+        assert np.array_equal(found.thresholds, expected.thresholds)
+        assert np.array_equal(found.covered, expected.covered)
 
 
 def test_bits_are_those_of_a_product_in_float64() -> None:

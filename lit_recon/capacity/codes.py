@@ -25,6 +25,8 @@ Words = NDArray[np.uint64]
 GRID = 2.0**-20
 OUTPUTS = 2**18  # of one product: 2 MB, which stay in the cache of a core
 CHUNK = 8192  # samples whose scores are computed before the next look for a 0
+BLOCK = 2**17  # words of ``plus``, over all candidates that are scored ahead
+LONGEST = 64  # candidates that are scored ahead
 REMEMBERED = 64  # samples that have rejected a candidate
 WORD = 64
 
@@ -168,20 +170,34 @@ def preactivations(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[sl
 
 
 class PackedScores:
-    """Scores by popcounts, one candidate at a time.
+    """Scores by popcounts: of several candidates ahead where these are few numbers, else of one.
 
     Args:
         minus: the class that must fire.
         plus: all other samples.
+        order: in which candidates are asked for; some may be left out.
     """
 
-    def __init__(self, minus: BitCodes, plus: BitCodes) -> None:
+    def __init__(self, minus: BitCodes, plus: BitCodes, order: Indices) -> None:
         self._minus, self._plus = minus, plus
+        self._order, self._place = order, np.argsort(order)
+        self._ahead = min(LONGEST, BLOCK // max(1, plus.words.size))
+        self._known: dict[int, float] = {}
         self._rejecting = np.empty((len(plus.words), 0), dtype=np.uint64)
 
     def least(self, i: int) -> float:
-        """The least score over ``plus``; the scan ends at a score of 0."""
-        mask = self._minus.mask_words(i)
+        """The least score over ``plus``."""
+        if self._ahead < 2:
+            return self._scanned(self._minus.mask_words(i))
+        if i not in self._known:
+            start = self._place[i]
+            block = self._order[start : start + self._ahead]
+            scores = _popcounts(self._plus.words, ~self._minus.words[:, block]).min(1)
+            self._known = dict(zip(block.tolist(), scores.tolist(), strict=True))
+        return float(self._known[i])
+
+    def _scanned(self, mask: Words) -> float:
+        """The same of one mask; the scan ends at a score of 0."""
         if self._rejecting.shape[1] and not _popcounts(self._rejecting, mask).all():
             return 0.0
         words, least = self._plus.words, np.iinfo(np.int64).max
@@ -243,9 +259,10 @@ def _packed(active: Bools) -> Words:
     return padded.view(np.uint64)
 
 
-def _popcounts(words: Words, mask: Words) -> NDArray[np.uint16]:
-    """For (w, n) and (w,) the scores (n,)."""
-    total = np.bitwise_count(words[0] & mask[0]).astype(np.uint16)
-    for word, masked in zip(words[1:], mask[1:], strict=True):
-        total += np.bitwise_count(word & masked)
+def _popcounts(words: Words, masks: Words) -> NDArray[np.uint16]:
+    """For (w, n) and masks (w,) or (w, m) the scores (n,) or (m, n)."""
+    masks = masks[..., None]
+    total = np.bitwise_count(words[0] & masks[0]).astype(np.uint16)
+    for word, mask in zip(words[1:], masks[1:], strict=True):
+        total += np.bitwise_count(word & mask)
     return total

@@ -3,7 +3,8 @@
 All scores are exact, so that both give the same bits as the algorithm line by line
 (:mod:`lit_recon.capacity.literal`) for the same order of candidates. What makes it fast:
 
-- A candidate is rejected by one sample of the other class with score 0. The samples that have
+- Of few samples, the least scores of many candidates ahead are computed in one go. Of many, a
+  candidate is rejected by one sample of the other class with score 0: the samples that have
   rejected others are tried first, and the scan ends at the first score of 0.
 - Scores of the own class are computed for uncovered samples only, and for accepted candidates only.
 - Threshold units are packed into 64-bit words, and a score is a popcount.
@@ -60,7 +61,7 @@ def second_layer(minus: Codes, plus: Codes, order: Indices, at_once: int = AT_ON
         order: a permutation of the samples of ``minus``: the candidates.
         at_once: up to so many first-layer outputs, all scores are one product.
     """
-    scores = scores_of(minus, plus, at_once)
+    scores = scores_of(minus, plus, order, at_once)
     left = np.arange(len(minus))  # uncovered
     covered = np.zeros(len(minus), dtype=bool)
     centres, thresholds = [], []
@@ -81,12 +82,14 @@ def second_layer(minus: Codes, plus: Codes, order: Indices, at_once: int = AT_ON
     return SecondLayer(chosen, minus.masks(chosen), np.array(thresholds, np.float64), covered)
 
 
-def scores_of(minus: Codes, plus: Codes, at_once: int) -> PackedScores | ProductScores:
+def scores_of(
+    minus: Codes, plus: Codes, order: Indices, at_once: int
+) -> PackedScores | ProductScores:
     """The faster way to the scores of two classes."""
     small = (len(minus) + len(plus)) * minus.units <= at_once
     if isinstance(minus, BitCodes) and isinstance(plus, BitCodes):
         if not small:
-            return PackedScores(minus, plus)
+            return PackedScores(minus, plus, order)
         dense = (codes.outputs().astype(np.float32) for codes in (minus, plus))
         return ProductScores(*dense, at_once=True)
     assert isinstance(minus, RealCodes) and isinstance(plus, RealCodes)

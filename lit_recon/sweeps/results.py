@@ -199,7 +199,7 @@ def _common(run: GridPoint) -> dict[str, Any]:
     values = run.values
     return {
         "run": run.name,
-        **{flag: _cell(values.get(flag, text), text) for flag, text in run.cell.items()},
+        **{flag: cell_value(values.get(flag, text), text) for flag, text in run.cell.items()},
         "model": _name(values["model"]),
         "solver": _name(values.get("recon.solver")),
         "n": values["data.n"],
@@ -207,7 +207,7 @@ def _common(run: GridPoint) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any, text: str) -> Any:
+def cell_value(value: Any, text: str) -> Any:
     """What the grid gave: a number as such, anything else as it is typed."""
     return value if value is None or isinstance(value, int | float) else text
 

@@ -36,6 +36,7 @@ from lit_recon.report.capacity import (
 from lit_recon.report.law import to_png, to_svg
 from lit_recon.sweeps.grid import Axis
 from lit_recon.sweeps.plan import GridPoint
+from lit_recon.sweeps.results import cell_value
 from lit_recon.sweeps.workers import Outcome, Task
 
 INNER = (*CELL, SEED)
@@ -96,8 +97,10 @@ class Job:
         frame = frame[frame[BIAS].isin(self.biases) & frame[SEED].isin(self.seeds)]
         if len(frame) != len(self.biases) * len(self.seeds):
             return None
-        shared = {flag: self.point.values.get(flag, text) for flag, text in self.point.cell.items()}
-        return frame.assign(**{flag: _cell(value) for flag, value in shared.items()})
+        values, cell = self.point.values, self.point.cell
+        return frame.assign(
+            **{f: cell_value(values.get(f, text), text) for f, text in cell.items()}
+        )
 
 
 def jobs_of(points: Sequence[GridPoint], axes: Sequence[Axis]) -> list[Job]:
@@ -224,11 +227,6 @@ class Study:
             widths = [job.width for job in self.jobs if job.point is self.jobs[0].point]
             activation = job.point.values["model.activation"]
             yield "boundaries", boundary_figure(x, labels, widths, job.biases, activation)
-
-
-def _cell(value: Any) -> Any:
-    """A value of an axis as it stands in a table."""
-    return value if isinstance(value, int | float | str) else json.dumps(value)
 
 
 def finish(study: Study) -> Mapping[str, Any]:
