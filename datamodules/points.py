@@ -120,11 +120,11 @@ class TwoMoons(PointDataModule):
         # Imported here: the import takes a second, and runs on other data do not need it.
         from sklearn.datasets import make_moons
 
-        draws = [
-            make_moons(count, noise=self.noise, random_state=(2 * self.seed + i) % 2**32)
-            for i, count in enumerate((self.n, self._held_out))
-        ]
-        x, labels = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+        x, labels = make_moons(self.n, noise=self.noise, random_state=2 * self.seed % 2**32)
+        if self._held_out:
+            other = (2 * self.seed + 1) % 2**32
+            more = make_moons(self._held_out, noise=self.noise, random_state=other)
+            x, labels = np.concatenate([x, more[0]]), np.concatenate([labels, more[1]])
         self.indices = list(range(self.n))
         return x, labels.astype(np.int64), ["upper", "lower"]
 

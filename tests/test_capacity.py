@@ -207,6 +207,9 @@ def test_moons_are_scaled_into_the_disc_and_interleave() -> None:
     assert centred.x.double().mean(0).abs().max() < 1e-6
     ratio = (centred.x - centred.x[0]) / (data.x - data.x[0])
     assert torch.allclose(ratio[1:], ratio[1:].mean().expand(199, 2), rtol=1e-3)
+    alone = TwoMoons(n=200, seed=1, n_val=0)
+    alone.setup()
+    assert torch.equal(alone.x, data.x) and len(alone.val_x) == 0
     built = construct(data.x, data.labels, width=300, max_bias=1, activation="threshold", seed=0)
     assert built.interpolates and 2 <= built.width <= 12
 
