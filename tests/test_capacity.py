@@ -23,7 +23,7 @@ from lit_recon.capacity.codes import (
     draw_first_layer,
     draw_order,
 )
-from lit_recon.capacity.construction import construct, parameter_count, second_layers
+from lit_recon.capacity.construction import Construction, construct, parameter_count, second_layers
 from lit_recon.capacity.greedy import second_layer
 from lit_recon.capacity.literal import literal_second_layer
 from lit_recon.capacity.study import draw, summary, wilson
@@ -57,6 +57,16 @@ def points(n: int = 300, d: int = 2, classes: int = 2, seed: int = 0) -> tuple[T
 def outputs(codes: Codes) -> np.ndarray:
     """(n, n1) float64, as the literal algorithm takes them."""
     return codes.outputs().astype(float)
+
+
+def network(x: Tensor, labels: Tensor, **made: Any) -> tuple[Construction, Interpolator]:
+    """The construction of some data, and the module with its weights."""
+    built, classes = construct(x, labels, **made), int(labels.max()) + 1
+    model = Interpolator(d=x[0].numel(), k=1 if classes == 2 else classes, **made)
+    weights = (model.masks, model.thresholds, model.third_layer)
+    for weight, found in zip(weights, second_weights(built.layers), strict=True):
+        weight.data = found.to(weight)
+    return built, model.eval()
 
 
 @EVERY_ACTIVATION
@@ -111,11 +121,7 @@ def test_the_module_says_what_the_construction_promises(
     seen = set()
     for width in (20, 600):
         made: dict[str, Any] = {"max_bias": 1.0, "activation": activation, "seed": 0}
-        built = construct(x, labels, width=width, **made)
-        model = Interpolator(d=2, k=1 if classes == 2 else classes, width=width, **made)
-        weights = (model.masks, model.thresholds, model.third_layer)
-        for weight, found in zip(weights, second_weights(built.layers), strict=True):
-            weight.data = found.to(weight)
+        built, model = network(x, labels, width=width, **made)
         fires = torch.zeros(len(x), len(built.layers))
         for c, (layer, samples) in enumerate(zip(built.layers, built.samples, strict=True)):
             fires[samples, c] = torch.from_numpy(layer.covered).float()
@@ -280,22 +286,13 @@ def test_raw_and_centred_images_have_the_norm_that_is_asked_for() -> None:
 # --- as a control for attacks
 
 
-def built_model(data: Photos | TwoMoons, **made: Any) -> Interpolator:
-    """The constructed network of some data, which fits them."""
-    built = construct(data.x, data.labels, **made)
-    assert built.interpolates
-    model = Interpolator(d=data.d, k=data.k, **made)
-    weights = (model.masks, model.thresholds, model.third_layer)
-    for weight, found in zip(weights, second_weights(built.layers), strict=True):
-        weight.data = found.to(weight)
-    return model.eval()
-
-
 def test_attacks_certify_nothing_in_a_network_that_holds_codes_and_no_images() -> None:
     data = Photos(n=20, image_size=8, normalize="raw", norm=1.0)
     data.setup()
     assert data.pixels is not None
-    model = built_model(data, width=60, max_bias=0.5, activation="threshold", seed=0)
+    made: dict[str, Any] = {"max_bias": 0.5, "activation": "threshold", "seed": 0}
+    built, model = network(data.x, data.labels, width=60, **made)
+    assert built.interpolates
     first = DenseLayer.of(dict(model.named_parameters()), "first_layer", step=0)
     held = Knowledge(model, pixels=data.pixels, n=20, earlier_first_layer=first)
     told = {"final": "not_forgotten", "change": "no_signal"}

@@ -219,9 +219,10 @@ def run_study(study: Study, flags: Namespace, again: str) -> None:
     tasks = list(study.left())
     done = len(study.jobs) - len(tasks)
     print(f"{len(study.jobs)} pairs of data and width, of which {done} are done")
-    mode, reason = choose_wandb_mode(flags.wandb.mode)
-    print(reason)
+    mode: Mode = "disabled"
     if tasks:
+        mode, reason = choose_wandb_mode(flags.wandb.mode)
+        print(reason)
         view = View(len(tasks))
         running = launched(iter(tasks), len(tasks), build_cells, flags, directory)
         with closing(running) as ended, view.shown():
