@@ -12,7 +12,7 @@ import pytest
 # A room imports from the levels above it and from itself; rooms of one level do not see each other.
 LEVELS = (
     ("errors", "files", "randomness", "processor"),
-    ("activations", "capacity", "distributed", "tall_matrix"),
+    ("activations", "capacity", "distributed", "protection", "tall_matrix"),
     ("linalg", "knowledge"),
     ("models", "linear_map"),
     ("objectives", "solvers", "metrics"),
