@@ -21,6 +21,7 @@ from benchmarks import (
     final_weights,
     lattice,
     lattice_null,
+    protection,
     resume,
     scaling,
     solver_comparison,
@@ -50,6 +51,7 @@ SCRIPTS = {
     "final_weights": final_weights,
     "lattice": lattice,
     "lattice_null": lattice_null,
+    "protection": protection,
     "resume": resume,
     "scaling": scaling,
     "solver_comparison": solver_comparison,
@@ -276,6 +278,42 @@ def test_attractors(tmp_path):
     assert row["exact_fraction"] is not None and row["status"]
 
 
+def test_protection(tmp_path, capsys):
+    rows = results("protection", tmp_path)
+    found = {(row["protection"], row["strength"]): row for row in rows}
+    assert {name for name, _ in found} == {"none", *protection.STRENGTHS}
+    assert not any(row["false_certificates"] for row in rows)
+    plain = found["none", 0.0]
+    assert plain["exact"] == plain["recovered"] == plain["train_fit"] == 1
+    private = found["dp", max(protection.MULTIPLIERS)]
+    for destroyed in (found["noise", max(protection.SIGMAS)], private):
+        assert destroyed["exact"] == destroyed["recovered"] == 0
+    assert found["noise", 0.01]["exact"] == 0 and found["noise", 0.01]["train_fit"] == 1
+    assert 0.4 < private["held_out_fit"] < 0.6 and private["epsilon"] < 1
+    assert "warning: only 4 training samples" in capsys.readouterr().out
+    assert (tmp_path / "protection.png").stat().st_size
+
+
+def test_private_training_without_noise_and_clip_is_training():
+    family = replace(protection.FAMILIES["change"], steps=3, clip=1e6, batch=None)
+    data = protection.images_of(family, None, 4, 8, 0)
+    plain, private = (
+        protection.train(family, data, 0, multiplier).model for multiplier in (None, 0.0)
+    )
+    for one, other in zip(plain.parameters(), private.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_private_training_is_skipped_without_opacus(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(protection, "find_spec", lambda name: None)
+    monkeypatch.setattr(protection, "SIGMAS", [])
+    monkeypatch.setattr(protection, "SHARES", [])
+    assert {row["protection"] for row in results("protection", tmp_path)} == {
+        *("none", "rounding", "decay", "stopping")
+    }
+    assert "Opacus is not installed; pip install" in capsys.readouterr().out
+
+
 def test_resume(tmp_path):
     (row,) = results("resume", tmp_path)
     assert row["equal"] and row["differing_files"] == []
@@ -344,6 +382,8 @@ def test_help_lists_the_flags(name, capsys):
         ("final_weights", ["--rows", "cubic"], "cubic"),
         ("lattice", ["--root", "/nowhere"], "no such folder"),
         ("lattice", ["--parts", "colours"], "colours"),
+        ("protection", ["--root", "/nowhere"], "no such folder"),
+        ("protection", ["--families", "kkt"], "kkt"),
         ("resume", ["--kills", "0"], "below 1"),
         ("training_speed", ["--sizes", "huge"], "huge"),
         ("scaling", ["--p", "0"], "below 1"),
