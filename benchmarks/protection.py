@@ -443,7 +443,11 @@ def figure(means: Sequence[dict[str, Any]], title: str) -> Figure:
         none = [m for m in of_family if m["protection"] == "none"]
         for protection, axes in zip(columns, row, strict=True):
             own = [m for m in of_family if m["protection"] == protection]
-            panel(axes, own if protection == "stopping" else none + own)
+            if protection == "decay":  # the other networks have a decay too, that of their family
+                usual = {"protection": protection, "strength": FAMILIES[family].decay}
+                own += [{**m, **usual} for m in none]
+                own.sort(key=lambda m: m["strength"])
+            panel(axes, own if protection in ("decay", "stopping") else none + own)
             if family == families[-1]:
                 axes.set_xlabel(STRENGTHS[protection], fontsize=8)
         row[0].set_ylabel(family, fontsize=9)
@@ -469,12 +473,15 @@ def panel(axes: Axes, means: Sequence[dict[str, Any]]) -> None:
 
 
 def word(strength: float | str) -> str:
-    return strength if isinstance(strength, str) else f"{strength:g}".replace("e-0", "e-")
+    """A strength in the few letters that an axis has room for."""
+    if isinstance(strength, str):
+        return strength
+    return (f"{strength:.0e}" if 0 < strength < 0.01 else f"{strength:g}").replace("e-0", "e-")
 
 
 @one_line_errors("protection")
 def main(argv: list[str] | None = None) -> int:
-    quick = {"families": ["change"], "seeds": [0], "n": 4, "size": 8, "max_seconds": 1.0}
+    quick = {"families": ["change"], "seeds": [0], "n": 4, "max_seconds": 1.0}
     flags = Flags("protection", "How much of a protection ends reconstruction.", quick)
     add = flags.add_argument
     add("--root", metavar="FOLDER", help="CIFAR-10 as FOLDER/CLASS/IMAGE.png; else photographs")
