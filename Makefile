@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(MAKE) test-fast
-	$(BIN)/python -m pytest -m "slow or browser"
+	$(BIN)/python -m pytest -m "slow or browser" -n 2 --dist loadfile
 	$(MAKE) test-processors
 
 test-fast: $(VENV)/.installed-test
