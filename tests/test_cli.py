@@ -275,7 +275,7 @@ def refused(answer: tuple[int, str, str]) -> str:
         ("--data.nn 3", "--data.nn 3 no such flag of Photos did you mean --data.n"),
         ("--trainer.max_step 3", "--trainer.max_step 3 did you mean --trainer.max_steps"),
         ("--frob 1", "--frob 1 no such flag --help"),
-        ("--data.root x", "--data.root x of Photos CIFAR10Subset and ImageFolderSubset Table have it"),
+        ("--data.root x", "--data.root x of Photos CIFAR10Subset ImageFolderSubset and Table"),
         (
             "--optim.lr 0.1",
             "--optim.lr 0.1 of LeastSquares LBFGS, SGD, Adam, Margin and TensorAdam have it",
