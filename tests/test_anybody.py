@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import FSDPStrategy
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.transforms import (
     Compose,
@@ -189,6 +190,36 @@ def test_without_scores_the_data_stay_unread_and_certificates_speak(tmp_path: Pa
     back = {image.numpy().tobytes() for image in kept["images"]}
     assert back == {image.numpy().tobytes() for image in truth}
     assert not (tmp_path / "a" / "data.safetensors").exists()
+
+
+class TwoInputs(PlainMLP):
+    """Its forward pass cannot be run on an image alone."""
+
+    def forward(self, x: Tensor, twice: Tensor | None = None) -> Tensor:
+        assert twice is not None
+        return self.net(x) * twice
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        return torch.nn.functional.cross_entropy(self(images, torch.tensor(2.0)), labels)
+
+
+def test_a_method_without_its_facts_leaves_the_training_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed_everything(0, verbose=False)
+    audit = ReconstructionCallback(folder=tmp_path / "found", score=False, max_seconds=4)
+    trainer = fit(PlainMLP(adam=True), Images(N), tmp_path, [saving(tmp_path), audit])
+    assert trainer.global_step == 18
+    told = capsys.readouterr().out
+    assert told.count("projection does not apply, it needs: number of training samples") == 1
+
+
+def test_a_module_that_takes_more_than_an_image_gives_its_first_layer(tmp_path: Path) -> None:
+    seed_everything(0, verbose=False)
+    audit = ReconstructionCallback(folder=tmp_path / "found")
+    fit(TwoInputs(), Images(N), tmp_path, [saving(tmp_path), audit])
+    assert results(tmp_path / "found")[18]["exact_fraction"] == 1
 
 
 def test_a_pixel_scale_is_taken_where_no_transform_gives_it(

@@ -25,7 +25,7 @@ from lit_recon.audit.threat import InputFacts, TrainingFacts, knowledge_of
 from lit_recon.audit.verdict import LIMITS, Attacked, verdict_of
 from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, Group, Source, describe
-from lit_recon.knowledge import FACTS, Knowledge
+from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Reconstructor
 from lit_recon.models.wrapped import as_attacked
 from lit_recon.records.directory import RunDirectory
@@ -331,7 +331,7 @@ def _reason_against(method: Reconstructor, knowledge: Knowledge) -> str | None:
     earlier = knowledge.earlier_first_layer
     if method.name == FINAL and earlier is not None and not earlier.weight.any():
         return "an update has no start, so rowspace attacks the same"
-    missing = sorted(FACTS[name] for name in method.needs if getattr(knowledge, name) is None)
+    missing = method.missing(knowledge)
     return f"needs: {', '.join(missing)}" if missing else None
 
 

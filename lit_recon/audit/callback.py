@@ -88,6 +88,7 @@ class ReconstructionCallback(Callback):
         self._example: Tensor | None = None
         self._scale: PixelScale | None = None
         self._recorders: list[Recorder] | None = None
+        self._directory: RunDirectory | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot be attacked, and watch for checkpoints.
@@ -118,7 +119,7 @@ class ReconstructionCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights before the first step."""
         self._began = self._saved = self._attacked = trainer.global_step
-        self._recorders, self._example = None, None
+        self._recorders, self._directory, self._example = None, None, None
         self._start = {
             name: value.detach().cpu().clone() for name, value in pl_module.named_parameters()
         }
@@ -148,8 +149,8 @@ class ReconstructionCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the last checkpoint and write the report."""
         self._attack_if_saved(trainer, pl_module)
-        if self._recorders and trainer.is_global_zero:
-            print(f"reconstruction {write_run_report(self._recorders[0].directory.path)}")
+        if self._directory is not None and trainer.is_global_zero:
+            print(f"reconstruction {write_run_report(self._directory.path)}")
 
     def _attack_if_saved(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = self._saved
@@ -163,7 +164,10 @@ class ReconstructionCallback(Callback):
         assert self._example is not None
         module = copy.deepcopy(pl_module).float().eval().requires_grad_(True)
         example = self._example.to(pl_module.device)
-        network = as_attacked(module, example)
+        try:
+            network = as_attacked(module, example)
+        except InputError:  # it takes more than an input; its first layer can be attacked unseen
+            network = module
         if self._recorders is None:
             self._recorders = list(self._prepare(trainer, pl_module, network))
         names = {id(value): name for name, value in module.named_parameters()}
@@ -171,12 +175,19 @@ class ReconstructionCallback(Callback):
         start = {alias: self._start[names[id(value)]] for alias, value in aliases}
         training = TrainingFacts(None, _keeps_span(trainer.optimizers))
         deadline = perf_counter() + self.max_seconds
-        for recorder in self._recorders:
+        for recorder in list(self._recorders):
+            inputs = recorder.truth or InputFacts(tuple(example.shape[1:]), self._scale)
+            known = knowledge_of(network, start, training, inputs, self._began)
+            missing = recorder.reconstructor.missing(known)
+            if missing:  # it will be at later checkpoints too
+                self._recorders.remove(recorder)
+                if trainer.is_global_zero:
+                    name, needed = recorder.reconstructor.name, ", ".join(missing)
+                    print(f"reconstruction: {name} does not apply, it needs: {needed}")
+                continue
             left = trainer.strategy.broadcast(deadline - perf_counter())
             if left <= 0 or recorder.done(step):
                 continue
-            inputs = recorder.truth or InputFacts(tuple(example.shape[1:]), self._scale)
-            known = knowledge_of(network, start, training, inputs, self._began)
             recorder.reconstructor.max_seconds = left
             recorder.attack(step, trainer.current_epoch, known)
             results = recorder.results[step]
@@ -211,7 +222,7 @@ class ReconstructionCallback(Callback):
         if self.score and training_sets:
             held_out = datasets_in(trainer.val_dataloaders)
             truth, why = truth_of(training_sets[0], held_out, scale)
-        directory = self._make_folder(trainer)
+        self._directory = directory = self._make_folder(trainer)
         if trainer.is_global_zero:
             for line in _words(applying, truth, why, scale):
                 print(f"reconstruction: {line}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_recon.errors import InputError
-from lit_recon.knowledge import Knowledge
+from lit_recon.knowledge import FACTS, Knowledge
 from lit_recon.metrics.certificate import Certificates
 from lit_recon.metrics.numbers import Number, register
 from lit_recon.randomness import generator as make_generator
@@ -200,6 +200,10 @@ class Reconstructor(ABC):
     def needs(self) -> frozenset[str]:
         """Those of these facts without which it cannot begin."""
         return frozenset()
+
+    def missing(self, knowledge: Knowledge) -> list[str]:
+        """Those of `needs` that are not known, in words."""
+        return sorted(FACTS[name] for name in self.needs if getattr(knowledge, name) is None)
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
