@@ -594,7 +594,7 @@ def test_a_network_of_a_plugin_is_trained_and_attacked(
     refused(
         run(*points, *mine),
         "--model Waves",
-        "RandomFeatures, Autoencoder, ConvAutoencoder, SmallCNN, DeepMLP, MLP or ResNet",
+        "RandomFeatures, Autoencoder, ConvAutoencoder, SmallCNN, DeepMLP, Interpolator, MLP or",
     )
     status, _, error = run(f"--plugin={package}", *points, *mine)
     assert (status, error) == (0, "")
@@ -635,8 +635,8 @@ def test_a_plugin_hides_none_of_our_networks(package: str, run: Run) -> None:
     take_plugins(["--plugin", package], train.PLUGINS)
     model = next(group for group in train.groups() if group.name == "model")
     names = [cls.__name__ for cls in model.classes]
-    ours = ["RandomFeatures", "Autoencoder", "ConvAutoencoder", "SmallCNN", "DeepMLP", "MLP"]
-    assert names == [*ours, "ResNet", "Waves", "Deeper"]
+    ours = ["RandomFeatures", "Autoencoder", "ConvAutoencoder", "SmallCNN", "DeepMLP"]
+    assert names == [*ours, "Interpolator", "MLP", "ResNet", "Waves", "Deeper"]
     again = ["--a", "--plugin", package, "1", f"--plugin={package}"]
     assert take_plugins(again, train.PLUGINS) == ["--a", "1"]
 
