@@ -27,7 +27,7 @@ from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, Group, Source, describe
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Reconstructor
-from lit_recon.models.wrapped import as_attacked
+from lit_recon.models.wrapped import as_attacked, as_named
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.provenance import FILE as PROVENANCE
@@ -126,13 +126,11 @@ def audit(
             command = CommandLine(command.command, groups[:-1], packages)
         flags = command.parse(sources)
         held = of_files(flags, plugins)
-        record = command.dump(flags)
     else:
         if open_run is None:
             raise InputError("--run", flags.run, "is for python train.py audit, in the clone")
         held = open_run(flags.run, device_of(flags.device))
-        record = command.dump(flags)
-    return _Audit(flags, held, record, plugins).run()
+    return _Audit(flags, held, command.dump(flags), plugins).run()
 
 
 def _check(flags: Namespace, sources: Sequence[Source]) -> None:
@@ -193,10 +191,8 @@ def of_files(flags: Namespace, plugins: Sequence[ModuleType]) -> Held:
     if flags.before is not None:
         earlier, earlier_saved = own_module(cls, "--before", flags.before)
         step = int(earlier_saved.get("global_step", 0))
-        values = dict(earlier.named_parameters())
-        names = {id(value): name for name, value in module.named_parameters()}
-        aliases = network.named_parameters(remove_duplicate=False)
-        start = {alias: values[names[id(value)]].detach() for alias, value in aliases}
+        values = {name: value.detach() for name, value in earlier.named_parameters()}
+        start = as_named(network, module, values)
         if all(torch.equal(start[name], value) for name, value in network.named_parameters()):
             remedy = "has the same weights in --before, so nothing of the data is in them"
             raise InputError("--after", flags.after, remedy)

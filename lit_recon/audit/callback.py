@@ -24,7 +24,7 @@ from lit_recon.audit.threat import InputFacts, TrainingFacts, knowledge_of
 from lit_recon.errors import InputError
 from lit_recon.knowledge import PixelScale
 from lit_recon.methods import Reconstructor
-from lit_recon.models.wrapped import as_attacked
+from lit_recon.models.wrapped import as_attacked, as_named
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.truth import Truth
@@ -170,9 +170,7 @@ class ReconstructionCallback(Callback):
             network = module
         if self._recorders is None:
             self._recorders = list(self._prepare(trainer, pl_module, network))
-        names = {id(value): name for name, value in module.named_parameters()}
-        aliases = network.named_parameters(remove_duplicate=False)
-        start = {alias: self._start[names[id(value)]] for alias, value in aliases}
+        start = as_named(network, module, self._start)
         training = TrainingFacts(None, _keeps_span(trainer.optimizers))
         deadline = perf_counter() + self.max_seconds
         for recorder in list(self._recorders):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,6 +124,26 @@ def as_attacked(module: nn.Module, example: Tensor) -> nn.Module:
         return Wrapped(module, None, None, example)
     except InputError:
         return Observed(module, example)
+
+
+def as_named(
+    network: nn.Module, module: nn.Module, values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Values of a module's parameters under the names that a network around it has for them.
+
+    >>> module = nn.Linear(4, 3)
+    >>> network = as_attacked(module, torch.zeros(1, 4))
+    >>> sorted(as_named(network, module, dict(module.named_parameters())))[-2:]
+    ['readout.bias', 'readout.weight']
+
+    Args:
+        network: the module itself, or what `as_attacked` has made of it.
+        module: the module.
+        values: by the module's own names.
+    """
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    aliases = network.named_parameters(remove_duplicate=False)
+    return {alias: values[names[id(parameter)]] for alias, parameter in aliases}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lit_recon.capacity.construction import codes_of, second_layers, twins
 from lit_recon.errors import InputError
 from lit_recon.models import Interpolator, Model
 from lit_recon.models.interpolator import second_weights
-from lit_recon.modules.losses import are_classes
+from lit_recon.modules.losses import are_classes, evaluated
 from lit_recon.modules.optimisers import Current, Design, Optim
 
 
@@ -63,10 +63,7 @@ class _Construction(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         features, y = self.design()
         layers, _ = second_layers(codes_of(features), labels_of(y).numpy(), self.seed)
         masks, thresholds, third_layer, *_ = self.param_groups[0]["params"]

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from lit_recon.errors import InputError
 from lit_recon.models import Model, ReadoutModel
+from lit_recon.modules.losses import evaluated
 from lit_recon.solvers.gauss_newton import damping_after
 
 LARGEST = 4096  # rows of the Gram matrix, 134 MB
@@ -128,10 +129,7 @@ class GaussNewtonSteps(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         network, x, y = self._problem()
         exact, x, y = deepcopy(network).double(), x.double(), y.double()
         at = Linearised.at(exact, x, y)

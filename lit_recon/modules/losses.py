@@ -49,6 +49,18 @@ def check_loss(loss: Loss, y: Tensor) -> None:
         raise InputError("--optim.loss", loss, remedy)
 
 
+def evaluated(closure: Callable[[], Tensor] | None) -> Tensor | None:
+    """The loss at the start of a step of an optimiser, with gradients; None: without a closure.
+
+    >>> evaluated(lambda: torch.tensor(2.0)), evaluated(None)
+    (tensor(2.), None)
+    """
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 def are_classes(y: Tensor) -> bool:
     """Whether targets (n, k) are classes: -1 and 1 for k = 1, one-hot for k > 1."""
     if y.shape[1] == 1:

@@ -21,7 +21,7 @@ from lit_recon.errors import InputError
 from lit_recon.linalg import minimum_norm
 from lit_recon.models import Interpolator, Model, ReadoutModel
 from lit_recon.modules.gauss_newton import GaussNewtonSteps, Problem, check_size
-from lit_recon.modules.losses import LOSSES, Loss
+from lit_recon.modules.losses import LOSSES, Loss, evaluated
 from lit_recon.modules.margin import (
     MarginDescent,
     MarginLoss,
@@ -180,10 +180,7 @@ class _ClosedForm(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         phi, y = self.design()
         (readout,) = self.param_groups[0]["params"]
         readout.copy_(minimum_norm(phi, y))

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lit_recon.models import ReadoutModel
+from lit_recon.modules.losses import evaluated
 
 BETAS = (0.9, 0.999)  # decay of the first and the second moment, as in Adam
 EPSILON = 1e-12  # added to the root of the second moment: a gradient of 0 makes no step
@@ -34,10 +35,7 @@ class PerTensorAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in weights if p.grad is not None]
