@@ -107,6 +107,7 @@ class Verdict:
             images, rows of the first layer, or the mean image.
         inputs: inputs of the data that are recovered (direction error below 0.1), by the best
             method; None: not known.
+        evidence: where no image is certified, what methods say that are sure of success.
     """
 
     level: Level
@@ -182,12 +183,16 @@ def verdict_of(
 
 def as_keys(images: Tensor) -> set[bytes]:
     """The images (m, c, h, w) uint8 as keys of a set."""
-    return {image.contiguous().numpy().tobytes() for image in images}
+    return {_key(image) for image in images}
 
 
 def _found(images: Tensor, among: set[bytes]) -> int:
     """How many of the images (m, c, h, w) are among them."""
-    return sum(image.contiguous().numpy().tobytes() in among for image in images)
+    return sum(_key(image) in among for image in images)
+
+
+def _key(image: Tensor) -> bytes:
+    return image.contiguous().numpy().tobytes()
 
 
 def _best(numbers: Iterable[Mapping[str, Any]], name: str, n: int) -> Share | None:
