@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 import datamodules
+from datamodules.images import ImageDataModule, Normalize
 from lit_recon.errors import InputError
 from lit_recon.knowledge import Knowledge
 from lit_recon.linalg import minimum_norm
@@ -75,6 +76,28 @@ def pictures(n: int, size: int, p: int, classes: tuple[str, str] = FROG_AND_TRUC
 def photos(n: int, size: int, p: int) -> Problem:
     """Patches of scikit-learn's two photographs, `size` pixels on a side; needs no folder."""
     return Problem("Photos", n, 3 * size**2, p, {"image_size": size})
+
+
+def two_classes(
+    root: str | None, n: int, size: int, seed: int, normalize: Normalize, n_val: int
+) -> ImageDataModule:
+    """Random frogs and trucks of a folder; without one the same photographs for every seed.
+
+    Args:
+        root: as FOLDER/CLASS/IMAGE.png.
+        n: training images, an even number.
+        size: side in pixels.
+        seed: of the choice.
+        normalize: of the images; which they are does not depend on it.
+        n_val: held-out images.
+    """
+    usual: dict[str, Any] = {"image_size": size, "normalize": normalize, "n_val": n_val}
+    data: ImageDataModule = datamodules.Photos(n, **usual)
+    if root is not None:
+        usual |= {"selection": "random", "seed": seed, "classes": list(FROG_AND_TRUCK)}
+        data = datamodules.ImageFolderSubset(n, root=root, **usual)
+    data.setup()
+    return data
 
 
 def check_root(root: str | None) -> None:

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.lattice import certified
-from benchmarks.problems import check_root
+from benchmarks.problems import check_root, two_classes
 from benchmarks.records import Flags, Record, count, one_line_errors, positive, seed, table
-from datamodules import ImageFolderSubset, Photos
 from datamodules.batches import Batches
 from datamodules.images import ImageDataModule, Normalize
 from lit_recon.audit.scoring import score_reconstruction
@@ -202,21 +201,6 @@ class Trained:
         model = deepcopy(self.model)
         model.load_state_dict(weights)
         return model.eval()
-
-
-def images_of(family: Family, root: str | None, n: int, size: int, number: int) -> ImageDataModule:
-    """Random images of two classes of a folder; the same photographs for every seed."""
-    usual: dict[str, Any] = {
-        "image_size": max(1, size // family.smaller),
-        "normalize": family.normalize,
-        "n_val": HELD_OUT,
-    }
-    data: ImageDataModule = Photos(n, **usual)
-    if root is not None:
-        usual |= {"selection": "random", "seed": number}
-        data = ImageFolderSubset(n, root=root, classes=["frog", "truck"], **usual)
-    data.setup()
-    return data
 
 
 def train(
@@ -499,8 +483,10 @@ def main(argv: list[str] | None = None) -> int:
     means: list[dict[str, Any]] = []
     for number in args.seeds:
         for name in args.families:
-            data = images_of(FAMILIES[name], args.root, args.n, args.size, number)
-            for point in points(FAMILIES[name], data, number, dp):
+            family = FAMILIES[name]
+            side = max(1, args.size // family.smaller)
+            data = two_classes(args.root, args.n, side, number, family.normalize, HELD_OUT)
+            for point in points(family, data, number, dp):
                 new = {"family": name, "seed": number, **measure(point, args.max_seconds)}
                 rows.append(new)
                 line = f"{name}, seed {number}, {new['protection']} {word(new['strength'])}:"

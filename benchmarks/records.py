@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import resource
 import subprocess
@@ -102,6 +103,18 @@ class Record:
         """Write NAME.json atomically, and print its path."""
         content = {"provenance": self.facts, "settings": self.settings, "results": results, **more}
         print(RunDirectory(self.folder).write_json(f"{self.name}.json", content))
+
+    def earlier(self) -> list[dict[str, Any]]:
+        """The rows that an interrupted run with the same code and settings has left."""
+        try:
+            text = (self.folder / f"{self.name}.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        content = json.loads(text)
+        then = (content["provenance"]["git"], content["settings"])
+        now = json.loads(json.dumps((self.facts["git"], self.settings)))
+        rows: list[dict[str, Any]] = content["results"]
+        return rows if list(then) == now else []
 
     def draw(self, figure: Figure) -> None:
         """Write NAME.png next to NAME.json, and print its path."""

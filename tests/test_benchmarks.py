@@ -27,9 +27,10 @@ from benchmarks import (
     solver_comparison,
     sweep_throughput,
     threshold,
+    thresholds,
     training_speed,
 )
-from benchmarks.problems import ROOT, published, sphere, train
+from benchmarks.problems import ROOT, published, sphere, train, two_classes
 from benchmarks.records import table, without_places
 from benchmarks.solver_comparison import Point, Trace, times_sooner
 from datamodules import Photos
@@ -57,6 +58,7 @@ SCRIPTS = {
     "solver_comparison": solver_comparison,
     "sweep_throughput": sweep_throughput,
     "threshold": threshold,
+    "thresholds": thresholds,
     "training_speed": training_speed,
 }
 FACTS = {"started_utc", "command", "seed", "device", "cpu", "threads", "versions", "git"}
@@ -90,6 +92,36 @@ def test_constructed_networks_are_those_of_the_published_way(tmp_path):
     }
     assert all(row["same"] == row["compared"] for row in compared)
     assert all(row["least"] <= row["interpolates"] <= row["most"] for row in rows)
+
+
+def test_thresholds_of_the_same_images_in_one_picture(tmp_path, capsys):
+    rows = results("thresholds", tmp_path)
+    assert [row["threshold"] for row in rows] == list(thresholds.THRESHOLDS)
+    found = {row["threshold"]: row for row in rows}
+    assert found["features_exact"]["width"] == 4  # p = n
+    assert found["projection"]["width"] > 4 * 48  # p > d n
+    assert found["rowspace"]["width"] >= 4  # h >= n
+    for row in rows:
+        trials = {trial["width"]: trial["succeeds"] for trial in row["tried"]}
+        assert trials[row["width"]]
+        assert not any(good for width, good in trials.items() if width < row["width"])
+    assert (tmp_path / "thresholds.png").stat().st_size
+    capsys.readouterr()
+    assert results("thresholds", tmp_path) == rows
+    assert "learned," not in capsys.readouterr().err  # nothing is measured again
+
+
+def test_bisection_finds_the_first_width_and_says_where_there_is_none():
+    def trial(data, width, number, seconds):
+        return thresholds.Trial(width >= 30, width, width, {})
+
+    def first(widths):
+        found = thresholds.Threshold("", trial)
+        return thresholds.first_width(found, widths, Photos(n=4, image_size=4), 0, 1.0)[0]
+
+    widths = thresholds.Threshold("", trial).widths(n=30, d=9, factor=1.1)
+    assert first(widths) == 30 and widths[0] < 8 and widths[-1] > 230
+    assert first([10, 20]) is None and first([40, 50]) == 40
 
 
 def test_comparison_of_solvers(tmp_path):
@@ -296,7 +328,7 @@ def test_protection(tmp_path, capsys):
 
 def test_private_training_without_noise_and_clip_is_training():
     family = replace(protection.FAMILIES["change"], steps=3, clip=1e6, batch=None)
-    data = protection.images_of(family, None, 4, 8, 0)
+    data = two_classes(None, 4, 8, 0, "standardize", 4)
     plain, private = (
         protection.train(family, data, 0, multiplier).model for multiplier in (None, 0.0)
     )

@@ -8,7 +8,7 @@ both, and decision boundaries in the plane with the units that make them.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 from torch import Tensor
@@ -41,6 +41,8 @@ MESH = 160  # points of a side of a decision boundary
 SHOWN = 1000  # samples in a picture of a boundary
 HEADS = ("probability of a fit", "width of second layer")
 TICKS = 6  # named places of a heatmap's side
+DASHES = ("-", "--", ":")  # of thresholds of one colour
+NAME_GAP = 0.045  # share of an axis between the names of two lines
 WIDTH_WORDS = "width of first layer $n_1$"
 
 
@@ -243,6 +245,66 @@ def _fires(x: Tensor, made: Construction, activation: Activation) -> NDArray[np.
     codes = codes_at(x, made.weight, made.bias, activation)
     scores = codes.outputs().astype(np.float64) @ layer.masks.T.astype(np.float64)
     return scores < layer.thresholds
+
+
+def thresholds_figure(means: pd.DataFrame, d: int) -> Figure:
+    """Numbers that training sets, over the number of images, at the first width that succeeds.
+
+    Args:
+        means: one row for every threshold and number of images `n`, with the threshold's `words`,
+            the part of these that has a colour of its own (`what`), and the median (`learned`),
+            least and most (`learned_min`, `learned_max`) over seeds; None where no width succeeded.
+        d: values of an image, for the lines of the theory.
+    """
+    figure = _figure(9, 6)
+    axes = figure.add_subplot()
+    found = means.dropna(subset="learned")
+    places = np.array(sorted(means["n"].unique()), dtype=float)
+    ends: dict[str, tuple[float, str]] = {"p = n": (places[-1], FAINT)}
+    ends["p = d n, and h = n units of d weights"] = (d * places[-1], FAINT)
+    for factor in (1, d):
+        axes.plot(places, factor * places, color=FAINT, linewidth=1, linestyle=":")
+    colours = dict(zip(found["what"].unique(), STYLES, strict=False))
+    for words, line in found.groupby("words", sort=False):
+        what = line["what"].iloc[0]
+        colour, marker, _ = colours[what]
+        kin = found["words"][found["what"] == what].unique().tolist()
+        dashes = DASHES[kin.index(words)]
+        n, middle = line["n"].to_numpy(float), line["learned"].to_numpy(float)
+        low, high = (line[f"learned_{end}"].to_numpy(float) for end in ("min", "max"))
+        axes.fill_between(n, low, high, color=colour, alpha=0.18, lw=0)
+        axes.plot(n, middle, color=colour, marker=marker, linestyle=dashes, markersize=5)
+        ends[str(words)] = (middle[-1] * places[-1] / n[-1], colour)
+    axes.set(xscale="log", yscale="log", xlabel="training images n")
+    axes.set_ylabel("numbers that training sets")
+    axes.xaxis.set_major_locator(FixedLocator(list(places)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    _name_ends(axes, places[-1], ends)
+    title = f"What it takes to memorise labels, and to hold the images ({d} values each)"
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    return figure
+
+
+def _name_ends(axes: Axes, x: float, ends: Mapping[str, tuple[float, str]]) -> None:
+    """Names beside the right ends of lines, far enough apart to be read."""
+    low, high = np.log10(axes.get_ylim())
+    least = NAME_GAP * (high - low)
+    at = -np.inf
+    for words, (y, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
+        at = max(np.log10(y), at + least)
+        axes.annotate(
+            words,
+            (x, y),
+            xytext=(1.03, float((at - low) / (high - low))),
+            textcoords="axes fraction",
+            color=INK if colour == FAINT else colour,
+            fontsize=9,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7},
+            annotation_clip=False,
+        )
 
 
 def write_study_report(path: Path) -> Path:
