@@ -111,6 +111,15 @@ def test_bits_are_those_of_a_product_in_float64() -> None:
     assert np.array_equal(grid, np.round(np.maximum(z, 0) * 2**20)) and (grid > 0).any()
 
 
+def test_outputs_at_which_float32_has_the_wrong_sign_are_those_of_float64() -> None:
+    x, _ = points(n=200, d=5)
+    weight, _ = draw_first_layer(200, 5, 1.0, 0)
+    bias = -(weight * x).sum(1)  # unit i is near its threshold at sample i
+    z = x.double() @ weight.double().T + bias.double()
+    assert ((x @ weight.T + bias > 0) != (z > 0)).any()
+    assert np.array_equal(outputs(codes_at(x, weight, bias, "threshold")), (z > 0).numpy())
+
+
 @EVERY_ACTIVATION
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_module_says_what_the_construction_promises(

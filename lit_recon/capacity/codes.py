@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from lit_recon.randomness import generator
 
@@ -19,14 +20,16 @@ Activation = Literal["threshold", "relu"]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Words = NDArray[np.uint64]
+Octets = NDArray[np.uint8]
 
 # Outputs of ReLU units are whole multiples of it, so that float64 sums of them are exact in any
 # order, and training, prediction and any batch size give the same bits.
 GRID = 2.0**-20
-OUTPUTS = 2**18  # of one product: 2 MB, which stay in the cache of a core
+OUTPUTS = 2**18  # of one product: 1 MB in float32; half as many or twice as many take longer
 CHUNK = 8192  # samples whose scores are computed before the next look for a 0
 BLOCK = 2**17  # words of ``plus``, over all candidates that are scored ahead
 LONGEST = 64  # candidates that are scored ahead
+LOOKED_THROUGH = 4096  # candidates of large data among which the rejected ones are left out
 REMEMBERED = 64  # samples that have rejected a candidate
 WORD = 64
 
@@ -76,21 +79,23 @@ class BitCodes:
     @classmethod
     def of(cls, active: Bools) -> BitCodes:
         """From (n, n1)."""
-        return cls(np.ascontiguousarray(_packed(active).T), active.shape[1])
+        octets = np.packbits(active, axis=1, bitorder="little")
+        padded = np.pad(octets, ((0, 0), (0, -octets.shape[1] % (WORD // 8))))
+        return cls(np.ascontiguousarray(padded.view(np.uint64).T), active.shape[1])
 
     @classmethod
     def at(cls, x: Tensor, weight: Tensor, bias: Tensor) -> BitCodes:
         """Of inputs (n, d), without ever holding n n1 numbers."""
-        units = len(bias)
-        words = np.empty((-(-units // WORD), len(x)), dtype=np.uint64)
-        for rows, z in preactivations(x, weight, bias):
-            words[:, rows] = _packed(z.numpy() > 0).T
-        return cls(words, units)
+        return cls(active_words(x, weight, bias), len(bias))
 
     def __len__(self) -> int:
         return self.words.shape[1]
 
     def take(self, samples: Indices) -> BitCodes:
+        """Some samples, in increasing order; no copy is made of samples without gaps."""
+        first, last = int(samples[0]), int(samples[-1])
+        if last - first + 1 == len(samples):
+            return BitCodes(self.words[:, first : last + 1], self.units)
         return BitCodes(self.words[:, samples], self.units)
 
     def masks(self, samples: Indices) -> Bools:
@@ -169,47 +174,96 @@ def preactivations(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[sl
         yield slice(start, start + len(rows)), torch.mm(rows, affine, out=z[: len(rows)])
 
 
+def active_words(x: Tensor, weight: Tensor, bias: Tensor) -> Words:
+    """Which units are active on inputs (n, d): W x + b > 0 in float64, as words (w, n).
+
+    Products are made in float32, a few samples at a time. Where one is so near 0 that rounding may
+    have changed its sign, its byte is computed again in float64. A product of d + 1 terms is off by
+    at most (d + 1) u |x| |w| / (1 - (d + 1) u) with u = eps / 2, in any order of additions (Higham
+    2002, section 3.1); twice that is taken.
+    """
+    spare = -len(bias) % 8  # units that are never active fill the last byte
+    weight = F.pad(weight, (0, 0, 0, spare))
+    affine = torch.cat([weight, F.pad(bias, (0, spare), value=-1.0)[:, None]], 1)  # (n1, d + 1)
+    whole = torch.cat([x.flatten(1), torch.ones(len(x), 1)], 1)  # (n, d + 1)
+    reach = float(affine.norm(dim=1).max()) * float(whole.norm(dim=1).max())
+    error = affine.shape[1] * torch.finfo(torch.float32).eps * reach
+    columns, step = affine.T.contiguous(), max(1, OUTPUTS // len(affine))
+    words = np.empty((-(-len(affine) // WORD), len(x)), dtype=np.uint64)
+    padded = np.zeros((min(step, len(x)), len(words) * WORD // 8), dtype=np.uint8)
+    z = torch.empty(min(step, len(x)), len(affine))
+    near = []
+    for start in range(0, len(x), step):
+        rows = whole[start : start + step]
+        values = torch.mm(rows, columns, out=z[: len(rows)]).numpy()
+        above, perhaps = (_octets(values > limit) for limit in (error, -error))
+        if not np.array_equal(above, perhaps):
+            near.append(np.argwhere(above != perhaps) + np.array([start, 0]))
+        padded[: len(rows), : above.shape[1]] = above
+        words[:, start : start + len(rows)] = padded[: len(rows)].view(np.uint64).T
+    if near:
+        samples, places = np.concatenate(near).T
+        units = affine.double().view(-1, 8, affine.shape[1])[places]  # (m, 8, d + 1)
+        z64 = (units @ whole[samples].double()[..., None])[..., 0]
+        exact = np.packbits(z64.numpy() > 0, axis=1, bitorder="little")[:, 0]
+        octets = words.view(np.uint8).reshape(len(words), len(x), WORD // 8)
+        octets[places // 8, samples, places % 8] = exact
+    return words
+
+
+def _octets(active: Bools) -> Octets:
+    """(n, n1) to (n, n1 / 8), for a multiple of 8; faster than packing row by row."""
+    return np.packbits(active.ravel(), bitorder="little").reshape(len(active), -1)
+
+
 class PackedScores:
     """Scores by popcounts: of several candidates ahead where these are few numbers, else of one.
 
     Args:
         minus: the class that must fire.
         plus: all other samples.
-        order: in which candidates are asked for; some may be left out.
     """
 
-    def __init__(self, minus: BitCodes, plus: BitCodes, order: Indices) -> None:
+    def __init__(self, minus: BitCodes, plus: BitCodes) -> None:
         self._minus, self._plus = minus, plus
-        self._order, self._place = order, np.argsort(order)
-        self._ahead = min(LONGEST, BLOCK // max(1, plus.words.size))
+        self._scored = BLOCK // max(1, plus.words.size)  # candidates whose scores fit in a block
+        self.ahead = min(LONGEST, self._scored) if self._scored > 1 else LOOKED_THROUGH
         self._known: dict[int, float] = {}
         self._rejecting = np.empty((len(plus.words), 0), dtype=np.uint64)
 
-    def least(self, i: int) -> float:
-        """The least score over ``plus``."""
-        if self._ahead < 2:
-            return self._scanned(self._minus.mask_words(i))
-        if i not in self._known:
-            start = self._place[i]
-            block = self._order[start : start + self._ahead]
-            scores = _popcounts(self._plus.words, ~self._minus.words[:, block]).min(1)
-            self._known = dict(zip(block.tolist(), scores.tolist(), strict=True))
-        return float(self._known[i])
+    def promising(self, candidates: Indices) -> list[int]:
+        """The candidates among up to `ahead` ones that no remembered sample rejects."""
+        masks = ~self._minus.words[:, candidates]
+        if self._rejecting.shape[1]:
+            left = _popcounts(self._rejecting, masks).all(1)
+            candidates, masks = candidates[left], masks[:, left]
+        if self._scored > 1 and len(candidates):
+            scores = _popcounts(self._plus.words, masks)
+            least = scores.min(1)
+            self._remember(np.unique(scores[least == 0].argmin(1)))
+            self._known = dict(zip(candidates.tolist(), least.tolist(), strict=True))
+        return candidates.tolist()
 
-    def _scanned(self, mask: Words) -> float:
-        """The same of one mask; the scan ends at a score of 0."""
+    def least(self, i: int) -> float:
+        """The least score over ``plus`` of a promising candidate."""
+        if self._scored > 1:
+            return float(self._known[i])
+        mask = self._minus.mask_words(i)
         if self._rejecting.shape[1] and not _popcounts(self._rejecting, mask).all():
             return 0.0
         words, least = self._plus.words, np.iinfo(np.int64).max
         for start in range(0, words.shape[1], CHUNK):
             found = _popcounts(words[:, start : start + CHUNK], mask)
             best = int(found.argmin())
-            if found[best] == 0:
-                column = words[:, start + best, None]
-                self._rejecting = np.hstack([column, self._rejecting[:, : REMEMBERED - 1]])
+            if found[best] == 0:  # no score is smaller
+                self._remember(np.array([start + best]))
                 return 0.0
             least = min(least, int(found[best]))
         return float(least)
+
+    def _remember(self, samples: Indices) -> None:
+        together = np.hstack([self._plus.words[:, samples], self._rejecting])
+        self._rejecting = together[:, :REMEMBERED]
 
     def below(self, i: int, threshold: float, samples: Indices) -> Bools:
         """Which of these samples of ``minus`` have a smaller score."""
@@ -229,11 +283,16 @@ class ProductScores:
 
     def __init__(self, minus: NDArray[Any], plus: NDArray[Any], *, at_once: bool) -> None:
         self._minus, self._plus = minus, plus
+        self.ahead = len(minus)
         self._least: NDArray[Any] | None = None
         if at_once:
             masks = (minus <= 0).astype(minus.dtype)
             self._least = (masks @ plus.T).min(1)
             self._own = masks @ minus.T
+
+    def promising(self, candidates: Indices) -> list[int]:
+        """All of the candidates."""
+        return candidates.tolist()
 
     def least(self, i: int) -> float:
         """The least score over ``plus``."""
@@ -249,14 +308,6 @@ class ProductScores:
 
     def _mask(self, i: int) -> NDArray[Any]:
         return (self._minus[i] <= 0).astype(self._minus.dtype)
-
-
-def _packed(active: Bools) -> Words:
-    """(n, n1) to (n, w)."""
-    octets = np.packbits(active, axis=1, bitorder="little")
-    padded = np.zeros((len(active), -(-active.shape[1] // WORD) * WORD // 8), dtype=np.uint8)
-    padded[:, : octets.shape[1]] = octets
-    return padded.view(np.uint64)
 
 
 def _popcounts(words: Words, masks: Words) -> NDArray[np.uint16]:

@@ -87,8 +87,10 @@ def construct(
     """
     flat = x.flatten(1)
     weight, bias = draw_first_layer(width, flat.shape[1], max_bias, seed)
-    codes = codes_at(flat, weight, bias, activation)
-    return Construction(weight, bias, *second_layers(codes, labels.numpy(), seed))
+    by_class = labels.argsort(stable=True)  # so that the codes of a class need no copy
+    codes = codes_at(flat[by_class], weight, bias, activation)
+    layers, samples = second_layers(codes, labels[by_class].numpy(), seed)
+    return Construction(weight, bias, layers, [by_class.numpy()[own] for own in samples])
 
 
 def second_layers(

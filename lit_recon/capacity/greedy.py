@@ -5,13 +5,14 @@ All scores are exact, so that both give the same bits as the algorithm line by l
 
 - Of few samples, the least scores of many candidates ahead are computed in one go. Of many, a
   candidate is rejected by one sample of the other class with score 0: the samples that have
-  rejected others are tried first, and the scan ends at the first score of 0.
+  rejected others are tried first, on many candidates in one go, and a scan ends at a score of 0.
 - Scores of the own class are computed for uncovered samples only, and for accepted candidates only.
 - Threshold units are packed into 64-bit words, and a score is a popcount.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ from lit_recon.capacity.codes import (
     ProductScores,
     RealCodes,
 )
+
+Scores = PackedScores | ProductScores
 
 # Up to so many first-layer outputs, one product for all candidates beats a popcount for each.
 AT_ONCE = 50_000
@@ -61,13 +64,11 @@ def second_layer(minus: Codes, plus: Codes, order: Indices, at_once: int = AT_ON
         order: a permutation of the samples of ``minus``: the candidates.
         at_once: up to so many first-layer outputs, all scores are one product.
     """
-    scores = scores_of(minus, plus, order, at_once)
+    scores = scores_of(minus, plus, at_once)
     left = np.arange(len(minus))  # uncovered
     covered = np.zeros(len(minus), dtype=bool)
     centres, thresholds = [], []
-    for i in order.tolist():
-        if covered[i]:
-            continue
+    for i in _candidates(order, covered, scores):
         threshold = scores.least(i)
         if threshold <= 0:
             continue
@@ -82,14 +83,21 @@ def second_layer(minus: Codes, plus: Codes, order: Indices, at_once: int = AT_ON
     return SecondLayer(chosen, minus.masks(chosen), np.array(thresholds, np.float64), covered)
 
 
-def scores_of(
-    minus: Codes, plus: Codes, order: Indices, at_once: int
-) -> PackedScores | ProductScores:
+def _candidates(order: Indices, covered: Bools, scores: Scores) -> Iterator[int]:
+    """Uncovered samples that may become units, in order; `covered` may change meanwhile."""
+    for start in range(0, len(order), scores.ahead):
+        block = order[start : start + scores.ahead]
+        for i in scores.promising(block[~covered[block]]):
+            if not covered[i]:
+                yield i
+
+
+def scores_of(minus: Codes, plus: Codes, at_once: int) -> Scores:
     """The faster way to the scores of two classes."""
     small = (len(minus) + len(plus)) * minus.units <= at_once
     if isinstance(minus, BitCodes) and isinstance(plus, BitCodes):
         if not small:
-            return PackedScores(minus, plus, order)
+            return PackedScores(minus, plus)
         dense = (codes.outputs().astype(np.float32) for codes in (minus, plus))
         return ProductScores(*dense, at_once=True)
     assert isinstance(minus, RealCodes) and isinstance(plus, RealCodes)
