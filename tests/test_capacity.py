@@ -398,6 +398,10 @@ def test_a_study_draws_many_networks_without_runs(
         (["--grid.model.max_bias", "1,-1"], "--model.max_bias -1.0: give a finite number"),
         (["--grid.model.max_bias", "1,much"], "--grid.model.max_bias 1,much: give numbers"),
         (["--grid.run.seed", "0,-1"], "--grid.run.seed -1: give 0 or more"),
+        (
+            ["--data", "Table", "--data.root", "no.csv", *SEEDS],
+            "--data.root no.csv: cannot be read",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_in_one_line(

@@ -188,9 +188,14 @@ class Study:
         self.directory.write_json(SWEEP_FILE, {"command": command, "grid": grid, "runs": runs})
 
     def left(self) -> Iterator[Task]:
-        """The tasks that are not done."""
+        """The tasks that are not done.
+
+        Raises:
+            InputError: data that cannot be had, before any task fails for it.
+        """
         for job in self.jobs:
             if job.rows(self.directory) is None:
+                _samples(job.source)
                 yield job.task(self.directory)
 
     def take(self, outcome: Outcome) -> None:
