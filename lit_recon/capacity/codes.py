@@ -26,6 +26,7 @@ Octets = NDArray[np.uint8]
 # order, and training, prediction and any batch size give the same bits.
 GRID = 2.0**-20
 OUTPUTS = 2**18  # of one product: 1 MB in float32; half as many or twice as many take longer
+FEW_DIMENSIONS = 16  # up to which products in float32 and a second look are faster
 CHUNK = 8192  # samples whose scores are computed before the next look for a 0
 BLOCK = 2**17  # words of ``plus``, over all candidates that are scored ahead
 LONGEST = 64  # candidates that are scored ahead
@@ -177,25 +178,29 @@ def preactivations(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[sl
 def active_words(x: Tensor, weight: Tensor, bias: Tensor) -> Words:
     """Which units are active on inputs (n, d): W x + b > 0 in float64, as words (w, n).
 
-    Products are made in float32, a few samples at a time. Where one is so near 0 that rounding may
-    have changed its sign, its byte is computed again in float64. A product of d + 1 terms is off by
-    at most (d + 1) u |x| |w| / (1 - (d + 1) u) with u = eps / 2, in any order of additions (Higham
-    2002, section 3.1); twice that is taken.
+    Of inputs of few dimensions, products are made in float32, a few samples at a time. Where one is
+    so near 0 that rounding may have changed its sign, its byte is computed again in float64. With
+    many dimensions that would be too many, and all products are made in float64.
+
+    A product of d + 1 terms is off by at most (d + 1) u |x| |w| / (1 - (d + 1) u) with u = eps / 2,
+    in any order of additions (Higham 2002, section 3.1); twice that is taken.
     """
     spare = -len(bias) % 8  # units that are never active fill the last byte
     weight = F.pad(weight, (0, 0, 0, spare))
     affine = torch.cat([weight, F.pad(bias, (0, spare), value=-1.0)[:, None]], 1)  # (n1, d + 1)
     whole = torch.cat([x.flatten(1), torch.ones(len(x), 1)], 1)  # (n, d + 1)
     reach = float(affine.norm(dim=1).max()) * float(whole.norm(dim=1).max())
-    error = affine.shape[1] * torch.finfo(torch.float32).eps * reach
-    columns, step = affine.T.contiguous(), max(1, OUTPUTS // len(affine))
+    few = affine.shape[1] <= FEW_DIMENSIONS
+    dtype = torch.float32 if few else torch.float64
+    error = affine.shape[1] * torch.finfo(dtype).eps * reach if few else 0.0
+    columns, step = affine.T.to(dtype).contiguous(), max(1, OUTPUTS // len(affine))
     words = np.empty((-(-len(affine) // WORD), len(x)), dtype=np.uint64)
     padded = np.zeros((min(step, len(x)), len(words) * WORD // 8), dtype=np.uint8)
-    z = torch.empty(min(step, len(x)), len(affine))
+    z = torch.empty(min(step, len(x)), len(affine), dtype=dtype)
     near = []
     for start in range(0, len(x), step):
         rows = whole[start : start + step]
-        values = torch.mm(rows, columns, out=z[: len(rows)]).numpy()
+        values = torch.mm(rows.to(dtype), columns, out=z[: len(rows)]).numpy()
         above, perhaps = (_octets(values > limit) for limit in (error, -error))
         if not np.array_equal(above, perhaps):
             near.append(np.argwhere(above != perhaps) + np.array([start, 0]))

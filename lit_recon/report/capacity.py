@@ -260,10 +260,10 @@ def thresholds_figure(means: pd.DataFrame, d: int) -> Figure:
     axes = figure.add_subplot()
     found = means.dropna(subset="learned")
     places = np.array(sorted(means["n"].unique()), dtype=float)
-    ends: dict[str, tuple[float, str]] = {"p = n": (places[-1], FAINT)}
-    ends["p = d n, and h = n units of d weights"] = (d * places[-1], FAINT)
-    for factor in (1, d):
+    ends: dict[str, tuple[float, float, str]] = {}
+    for factor, words in ((1, "p = n"), (d, "p = d n, and h = n units of d weights")):
         axes.plot(places, factor * places, color=FAINT, linewidth=1, linestyle=":")
+        ends[words] = (places[-1], factor * places[-1], FAINT)
     colours = dict(zip(found["what"].unique(), STYLES, strict=False))
     for words, line in found.groupby("words", sort=False):
         what = line["what"].iloc[0]
@@ -274,25 +274,25 @@ def thresholds_figure(means: pd.DataFrame, d: int) -> Figure:
         low, high = (line[f"learned_{end}"].to_numpy(float) for end in ("min", "max"))
         axes.fill_between(n, low, high, color=colour, alpha=0.18, lw=0)
         axes.plot(n, middle, color=colour, marker=marker, linestyle=dashes, markersize=5)
-        ends[str(words)] = (middle[-1] * places[-1] / n[-1], colour)
+        ends[str(words)] = (n[-1], middle[-1], colour)
     axes.set(xscale="log", yscale="log", xlabel="training images n")
-    axes.set_ylabel("numbers that training sets")
+    axes.set_ylabel("weights that training sets (constructed: bits of masks, and thresholds)")
     axes.xaxis.set_major_locator(FixedLocator(list(places)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color="#e6e6e6", linewidth=0.8)
-    _name_ends(axes, places[-1], ends)
+    _name_ends(axes, ends)
     title = f"What it takes to memorise labels, and to hold the images ({d} values each)"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     return figure
 
 
-def _name_ends(axes: Axes, x: float, ends: Mapping[str, tuple[float, str]]) -> None:
-    """Names beside the right ends of lines, far enough apart to be read."""
+def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Names at the right side, far enough apart to be read, linked to the ends (x, y) of lines."""
     low, high = np.log10(axes.get_ylim())
     least = NAME_GAP * (high - low)
     at = -np.inf
-    for words, (y, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
+    for words, (x, y, colour) in sorted(ends.items(), key=lambda item: item[1][1]):
         at = max(np.log10(y), at + least)
         axes.annotate(
             words,
