@@ -470,8 +470,8 @@ def panel(axes: Axes, means: Sequence[dict[str, Any]]) -> None:
     for name, colour in reversed(SHARES_FOUND.items()):
         values = [m[name] for m in means]
         axes.plot(places, values, color=colour, marker="o", markersize=3.5, label=name)
-        bounds = zip(*(m["extremes"][name] for m in means), strict=True)
-        axes.fill_between(places, *bounds, color=colour, alpha=0.2, linewidth=0)
+        low, high = ([m["extremes"][name][i] for m in means] for i in (0, 1))
+        axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
     words = ["none" if m["protection"] == "none" else word(m["strength"]) for m in means]
     axes.set_xticks(places, words, fontsize=6.5)
     axes.tick_params(axis="y", labelsize=7)
