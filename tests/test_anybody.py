@@ -142,17 +142,29 @@ def test_layers_are_found_in_the_order_in_which_inputs_meet_them(tmp_path: Path)
     assert results(tmp_path / "found")[18]["exact_fraction"] == 1
 
 
-def test_a_module_that_no_method_fits_says_so_and_trains(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("convolution", [False, True])
+def test_a_patch_embedding_gives_patches_of_the_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], convolution: bool
 ) -> None:
     seed_everything(1, verbose=False)
+    audit = ReconstructionCallback(folder=tmp_path / "found", max_seconds=9)
+    module = PatchModel(16, 8, convolution=convolution)
+    fit(module, Images(4, size=16), tmp_path, [saving(tmp_path), audit])
+    told = capsys.readouterr().out
+    assert "attractors does not apply" in told
+    assert "patches of 3x8x8, 4 in an image, which are attacked as small images" in told
+    found = results(tmp_path / "found" / "patches")[12]
+    assert (found["n"], found["exact_fraction"], found["certified_fraction"]) == (16, 1, 1)
+    assert (tmp_path / "found" / "patches" / "report.html").is_file()
+
+
+def test_patches_that_a_change_cannot_hold_do_not_come_back(tmp_path: Path) -> None:
+    seed_everything(1, verbose=False)  # 24 patches of 48 values, some of them nearly alike
     audit = ReconstructionCallback(folder=tmp_path / "found", max_seconds=5)
     trainer = fit(PatchModel(), Images(N), tmp_path, [saving(tmp_path), audit])
     assert trainer.global_step == 18
-    told = capsys.readouterr().out
-    assert "attractors does not apply" in told
-    for found in results(tmp_path / "found").values():
-        assert (found["status"], found["certified_fraction"]) == ("no_start", None)
+    for found in results(tmp_path / "found" / "patches").values():
+        assert (found["status"], found["certified_fraction"]) == ("imprecise", None)
 
 
 @pytest.mark.parametrize(

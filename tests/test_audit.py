@@ -17,6 +17,7 @@ from lit_recon.__main__ import main
 from lit_recon.audit.verdict import Attacked, Share, verdict_of
 from lit_recon.knowledge import PixelScale
 from lit_recon.records.truth import Truth
+from tests.strangers.patch_model import PatchModel
 from tests.strangers.plain_mlp import PlainMLP
 from tests.test_anybody import MEAN, STD, Images, fit
 
@@ -226,6 +227,49 @@ def test_a_place_that_is_taken_is_refused(
     assert main(["help"]) == 2
     assert main([]) == 0
     assert "Tries every attack" in capsys.readouterr().out
+
+
+PATCHES = ["--module", "tests.strangers.patch_model.PatchModel"]
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Checkpoints of a transformer with a patch embedding, before and after training."""
+    root = tmp_path_factory.mktemp("patches")
+    seed_everything(1, verbose=False)
+    module = PatchModel(16, 8, convolution=True)
+    start = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    torch.save(start, root / "before.ckpt")
+    fit(module, Images(4, size=16), root, []).save_checkpoint(root / "after.ckpt")
+    return [f"--{name}={root / name}.ckpt" for name in ("before", "after")]
+
+
+def test_patches_have_a_verdict_of_their_own(
+    embedded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "audit"
+    data = ["--data", "Photos", "--data.n", "4", "--data.image_size", "16", "--data.n_val", "5"]
+    flags = [*embedded, *PATCHES, *data, *SCALE, "--max-seconds", "20", "--out", str(out)]
+    assert train.main(["audit", *flags]) == 3
+    verdict = told(out)
+    assert (verdict["level"], verdict["numbers"]["level"]) == ("exact", "nothing")
+    parts = verdict["numbers"]["patches"]
+    assert (parts["certified"], parts["members"]["count"], parts["members"]["total"]) == (16,) * 3
+    assert (parts["held_out"]["count"], parts["held_out"]["total"]) == (0, 20)
+    assert verdict["words"][0].startswith("16 patches were read out of the weights")
+    assert "3x8x8, 4 in an image" in capsys.readouterr().out
+    assert 'href="patches/report.html"' in (out / "report.html").read_text()
+    assert "16 of 16" in (out / "patches" / "report.html").read_text()
+
+
+def test_patches_from_files_alone(
+    embedded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = ["--layer", "embedding", *SCALE, "--out", str(tmp_path / "audit")]
+    assert main(["audit", *embedded, *layer, "--pixels.shape", "[3, 16, 16]"]) == 2
+    assert "--pixels.shape '[3, 8, 8]' attacks these" in capsys.readouterr().err
+    assert main(["audit", *embedded, *layer, "--pixels.shape", "[3, 8, 8]"]) == 3
+    assert told(tmp_path / "audit")["numbers"]["certified"] == 16
 
 
 # --- the verdict alone

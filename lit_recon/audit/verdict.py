@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scipy.stats import binomtest
 from torch import Tensor
@@ -15,6 +15,7 @@ from lit_recon.records.truth import Truth
 Level = Literal["exact", "uncertified", "recognisable", "inputs", "nothing"]
 CONFIDENCE = 0.95
 CHANCE = 1e-3  # a probability below which so many recognisable images are no chance
+PLURAL = {"image": "images", "patch": "patches"}
 LIMITS = (
     "A model from which nothing came back has not been shown to be safe: other attacks, more time"
     " or an attacker who knows more may get more.",
@@ -64,11 +65,13 @@ class Attacked:
         numbers: content of its metrics.json.
         images: (m, c, h, w) uint8 decoded candidates; None: the inputs are no images.
         certified: (m,) bool; None: without certificates.
+        patches: whether the images are patches of images.
     """
 
     numbers: Mapping[str, Any]
     images: Tensor | None = None
     certified: Tensor | None = None
+    patches: bool = False
 
     @property
     def sure(self) -> set[bytes]:
@@ -108,6 +111,8 @@ class Verdict:
         inputs: inputs of the data that are recovered (direction error below 0.1), by the best
             method; None: not known.
         evidence: where no image is certified, what methods say that are sure of success.
+        what: what came back, a key of `PLURAL`.
+        patches: the verdict on patches of images, where the first layer reads these.
     """
 
     level: Level
@@ -119,20 +124,34 @@ class Verdict:
     chance: float | None = None
     inputs: Share | None = None
     evidence: tuple[str, ...] = ()
+    what: str = "image"
+    patches: Verdict | None = None
+
+    @property
+    def worst(self) -> Level:
+        """The level of this verdict or that on patches, whichever came back better."""
+        levels = [self.level] if self.patches is None else [self.level, self.patches.level]
+        return min(levels, key=get_args(Level).index)
 
     @property
     def status(self) -> int:
         """The exit status: 0 if nothing came back, 3 if something did."""
-        return 0 if self.level == "nothing" else 3
+        return 0 if self.worst == "nothing" else 3
 
     @property
     def words(self) -> list[str]:
         """The verdict in sentences."""
-        return list(_sentences(self))
+        if self.patches is None or self.patches.level == "nothing":
+            return list(_sentences(self))
+        whole = [] if self.level == "nothing" else _sentences(self)
+        return [*_sentences(self.patches), *whole]
 
 
 def verdict_of(
-    attacked: Sequence[Attacked], truth: Truth | None, control: Sequence[Attacked] = ()
+    attacked: Sequence[Attacked],
+    truth: Truth | None,
+    control: Sequence[Attacked] = (),
+    what: str = "image",
 ) -> Verdict:
     """The verdict of an audit.
 
@@ -140,6 +159,7 @@ def verdict_of(
         attacked: what every method gave.
         truth: the data that the network is said to be trained on; None: not given.
         control: what every method gave on a network that was not trained on them; empty: none.
+        what: what the images are, a key of `PLURAL`.
     """
     sure: set[bytes] = set().union(*(result.sure for result in attacked))
     numbers = [result.numbers for result in attacked]
@@ -147,11 +167,11 @@ def verdict_of(
     evidence = () if sure else tuple(told)
     without: Level = "uncertified" if evidence else "nothing"
     if truth is None:
-        return Verdict("exact" if sure else without, len(sure), evidence=evidence)
+        return Verdict("exact" if sure else without, len(sure), evidence=evidence, what=what)
     inputs = _best(numbers, "recovered_fraction", truth.n)
     if truth.images is None:
         level: Level = "inputs" if inputs is not None and inputs.count else without
-        return Verdict(level, 0, inputs=inputs, evidence=evidence)
+        return Verdict(level, 0, inputs=inputs, evidence=evidence, what=what)
     members = Share.of(_found(truth.images, sure), truth.n)
     held_out = None
     if truth.pixels is not None and len(truth.held_out):
@@ -178,6 +198,7 @@ def verdict_of(
         chance,
         inputs,
         evidence,
+        what,
     )
 
 
@@ -202,28 +223,33 @@ def _best(numbers: Iterable[Mapping[str, Any]], name: str, n: int) -> Share | No
 
 
 def _sentences(verdict: Verdict) -> Iterable[str]:
+    many = PLURAL[verdict.what]
     if verdict.certified:
         one = verdict.certified == 1
+        came = f"{verdict.what} was" if one else f"{many} were"
         yield (
-            f"{verdict.certified} image{' was' if one else 's were'} read out of the weights, exact"
-            f" in every pixel, {'with' if one else 'each with'} a certificate."
+            f"{verdict.certified} {came} read out of the weights, exact in every pixel,"
+            f" {'with' if one else 'each with'} a certificate."
         )
     if verdict.members is not None and verdict.certified:
-        yield f"Of the given training images, they are {verdict.members.words}."
+        yield f"Of the given training {many}, they are {verdict.members.words}."
     if verdict.level == "exact" and not verdict.certified:
-        yield "Training images came back exact in every pixel, without a certificate."
+        yield f"Training {many} came back exact in every pixel, without a certificate."
     if verdict.recognisable is not None and verdict.level in ("exact", "recognisable"):
         by_chance = "" if verdict.chance is None else f"; without an attack {verdict.chance:.0%}"
-        yield f"Recognisable training images: {verdict.recognisable.words}{by_chance}."
+        yield f"Recognisable training {many}: {verdict.recognisable.words}{by_chance}."
     if verdict.level == "inputs" and verdict.inputs is not None:
         yield f"Training inputs that came back: {verdict.inputs.words}."
     if verdict.level == "uncertified":
-        yield "There is evidence of success, without a certified image."
+        yield f"There is evidence of success, without a certified {verdict.what}."
     yield from (f"{clause}." for clause in verdict.evidence)
     if verdict.level == "nothing":
         yield "Nothing came back."
     if verdict.held_out is not None:
-        yield f"Images that were not trained on, among the certified: {verdict.held_out.words}."
+        yield (
+            f"{many.capitalize()} that were not trained on, among the certified:"
+            f" {verdict.held_out.words}."
+        )
     if verdict.control is not None:
         yield (
             "Of the given images, a network that was not trained on them gave"
