@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks import (
     attack,
     attractors,
+    callback,
     capacity,
     entering,
     final_weights,
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.slow
 SCRIPTS = {
     "attack": attack,
     "attractors": attractors,
+    "callback": callback,
     "capacity": capacity,
     "final_weights": final_weights,
     "lattice": lattice,
@@ -90,6 +92,13 @@ def test_constructed_networks_are_those_of_the_published_way(tmp_path):
     }
     assert all(row["same"] == row["compared"] for row in compared)
     assert all(row["least"] <= row["interpolates"] <= row["most"] for row in rows)
+
+
+def test_what_the_callback_costs(tmp_path):
+    (pair,) = results("callback", tmp_path)
+    assert pair["same_weights"] and pair["checkpoints"] == 2
+    assert 0 < pair["copy"] < pair["whole"] and 0 < pair["attack"] < pair["whole"]
+    assert pair["exact"] == 1
 
 
 def test_comparison_of_solvers(tmp_path):
