@@ -168,6 +168,7 @@ class Reconstructor(ABC):
         first_layer_alone: whether it looks at the first layer alone, so that a layer which reads
             patches of an image is to it a layer that reads small images.
         describes: descriptions of its own numbers.
+        draws: names of the pictures that it can draw.
         max_seconds: time budget of one reconstruction in seconds.
         seed: seed of the attack's own generator, 0 or more.
         warm_start: whether it begins at an earlier checkpoint's candidates.
@@ -179,6 +180,7 @@ class Reconstructor(ABC):
     automatic: ClassVar[bool] = True
     first_layer_alone: ClassVar[bool] = False
     describes: ClassVar[tuple[Number, ...]] = ()
+    draws: ClassVar[tuple[str, ...]] = ()
 
     max_seconds: float = 600.0
     seed: int = 0
