@@ -15,7 +15,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import FSDPStrategy
 from safetensors.torch import load_file
@@ -186,6 +186,22 @@ def test_any_way_of_training_and_saving(tmp_path: Path, flags: dict[str, Any]) -
     found = results(tmp_path / "found")
     assert max(found) == trainer.global_step
     assert found[max(found)]["exact_fraction"] == (0 if "precision" in flags else 1)
+
+
+def test_tensorboard_gets_numbers_and_the_picture(tmp_path: Path) -> None:
+    reason = "TensorBoard is not installed"
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason=reason
+    )
+    seed_everything(0, verbose=False)
+    audit = ReconstructionCallback(folder=tmp_path / "found")
+    logger = TensorBoardLogger(tmp_path, name="board", version="one")
+    fit(PlainMLP(), Images(N), tmp_path, [saving(tmp_path), audit], logger)
+    events = reader.EventAccumulator(str(tmp_path / "board" / "one"))
+    events.Reload()
+    shares = events.Scalars("recon/rowspace/exact_fraction")
+    assert [(event.step, event.value) for event in shares] == [(9, 1.0), (18, 1.0)]
+    assert [event.step for event in events.Images("recon/rowspace/grid")] == [9, 18]
 
 
 def test_without_scores_the_data_stay_unread_and_certificates_speak(tmp_path: Path) -> None:
