@@ -14,7 +14,7 @@ from torch import Tensor
 
 import train
 from lit_recon.__main__ import main
-from lit_recon.audit.verdict import Attacked, Share, verdict_of
+from lit_recon.audit.verdict import RATES, Attacked, Rate, Share, verdict_of
 from lit_recon.knowledge import PixelScale
 from lit_recon.records.truth import Truth
 from tests.strangers.patch_model import PatchModel
@@ -94,6 +94,7 @@ def test_with_the_data_the_controls_stand_beside(files: Path, tmp_path: Path) ->
     assert numbers["members"]["low"] == pytest.approx(0.5407, abs=1e-4)  # .025^(1/6)
     assert numbers["held_out"]["count"] == numbers["control"]["count"] == 0
     assert numbers["recognisable"]["count"] == N
+    assert numbers["rates"][0]["members"]["count"] == N
     assert "Of the given images, a network that was not trained on them gave 0 of 6" in str(
         told(out)["words"]
     )
@@ -327,6 +328,19 @@ def test_a_method_that_is_sure_without_certificates_is_heard() -> None:
     assert verdict.words[1] == "toy: so it is."
     assert not Attacked(numbers(sure=True), images(2), none).complete
     assert Attacked(numbers(sure=True), images(2), ~none).complete
+
+
+def test_images_are_told_from_held_out_ones_at_fixed_rates() -> None:
+    members, held_out = torch.linspace(0.5, 1, 11), torch.linspace(0, 0.75, 1000)
+    none, tenth, one = (Rate.of(rate, members, held_out) for rate in RATES)
+    assert none.members == Share.of(5, 11)
+    assert tenth.members == one.members == Share.of(6, 11)  # one may be above, or ten
+    result = Attacked(numbers(exact_fraction=1.0), likeness=(members, held_out[-300:]))
+    verdict = verdict_of([Attacked(numbers(), likeness=(members, members)), result], truth(4))
+    assert [rate.members is None for rate in verdict.rates] == [False, True, False]
+    assert "without a false positive among 300 held-out ones: 5 of 11" in verdict.words[-3]
+    assert "300 held-out images are too few for a false-positive rate of 0.1 %" in verdict.words[-1]
+    assert verdict_of([Attacked(numbers(), likeness=(members, members[:0]))], truth(4)).rates == ()
 
 
 def test_inputs_that_are_no_images() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from safetensors.torch import load_file
+from torch import Tensor
 
 from lit_recon.audit.change import Held, PixelFlags, inputs_of, of_layer
 from lit_recon.audit.choice import every_method
@@ -28,11 +29,13 @@ from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, Group, Source, describe
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Reconstructor
+from lit_recon.metrics.likeness import MOST_HELD_OUT, ncc
 from lit_recon.models.wrapped import as_attacked, as_named
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.provenance import FILE as PROVENANCE
 from lit_recon.records.provenance import provenance
+from lit_recon.records.truth import Truth
 from lit_recon.report.page import write_run_report
 from lit_recon.report.verdict import FILE
 
@@ -319,7 +322,9 @@ class _Audit:
                 recorder.attack(held.step, held.epoch, seen.knowledge)
                 tensors = load_file(place.step_path(held.step) / "candidates.safetensors")
                 decoded = (tensors.get("images"), tensors.get("certified"))
-                found.append(Attacked(recorder.results[held.step], *decoded, seen is not held))
+                likeness = _likeness(tensors["candidates"], seen.truth)
+                results = recorder.results[held.step]
+                found.append(Attacked(results, *decoded, seen is not held, likeness))
                 continue
             skipped.append({"method": method.name, "reason": reason})
         for entry in skipped:
@@ -336,6 +341,19 @@ class _Audit:
         inner = RunDirectory.create(directory.path, "control")
         inner.write_text("config.yaml", self.record)
         return self._attack(inner, of_files(flags, self.plugins))[0]
+
+
+def _likeness(candidates: Tensor, truth: Truth | None) -> tuple[Tensor, Tensor] | None:
+    """The NCC of each training image, and of each held-out one, with its nearest candidate."""
+    if truth is None or truth.images is None or not len(candidates):
+        return None
+    shape = truth.images.shape[1:]
+    inputs = (truth.x, truth.held_out[:MOST_HELD_OUT])
+    members, held_out = (
+        ncc(x.reshape(-1, *shape), candidates.reshape(-1, *shape)).nan_to_num(-1).amax(1)
+        for x in inputs
+    )
+    return members, held_out
 
 
 def _of(attacked: Sequence[Attacked], patches: bool) -> list[Attacked]:

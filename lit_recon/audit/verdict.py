@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor
 from typing import Any, Literal, get_args
 
 from scipy.stats import binomtest
@@ -14,6 +15,7 @@ from lit_recon.records.truth import Truth
 
 Level = Literal["exact", "uncertified", "recognisable", "inputs", "nothing"]
 CONFIDENCE = 0.95
+RATES = (0.0, 0.001, 0.01)  # of false positives
 CHANCE = 1e-3  # a probability below which so many recognisable images are no chance
 PLURAL = {"image": "images", "patch": "patches"}
 LIMITS = (
@@ -58,6 +60,38 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How many training images are told from held-out ones at a false-positive rate.
+
+    An image counts as trained on if its nearest candidate is more like it (NCC) than a threshold,
+    the lowest at which no more than that share of the held-out images count as well (Carlini et
+    al. 2022, arXiv 2112.03570).
+
+    Attributes:
+        false_positives: the rate, in [0, 1]; 0: none of the held-out images counts.
+        members: how many training images count; None: fewer held-out images than 1 over the rate,
+            so the rate cannot be claimed.
+    """
+
+    false_positives: float
+    members: Share | None
+
+    @classmethod
+    def of(cls, rate: float, members: Tensor, held_out: Tensor) -> Rate:
+        """From the likeness of n training images (n,) and of m held-out ones (m,), at least one.
+
+        >>> import torch
+        >>> told = Rate.of(0.0, torch.tensor([0.9, 0.2]), torch.tensor([0.3, 0.1]))
+        >>> told.members.count, Rate.of(0.01, torch.ones(2), torch.zeros(99)).members
+        (1, None)
+        """
+        if 0 < rate * len(held_out) < 1:
+            return cls(rate, None)
+        threshold = held_out.sort(descending=True).values[floor(rate * len(held_out))]
+        return cls(rate, Share.of(int((members > threshold).sum()), len(members)))
+
+
+@dataclass(frozen=True)
 class Attacked:
     """What one method gave.
 
@@ -66,12 +100,22 @@ class Attacked:
         images: (m, c, h, w) uint8 decoded candidates; None: the inputs are no images.
         certified: (m,) bool; None: without certificates.
         patches: whether the images are patches of images.
+        likeness: (n,) and (m,) how like each training image and each held-out one is to its nearest
+            candidate, in [-1, 1]; None: not known.
     """
 
     numbers: Mapping[str, Any]
     images: Tensor | None = None
     certified: Tensor | None = None
     patches: bool = False
+    likeness: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """At each rate of `RATES`; empty where they cannot be known."""
+        if self.likeness is None or not all(map(len, self.likeness)):
+            return ()
+        return tuple(Rate.of(rate, *self.likeness) for rate in RATES)
 
     @property
     def sure(self) -> set[bytes]:
@@ -112,6 +156,9 @@ class Verdict:
             method; None: not known.
         evidence: where no image is certified, what methods say that are sure of success.
         what: what came back, a key of `PLURAL`.
+        rates: training images that are told from held-out ones, at each rate of `RATES`, by the
+            method that tells most of them without a false positive; empty: not known.
+        controls: how many held-out images these are of.
         patches: the verdict on patches of images, where the first layer reads these.
     """
 
@@ -125,6 +172,8 @@ class Verdict:
     inputs: Share | None = None
     evidence: tuple[str, ...] = ()
     what: str = "image"
+    rates: tuple[Rate, ...] = ()
+    controls: int = 0
     patches: Verdict | None = None
 
     @property
@@ -199,6 +248,7 @@ def verdict_of(
         inputs,
         evidence,
         what,
+        *_best_rates(attacked),
     )
 
 
@@ -220,6 +270,13 @@ def _best(numbers: Iterable[Mapping[str, Any]], name: str, n: int) -> Share | No
     """The best method's count of a share of n; None: no method has it."""
     shares = [found[name] for found in numbers if found[name] is not None]
     return Share.of(round(max(shares) * n), n) if shares else None
+
+
+def _best_rates(attacked: Iterable[Attacked]) -> tuple[tuple[Rate, ...], int]:
+    """The rates of the method that tells most images without a false positive, and of how many."""
+    known = [(result.rates, len(result.likeness[1])) for result in attacked if result.likeness]
+    told = [(rates, m) for rates, m in known if rates and rates[0].members is not None]
+    return max(told, key=lambda found: getattr(found[0][0].members, "count", 0), default=((), 0))
 
 
 def _sentences(verdict: Verdict) -> Iterable[str]:
@@ -254,4 +311,24 @@ def _sentences(verdict: Verdict) -> Iterable[str]:
         yield (
             "Of the given images, a network that was not trained on them gave"
             f" {verdict.control.words}."
+        )
+    yield from _rates_in_words(verdict)
+
+
+def _rates_in_words(verdict: Verdict) -> Iterable[str]:
+    if verdict.level == "nothing":
+        return
+    many = PLURAL[verdict.what]
+    for rate in verdict.rates:
+        at = f"at {100 * rate.false_positives:g} % false positives"
+        if not rate.false_positives:
+            at = f"without a false positive among {verdict.controls} held-out ones"
+        if rate.members is not None:
+            yield f"Training {many} told from others by what came back, {at}: {rate.members.words}."
+    unknown = [100 * rate.false_positives for rate in verdict.rates if rate.members is None]
+    if unknown:
+        rates = " and ".join(f"{rate:g} %" for rate in unknown)
+        yield (
+            f"{verdict.controls} held-out {many} are too few for a false-positive rate of {rates};"
+            f" the smallest that they can show is {100 / verdict.controls:.2g} %."
         )
