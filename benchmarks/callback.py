@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.records import Flags, Record, count, one_line_errors, positive, seed, table
 from datamodules import Photos
-from lit_recon import ReconstructionCallback
+from lit_recon.audit.callback import ReconstructionCallback
 
 EPOCHS_EACH = 25  # between two checkpoints
 
