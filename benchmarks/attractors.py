@@ -124,8 +124,8 @@ RECIPES = {
     "noise 500": Recipe(500, 800, SPAN, model=DEEP, norm=64.0),
     "sequence 100": Recipe(100, 400, Next(), model=DEEPER, norm=64.0),
     "sequence 200": Recipe(200, 400, Next(), model=DEEPER, norm=64.0),
-    "adam 20": Recipe(20, 3000, optim=Adam(1e-3, schedule="cosine"), model={"init": "pytorch"}),
-    "rao 20": rao(20, 3000),
+    "adam 20": Recipe(20, 2000, optim=Adam(1e-3, schedule="cosine"), model={"init": "pytorch"}),
+    "rao 20": rao(20, 1000),
     "null noise 20": Recipe(20, 300, NOISE, images=False),
     "null clean 20": Recipe(20, 300, images=False),
 }
