@@ -296,10 +296,10 @@ def earlier(args: argparse.Namespace) -> list[dict[str, Any]]:
 def main(argv: list[str] | None = None) -> int:
     quick: dict[str, Any] = {
         "recipes": ["noise 20", "null clean 20"],
-        "steps": 20,
+        "steps": 100,
         "size": 8,
         "seeds": [100],
-        "seconds": 5.0,
+        "seconds": 20.0,
     }
     flags = Flags("attractors", "Trains autoencoders and attacks their weights.", quick)
     add = flags.add_argument
