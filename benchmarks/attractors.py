@@ -30,9 +30,10 @@ import yaml
 from lightning import Trainer
 from torch import Tensor
 
+from benchmarks.final_weights import spread
 from benchmarks.lattice import certified
 from benchmarks.problems import PRESETS, check_root
-from benchmarks.records import Flags, Record, count, one_line_errors, positive, seed, table
+from benchmarks.records import Flags, Record, count, one_line_errors, positive, seed
 from callbacks import only_our_lines
 from datamodules import Digits, ImageFolderSubset, Photos
 from datamodules.images import ImageDataModule
@@ -51,11 +52,17 @@ NUMBERS = (
     *("recall", "precision", "fixed_fraction", "attractor_fraction", "spectral_radius_max"),
     *("fixed_points", "cycles", "longest_cycle", "spurious_limits", "starts", "false_chance"),
 )
-SHOWN = (
-    *("recipe", "images", "seed", "train_mse", "exact", "false_certificates", "spurious_limits"),
-    *("attractor_fraction", "spectral_radius_max", "recall", "precision"),
-    *("training_cpu_seconds", "attack_cpu_seconds", "status"),
-)
+SHOWN = {
+    "exact": "exact",
+    "attractor_fraction": "share that attracts",
+    "spectral_radius_max": "largest radius",
+    "recall": "recall",
+    "precision": "starts that recall",
+    "spurious_limits": "limits, no images",
+    "false_certificates": "false certificates",
+    "training_cpu_seconds": "training, CPU s",
+    "attack_cpu_seconds": "attack, CPU s",
+}
 
 
 @dataclass(frozen=True)
@@ -269,13 +276,34 @@ def trial(name: str, images: Images, number: int, args: argparse.Namespace) -> d
     }
 
 
-def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print one line for every run, and how many limits were judged."""
-    print(table(SHOWN, [[row[column] for column in SHOWN] for row in rows]))
-    judged = sum(row["fixed_points"] + row["cycles"] for row in rows)
-    spurious = sum(row["spurious_limits"] for row in rows)
-    false = sum(row["false_certificates"] for row in rows)
-    print(f"{judged} limits, {spurious} of them no images; {false} false certificates")
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a line for each recipe and set: medians over seeds, and ranges."""
+    lines = [["recipe", "images", "n", "seeds", *SHOWN.values()]]
+    lines.append(["---"] * len(lines[0]))
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["recipe"], row["images"]), []).append(row)
+    for (recipe, images), group in groups.items():
+        cells = [spread([row[key] for row in group]) for key in SHOWN]
+        lines.append([recipe, images, str(group[0]["n"]), str(len(group)), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def judged(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many limits were found in all, and how many certificates were false."""
+    images, null = (
+        [row for row in rows if RECIPES[row["recipe"]].images is kind] for kind in (True, False)
+    )
+    spurious = sum(row["spurious_limits"] for row in images)
+    wrong = sum(row["false_certificates"] for row in images)
+    limits = sum(row["fixed_points"] + row["cycles"] for row in null)
+    certificates = sum(row["certified"] for row in null)
+    right = sum(row["certified"] for row in images) - wrong
+    return (
+        f"{len(images)} networks: {right} right certificates, {spurious} limits that are no images,"
+        f" {wrong} false certificates. {len(null)} networks trained on points that are no images:"
+        f" {limits} limits, {certificates} certificates."
+    )
 
 
 def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -326,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
             line += f"{row['attack_cpu_seconds']:.0f} s of CPU"
             print(line, file=sys.stderr, flush=True)
             record.write([*results.values()])  # after each, so that an interrupted run leaves some
-    show([*results.values()])
+    print(markdown([*results.values()]), judged([*results.values()]), sep="\n\n")
     return 0
 
 

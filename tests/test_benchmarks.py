@@ -280,8 +280,11 @@ def test_attractors(tmp_path, capsys):
     assert null["certified"] == row["false_certificates"] == 0
     kept = results("attractors", tmp_path, "--append", "--recipes", "clean 20", "--seconds", "1")
     assert [each["recipe"] for each in kept] == ["noise 20", "null clean 20", "clean 20"]
-    spurious = sum(each["spurious_limits"] for each in kept)
-    assert f"{spurious} of them no images; 0 false" in capsys.readouterr().out
+    spurious = sum(each["spurious_limits"] for each in kept if each is not kept[1])
+    limits = null["fixed_points"] + null["cycles"]
+    told = capsys.readouterr().out
+    assert f"{spurious} limits that are no images, 0 false certificates. 1 network" in told
+    assert f"{limits} limits, 0 certificates." in told and "| clean 20 | photos | 20 | 1 |" in told
 
 
 @pytest.mark.parametrize("task", [Autoencode(), Next()])
