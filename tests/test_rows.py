@@ -130,8 +130,9 @@ def test_after_good_steps_the_derivative_is_updated_and_not_computed() -> None:
 
     near = solved(map, 3 * points(6, 5, seed=5))
     start = near.z[near.period == 1] + 1e-3
-    settings = {"unit": 1.0, "tolerance": 1e-12, "max_steps": 100}
-    again = fixed_points(map, jacobian, start, Monitor(), "test", **settings)
+    again = fixed_points(
+        map, jacobian, start, Monitor(), "", unit=1.0, tolerance=1e-12, max_steps=100
+    )
     assert len(start) and bool((again.period == 1).all())
     assert torch.allclose(map(again.z), again.z, atol=1e-10)
     assert computed < int(again.steps.sum()) / 2
