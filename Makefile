@@ -12,7 +12,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast test-processors lint docs clean
+.PHONY: demo test test-fast test-processors other-mkl no-vectors three-threads lint docs clean
 .DELETE_ON_ERROR: # an incomplete environment must not count as installed
 
 demo: $(VENV)/.installed
@@ -28,12 +28,21 @@ test-fast: $(VENV)/.installed-test
 
 # Three settings: other MKL kernels (no effect without MKL), torch's own kernels without vector
 # instructions, and three threads. Only files with such tests are collected: this saves ten seconds.
-test-processors: ROUNDING = -m rounding $(shell grep -l mark.rounding tests/test_*.py)
+# Two settings at a time, because each alone keeps one core busy; their output does not mix, where
+# make is new enough for that.
+ROUNDING = $(BIN)/python -m pytest -m rounding $(shell grep -l mark.rounding tests/test_*.py)
 test-processors: $(VENV)/.installed-test
-	MKL_CBWR=COMPATIBLE $(BIN)/python -m pytest $(ROUNDING)
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(ROUNDING)
-	OMP_NUM_THREADS=3 MKL_NUM_THREADS=3 MKL_DYNAMIC=FALSE TEST_THREADS=3 \
-	  $(BIN)/python -m pytest $(ROUNDING)
+	$(MAKE) -j2 --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync) \
+	  other-mkl no-vectors three-threads
+
+other-mkl: $(VENV)/.installed-test
+	MKL_CBWR=COMPATIBLE $(ROUNDING)
+
+no-vectors: $(VENV)/.installed-test
+	ATEN_CPU_CAPABILITY=default $(ROUNDING)
+
+three-threads: $(VENV)/.installed-test
+	OMP_NUM_THREADS=3 MKL_NUM_THREADS=3 MKL_DYNAMIC=FALSE TEST_THREADS=3 $(ROUNDING)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check

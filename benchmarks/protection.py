@@ -386,7 +386,7 @@ SHOWN = ("exact", "recovered", "good", "train_fit", "held_out_fit", "epsilon")
 
 
 def summaries(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the seeds of each family, protection and strength."""
+    """Means over the seeds of each family, protection and strength, with the extremes of shares."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         key = (row["family"], row["protection"], row["strength"])
@@ -398,6 +398,10 @@ def summaries(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             **{
                 name: None if group[0][name] is None else fmean(row[name] for row in group)
                 for name in SHOWN
+            },
+            "extremes": {
+                name: [bound(row[name] for row in group) for bound in (min, max)]
+                for name in (*SHARES_FOUND, *FITS)
             },
         }
         for key, group in groups.items()
@@ -441,7 +445,7 @@ def figure(means: Sequence[dict[str, Any]], title: str) -> Figure:
 
 
 def panel(axes: Axes, means: Sequence[dict[str, Any]]) -> None:
-    """Shares that came back, and how well the protected network does its task."""
+    """Shares that came back, with their extremes, and how well the network does its task."""
     places = range(len(means))
     for name, style in FITS.items():
         values = [m[name] for m in means]
@@ -450,6 +454,8 @@ def panel(axes: Axes, means: Sequence[dict[str, Any]]) -> None:
     for name, colour in reversed(SHARES_FOUND.items()):
         values = [m[name] for m in means]
         axes.plot(places, values, color=colour, marker="o", markersize=3.5, label=name)
+        low, high = ([m["extremes"][name][i] for m in means] for i in (0, 1))
+        axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
     words = ["none" if m["protection"] == "none" else word(m["strength"]) for m in means]
     axes.set_xticks(places, words, fontsize=6.5)
     axes.tick_params(axis="y", labelsize=7)
@@ -494,10 +500,10 @@ def main(argv: list[str] | None = None) -> int:
                 line += f" right {new['train_fit']:.2f} and {new['held_out_fit']:.2f},"
                 line += f" {new['attack_seconds']:.1f} s"
                 print(line, file=sys.stderr, flush=True)
-        # After each seed, so that an interrupted run leaves results.
-        means, seeds = summaries(rows), len({row["seed"] for row in rows})
-        record.write(rows, summaries=means, warning=warning)
-        record.draw(figure(means, f"n = {args.n}, {seeds} seed{'s' if seeds > 1 else ''}"))
+            # After each network, so that an interrupted run leaves results.
+            means, seeds = summaries(rows), len({row["seed"] for row in rows})
+            record.write(rows, summaries=means, warning=warning)
+            record.draw(figure(means, f"n = {args.n}, {seeds} seed{'s' if seeds > 1 else ''}"))
     show(means)
     if warning:
         print(f"warning: {warning}")

@@ -1,7 +1,10 @@
-"""Run directories as a run would leave them, without running anything."""
+"""Run directories as a run would leave them, and what W&B has kept of a run."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -98,6 +101,13 @@ PROVENANCE: dict[str, Any] = {
     "versions": {"python": "3.10.0", "torch": "2.14.1", "scipy": None},
     "git": {"commit": 40 * "a", "dirty": True},
 }
+
+
+def read(segment: Path) -> list[dict[str, Any]]:
+    """The records of an offline segment, as W&B's own reader prints them."""
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    text = subprocess.check_output([*command, str(segment)], text=True, timeout=60)
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _truth(x: Tensor, pixels: Tensor | None, n: int) -> Truth:

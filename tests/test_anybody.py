@@ -15,7 +15,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import FSDPStrategy
 from safetensors.torch import load_file
@@ -142,17 +142,29 @@ def test_layers_are_found_in_the_order_in_which_inputs_meet_them(tmp_path: Path)
     assert results(tmp_path / "found")[18]["exact_fraction"] == 1
 
 
-def test_a_module_that_no_method_fits_says_so_and_trains(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("convolution", [False, True])
+def test_a_patch_embedding_gives_patches_of_the_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], convolution: bool
 ) -> None:
     seed_everything(1, verbose=False)
+    audit = ReconstructionCallback(folder=tmp_path / "found", max_seconds=9)
+    module = PatchModel(16, 8, convolution=convolution)
+    fit(module, Images(4, size=16), tmp_path, [saving(tmp_path), audit])
+    told = capsys.readouterr().out
+    assert "attractors does not apply" in told
+    assert "patches of 3x8x8, 4 in an image, which are attacked as small images" in told
+    found = results(tmp_path / "found" / "patches")[12]
+    assert (found["n"], found["exact_fraction"], found["certified_fraction"]) == (16, 1, 1)
+    assert (tmp_path / "found" / "patches" / "report.html").is_file()
+
+
+def test_patches_that_a_change_cannot_hold_do_not_come_back(tmp_path: Path) -> None:
+    seed_everything(1, verbose=False)  # 24 patches of 48 values, some of them nearly alike
     audit = ReconstructionCallback(folder=tmp_path / "found", max_seconds=5)
     trainer = fit(PatchModel(), Images(N), tmp_path, [saving(tmp_path), audit])
     assert trainer.global_step == 18
-    told = capsys.readouterr().out
-    assert "attractors does not apply" in told
-    for found in results(tmp_path / "found").values():
-        assert (found["status"], found["certified_fraction"]) == ("no_start", None)
+    for found in results(tmp_path / "found" / "patches").values():
+        assert (found["status"], found["certified_fraction"]) == ("imprecise", None)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +186,22 @@ def test_any_way_of_training_and_saving(tmp_path: Path, flags: dict[str, Any]) -
     found = results(tmp_path / "found")
     assert max(found) == trainer.global_step
     assert found[max(found)]["exact_fraction"] == (0 if "precision" in flags else 1)
+
+
+def test_tensorboard_gets_numbers_and_the_picture(tmp_path: Path) -> None:
+    reason = "TensorBoard is not installed"
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason=reason
+    )
+    seed_everything(0, verbose=False)
+    audit = ReconstructionCallback(folder=tmp_path / "found")
+    logger = TensorBoardLogger(tmp_path, name="board", version="one")
+    fit(PlainMLP(), Images(N), tmp_path, [saving(tmp_path), audit], logger)
+    events = reader.EventAccumulator(str(tmp_path / "board" / "one"))
+    events.Reload()
+    shares = events.Scalars("recon/rowspace/exact_fraction")
+    assert [(event.step, event.value) for event in shares] == [(9, 1.0), (18, 1.0)]
+    assert [event.step for event in events.Images("recon/rowspace/grid")] == [9, 18]
 
 
 def test_without_scores_the_data_stay_unread_and_certificates_speak(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 import train
 from lit_recon.__main__ import main
-from lit_recon.audit.verdict import Attacked, Share, verdict_of
+from lit_recon.audit.verdict import RATES, Attacked, Rate, Share, verdict_of
 from lit_recon.knowledge import PixelScale
 from lit_recon.records.truth import Truth
+from tests.strangers.patch_model import PatchModel
 from tests.strangers.plain_mlp import PlainMLP
 from tests.test_anybody import MEAN, STD, Images, fit
 
@@ -93,6 +94,7 @@ def test_with_the_data_the_controls_stand_beside(files: Path, tmp_path: Path) ->
     assert numbers["members"]["low"] == pytest.approx(0.5407, abs=1e-4)  # .025^(1/6)
     assert numbers["held_out"]["count"] == numbers["control"]["count"] == 0
     assert numbers["recognisable"]["count"] == N
+    assert numbers["rates"][0]["members"]["count"] == N
     assert "Of the given images, a network that was not trained on them gave 0 of 6" in str(
         told(out)["words"]
     )
@@ -228,6 +230,49 @@ def test_a_place_that_is_taken_is_refused(
     assert "Tries every attack" in capsys.readouterr().out
 
 
+PATCHES = ["--module", "tests.strangers.patch_model.PatchModel"]
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Checkpoints of a transformer with a patch embedding, before and after training."""
+    root = tmp_path_factory.mktemp("patches")
+    seed_everything(1, verbose=False)
+    module = PatchModel(16, 8, convolution=True)
+    start = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    torch.save(start, root / "before.ckpt")
+    fit(module, Images(4, size=16), root, []).save_checkpoint(root / "after.ckpt")
+    return [f"--{name}={root / name}.ckpt" for name in ("before", "after")]
+
+
+def test_patches_have_a_verdict_of_their_own(
+    embedded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "audit"
+    data = ["--data", "Photos", "--data.n", "4", "--data.image_size", "16", "--data.n_val", "5"]
+    flags = [*embedded, *PATCHES, *data, *SCALE, "--max-seconds", "20", "--out", str(out)]
+    assert train.main(["audit", *flags]) == 3
+    verdict = told(out)
+    assert (verdict["level"], verdict["numbers"]["level"]) == ("exact", "nothing")
+    parts = verdict["numbers"]["patches"]
+    assert (parts["certified"], parts["members"]["count"], parts["members"]["total"]) == (16,) * 3
+    assert (parts["held_out"]["count"], parts["held_out"]["total"]) == (0, 20)
+    assert verdict["words"][0].startswith("16 patches were read out of the weights")
+    assert "3x8x8, 4 in an image" in capsys.readouterr().out
+    assert 'href="patches/report.html"' in (out / "report.html").read_text()
+    assert "16 of 16" in (out / "patches" / "report.html").read_text()
+
+
+def test_patches_from_files_alone(
+    embedded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = ["--layer", "embedding", *SCALE, "--out", str(tmp_path / "audit")]
+    assert main(["audit", *embedded, *layer, "--pixels.shape", "[3, 16, 16]"]) == 2
+    assert "--pixels.shape '[3, 8, 8]' attacks these" in capsys.readouterr().err
+    assert main(["audit", *embedded, *layer, "--pixels.shape", "[3, 8, 8]"]) == 3
+    assert told(tmp_path / "audit")["numbers"]["certified"] == 16
+
+
 # --- the verdict alone
 
 
@@ -283,6 +328,19 @@ def test_a_method_that_is_sure_without_certificates_is_heard() -> None:
     assert verdict.words[1] == "toy: so it is."
     assert not Attacked(numbers(sure=True), images(2), none).complete
     assert Attacked(numbers(sure=True), images(2), ~none).complete
+
+
+def test_images_are_told_from_held_out_ones_at_fixed_rates() -> None:
+    members, held_out = torch.linspace(0.5, 1, 11), torch.linspace(0, 0.75, 1000)
+    none, tenth, one = (Rate.of(rate, members, held_out) for rate in RATES)
+    assert none.members == Share.of(5, 11)
+    assert tenth.members == one.members == Share.of(6, 11)  # one may be above, or ten
+    result = Attacked(numbers(exact_fraction=1.0), likeness=(members, held_out[-300:]))
+    verdict = verdict_of([Attacked(numbers(), likeness=(members, members)), result], truth(4))
+    assert [rate.members is None for rate in verdict.rates] == [False, True, False]
+    assert "without a false positive among 300 held-out ones: 5 of 11" in verdict.words[-3]
+    assert "300 held-out images are too few for a false-positive rate of 0.1 %" in verdict.words[-1]
+    assert verdict_of([Attacked(numbers(), likeness=(members, members[:0]))], truth(4)).rates == ()
 
 
 def test_inputs_that_are_no_images() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks import (
     attack,
     attractors,
+    callback,
     capacity,
     entering,
     final_weights,
@@ -36,8 +37,8 @@ from benchmarks.solver_comparison import Point, Trace, times_sooner
 from datamodules import Photos
 from lit_recon.errors import RunError
 from lit_recon.methods import RowSpaceReconstructor
-from lit_recon.models import DeepMLP
-from lit_recon.modules import SGD
+from lit_recon.models import Autoencoder, DeepMLP
+from lit_recon.modules import SGD, Autoencode, Next, TensorAdam
 from lit_recon.randomness import generator
 from lit_recon.solvers import MomentumDescent, SolverStep
 from lit_recon.tall_matrix import BLOCK_ROWS
@@ -48,6 +49,7 @@ pytestmark = pytest.mark.slow
 SCRIPTS = {
     "attack": attack,
     "attractors": attractors,
+    "callback": callback,
     "capacity": capacity,
     "final_weights": final_weights,
     "lattice": lattice,
@@ -122,6 +124,13 @@ def test_bisection_finds_the_first_width_and_says_where_there_is_none():
     widths = thresholds.Threshold("", trial).widths(n=30, d=9, factor=1.1)
     assert first(widths) == 30 and widths[0] < 8 and widths[-1] > 230
     assert first([10, 20]) is None and first([40, 50]) == 40
+
+
+def test_what_the_callback_costs(tmp_path):
+    (pair,) = results("callback", tmp_path)
+    assert pair["same_weights"] and pair["checkpoints"] == 2
+    assert 0 < pair["copy"] < pair["whole"] and 0 < pair["attack"] < pair["whole"]
+    assert pair["exact"] == 1
 
 
 def test_comparison_of_solvers(tmp_path):
@@ -304,10 +313,36 @@ def test_scaled_weights_have_the_published_margin():
     assert float(output.detach().min()) == pytest.approx(final_weights.PUBLISHED_MARGIN, rel=1e-4)
 
 
-def test_attractors(tmp_path):
-    (row,) = results("attractors", tmp_path)
+def test_attractors(tmp_path, capsys):
+    row, null = results("attractors", tmp_path)
     assert row["recipe"] == "noise 20" and row["train_mse"] < 1e-10 and row["seed"] == 100
-    assert row["exact_fraction"] is not None and row["status"]
+    assert row["exact"] and row["status"] and not row["in_span"]
+    assert null["recipe"] == "null clean 20" and null["in_span"] and null["train_mse"] < 1e-10
+    assert null["certified"] == row["false_certificates"] == 0
+    kept = results("attractors", tmp_path, "--append", "--recipes", "clean 20", "--seconds", "1")
+    assert [each["recipe"] for each in kept] == ["noise 20", "null clean 20", "clean 20"]
+    spurious = sum(each["spurious_limits"] for each in kept if each is not kept[1])
+    limits = null["fixed_points"] + null["cycles"]
+    told = capsys.readouterr().out
+    assert f"{spurious} limits that are no images, 0 false certificates. 1 network" in told
+    assert f"{limits} limits, 0 certificates." in told and "| clean 20 | photos | 20 | 1 |" in told
+
+
+@pytest.mark.parametrize("task", [Autoencode(), Next()])
+def test_training_an_autoencoder_in_the_span_of_the_images_is_training_on_pixels(task):
+    recipe = attractors.Recipe(4, 8, task, TensorAdam(), {"widths": [24, 16]})
+    assert recipe.in_span
+    data = attractors.images_of(recipe, "photos", None, 8, 1)
+    plain = Autoencoder(data.d, data.d, seed=1, **recipe.model)
+    attractors.fit(recipe, plain, data, recipe.steps)
+    reduced = attractors.trained(recipe, data, recipe.steps, 1).state_dict()
+    for name, value in plain.state_dict().items():
+        assert float((value - reduced[name]).norm() / value.norm()) < 1e-4, name
+
+
+def test_what_leaves_the_span_of_the_images_is_trained_on_pixels():
+    on_pixels = {name for name, recipe in attractors.RECIPES.items() if not recipe.in_span}
+    assert on_pixels == {"noise 20", "null noise 20", "adam 20", "rao 20"}
 
 
 def test_protection(tmp_path, capsys):

@@ -39,6 +39,7 @@ from lit_recon.records.checkpoints import saved_checkpoints, step_of
 from lit_recon.records.directory import RunDirectory
 from tests import kills
 from tests.problems import folder_of_images
+from tests.runs import read
 
 ROOT = Path(__file__).parents[1]
 # test_sweeps.py runs these as the sweeps that they are.
@@ -539,13 +540,6 @@ def records(directory: Path) -> list[dict[str, Any]]:
     """All records of the one offline segment of a run."""
     (segment,) = directory.glob("wandb/offline-run-*")
     return read(segment)
-
-
-def read(segment: Path) -> list[dict[str, Any]]:
-    """The records of an offline segment, as W&B's own reader prints them."""
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
-    text = subprocess.check_output([*command, str(segment)], text=True, timeout=60)
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_the_same_numbers_are_in_every_place(real: tuple[Path, list[str]]) -> None:

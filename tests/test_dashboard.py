@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,15 @@ from lit_recon.methods import ProjectionReconstructor
 from lit_recon.metrics.numbers import COMMON, TRAINING, Number
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.tracking import STEP
-from lit_recon.report.dashboard import DashboardFlags, build_workspace, chosen, methods_of
+from lit_recon.report.dashboard import (
+    DashboardFlags,
+    Logged,
+    Methods,
+    build_workspace,
+    chosen,
+    methods_of,
+)
+from tests.runs import read
 
 COMMAND = ["dashboard", "--entity", "somebody", "--project", "runs"]
 SOMEWHERE = "https://example.invalid/somebody/runs?nw=1"
@@ -47,6 +56,13 @@ def refused(status: int, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def panels(section: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"kind": panel["viewType"], **panel["config"]} for panel in section["panels"]]
+
+
+def panels_of(drawn: Methods) -> dict[str, list[dict[str, Any]]]:
+    """The panels of a workspace by the names of its sections."""
+    spec = build_workspace("somebody", "runs", drawn, "Reconstruction")._spec
+    sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
+    return {section["name"]: panels(section) for section in sections}
 
 
 def test_panels_show_what_a_run_logs() -> None:
@@ -91,18 +107,22 @@ def test_a_method_with_numbers_of_its_own_has_its_own_section() -> None:
         Number("rank", "rank", "", "count", panel="size"),
         Number("hidden", "hidden", "", "log"),
     )
-    drawn = {**methods_of(), "toy": (*COMMON, *own)}
+    drawn = {**methods_of(), "toy": Logged((*COMMON, *own), ("strip",))}
     spec = build_workspace("somebody", "runs", drawn, "Reconstruction")._spec
     sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
     names = [section["name"] for section in sections]
     assert names == [
         "Training",
         "Reconstruction by projection",
+        "Reconstruction by projection_first_layer",
         "Reconstruction by attractors",
         "Reconstruction by kkt",
         "Reconstruction by rowspace",
+        "Reconstruction by rowspace_final",
         "Reconstruction by toy",
-        "The law across runs, by projection",  # the others do not have p / (d n)
+        "The law across runs, by projection",
+        "The law across runs, by projection_first_layer",  # the others do not have p / (d n)
+        "Sweeps",
     ]
     charts = {
         panel["chartTitle"]: panel
@@ -114,14 +134,16 @@ def test_a_method_with_numbers_of_its_own_has_its_own_section() -> None:
     assert charts["Size"]["metrics"] == ["recon/toy/size", "recon/toy/rank"]
     assert charts["Size"]["yLogScale"] and not charts["Time"].get("yLogScale")
     assert "hidden" not in str(charts)
+    assert "'recon/toy/strip'" in str(sections[names.index("Reconstruction by toy")])
 
 
 def test_one_method_by_its_name() -> None:
-    known = {"projection": COMMON, "projection_b": COMMON[:1], "toy": COMMON[:2]}
+    first, second, third = (Logged(COMMON[:count]) for count in (3, 1, 2))
+    known = {"projection": first, "projection_b": second, "toy": third}
     assert chosen(known, None) == known
-    assert chosen(known, "toy") == {"toy": COMMON[:2]}
-    assert chosen(known, "projection_first_layer") == {"projection_first_layer": COMMON}
-    assert chosen(known, "projection_b_long") == {"projection_b_long": COMMON[:1]}
+    assert chosen(known, "toy") == {"toy": third}
+    assert chosen(known, "projection_first_layer") == {"projection_first_layer": first}
+    assert chosen(known, "projection_b_long") == {"projection_b_long": second}
     with pytest.raises(InputError, match="--method toys: give projection, projection_b or toy"):
         chosen(known, "toys")
 
@@ -193,3 +215,64 @@ def test_without_the_extra(
 def test_bad_input(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(argv) == 2
     assert line in capsys.readouterr().err
+
+
+PHOTOS = ["--data", "Photos", "--data.n", "4", "--data.image_size", "8"]
+DENSE = [*PHOTOS, "--model", "DeepMLP", "--model.widths", "[32, 16]"]
+SHORT = ["--trainer.max_steps", "3", "--recon.max_seconds", "5"]
+RUNS = {
+    "projection": [*PHOTOS, "--model.p_over_dn", "4", "--recon.max_seconds", "5"],
+    "rowspace": [*DENSE, *SHORT, "--optim", "SGD", "--recon", "RowSpaceReconstructor"],
+    "kkt": [*DENSE, *SHORT, "--optim", "Margin", "--recon", "KKTReconstructor"],
+    "attractors": [
+        *(*PHOTOS, "--data.normalize", "norm", "--model", "Autoencoder", "--model.widths", "[64]"),
+        *("--task", "Autoencode", "--optim", "TensorAdam", "--optim.polish", "true"),
+        *("--trainer.max_steps", "200", "--recon", "AttractorReconstructor"),
+        *("--recon.max_seconds", "5"),
+    ],
+    "capacity": [
+        *("--data", "TwoMoons", "--data.n", "60", "--data.seed", "0"),
+        *("--model", "Interpolator", "--optim", "Construct"),
+    ],
+}
+
+
+@pytest.mark.slow
+def test_an_offline_run_of_every_family_logs_what_the_panels_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    offline = ["--wandb.mode", "offline"]
+    keys: dict[str, set[str]] = {}
+    for family, flags in RUNS.items():
+        assert train.main([*flags, *offline, "--run.name", family]) == 0
+        keys[family] = logged(tmp_path / "runs" / family)
+    grid = ["--grid.model.width", "4,40", "--grid.run.seed", "0:2", "--jobs", "1"]
+    for name, flags in {"moons": RUNS["capacity"], "law": RUNS["projection"]}.items():
+        axes = grid if name == "moons" else ["--grid.run.seed", "0:2"]
+        assert train.main(["sweep", *flags, *axes, *offline, "--run.name", name]) == 0
+        keys[name] = logged(tmp_path / "runs" / name)
+    assert {"capacity/figure", "capacity/table", "boundaries/figure"} <= keys["moons"]
+    assert {"law/figure", "law/table"} <= keys["law"]
+    every = set().union(*keys.values())
+    sections = panels_of(methods_of())
+    for family in ("projection", "rowspace", "kkt", "attractors"):
+        for panel in sections[f"Reconstruction by {family}"]:
+            assert shown(panel) & keys[family], (family, panel)
+    for name in ("Training", "Sweeps", "The law across runs, by projection"):
+        for panel in sections[name]:
+            assert shown(panel) & every, (name, panel)
+
+
+def logged(directory: Path) -> set[str]:
+    """The keys of the one offline segment of a run."""
+    (segment,) = directory.glob("wandb/offline-run-*")
+    rows = [row["history"]["item"] for row in read(segment) if "history" in row]
+    return {key.partition(".")[0] for row in rows for key in row}  # media have several values
+
+
+def shown(panel: dict[str, Any]) -> set[str]:
+    """The keys that a panel shows."""
+    axis = panel.get("yAxis")
+    named = [*panel.get("metrics", ()), *panel.get("mediaKeys", ()), *([axis] if axis else [])]
+    return {name.removeprefix("summary:") for name in named}

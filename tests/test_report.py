@@ -205,5 +205,5 @@ def test_candidates_that_cannot_be_drawn_as_images_are_lines(shape: tuple[int, .
 )
 def test_no_candidates_and_too_many(m: int, shown: int, words: str) -> None:
     figure = candidates_figure(torch.zeros(m, 4), title="found", shape=(1, 2, 2))
-    assert len(figure.axes) == shown and words in words_in(figure)
+    assert len(figure.images) == shown and words in words_in(figure)
     assert figure_to_uint8(figure).shape[2] == 3

@@ -111,9 +111,31 @@ def test_newton_ends_a_row_without_a_fixed_point_and_one_that_is_not_finite() ->
     assert int(found.steps[0]) < 100
 
 
-def test_newton_is_quadratic_near_the_end() -> None:
+def test_newton_is_fast_near_the_end() -> None:
     found = solved(lambda z: z.cos(), torch.full((1, 1), 3.0, dtype=torch.float64))
     assert abs(float(found.z) - 0.7390851332151607) < 1e-12 and int(found.steps) < 15
+
+
+def test_after_good_steps_the_derivative_is_updated_and_not_computed() -> None:
+    mixing = points(5, 5, seed=4)
+    computed = 0
+
+    def map(z: Tensor) -> Tensor:
+        return 2 * torch.tanh(z @ mixing)
+
+    def jacobian(z: Tensor) -> Tensor:
+        nonlocal computed
+        computed += len(z)
+        return (2 * (1 - torch.tanh(z @ mixing) ** 2))[:, :, None] * mixing.T
+
+    near = solved(map, 3 * points(6, 5, seed=5))
+    start = near.z[near.period == 1] + 1e-3
+    again = fixed_points(
+        map, jacobian, start, Monitor(), "", unit=1.0, tolerance=1e-12, max_steps=100
+    )
+    assert len(start) and bool((again.period == 1).all())
+    assert torch.allclose(map(again.z), again.z, atol=1e-10)
+    assert computed < int(again.steps.sum()) / 2
 
 
 def test_no_time_leaves_rows_where_they_are() -> None:

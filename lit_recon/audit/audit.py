@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from safetensors.torch import load_file
+from torch import Tensor
 
 from lit_recon.audit.change import Held, PixelFlags, inputs_of, of_layer
 from lit_recon.audit.choice import every_method
 from lit_recon.audit.job import device_of
 from lit_recon.audit.models import module_class, own_module
+from lit_recon.audit.patches import FOLDER, PatchView
 from lit_recon.audit.recorder import Recorder, of_method
 from lit_recon.audit.threat import InputFacts, TrainingFacts, knowledge_of
 from lit_recon.audit.verdict import LIMITS, Attacked, verdict_of
@@ -27,11 +29,13 @@ from lit_recon.errors import InputError
 from lit_recon.flags import CommandLine, Group, Source, describe
 from lit_recon.knowledge import Knowledge
 from lit_recon.methods import Reconstructor
+from lit_recon.metrics.likeness import MOST_HELD_OUT, ncc
 from lit_recon.models.wrapped import as_attacked, as_named
 from lit_recon.records.directory import RunDirectory
 from lit_recon.records.jsonl import JsonlLogger
 from lit_recon.records.provenance import FILE as PROVENANCE
 from lit_recon.records.provenance import provenance
+from lit_recon.records.truth import Truth
 from lit_recon.report.page import write_run_report
 from lit_recon.report.verdict import FILE
 
@@ -199,7 +203,13 @@ def of_files(flags: Namespace, plugins: Sequence[ModuleType]) -> Held:
     inputs = truth or InputFacts(shape, pixels)
     known = knowledge_of(network.to(device), start, TrainingFacts(), inputs, step)
     at = (int(saved.get("global_step", 0)), int(saved.get("epoch", 0)))
-    return Held(known, truth, *at, "audit", device)
+    held = Held(known, truth, *at, "audit", device)
+    view = PatchView.of(known, start, shape, step)
+    if view is None:
+        return held
+    print(view.words)
+    parts = None if truth is None else view.truth(truth)
+    return replace(held, patches=replace(held, knowledge=view.known, truth=parts))
 
 
 def _module_class(name: str, plugins: Sequence[ModuleType]) -> Any:
@@ -226,14 +236,17 @@ class _Audit:
 
     def run(self) -> int:
         """Attack, judge, write and print; returns the exit status."""
-        start, directory = perf_counter(), self._directory()
+        start, directory, parts = perf_counter(), self._directory(), self.held.patches
         if self.held.truth is not None:
             self.held.truth.write(directory)
         attacked, skipped = self._attack(directory, self.held)
         control = self._control(directory)
-        verdict = verdict_of(attacked, self.held.truth, control)
+        verdict = verdict_of(_of(attacked, False), self.held.truth, _of(control, False))
+        if parts is not None:
+            found = verdict_of(_of(attacked, True), parts.truth, _of(control, True), "patch")
+            verdict = replace(verdict, patches=found)
         told = {
-            "level": verdict.level,
+            "level": verdict.worst,
             "exit_status": verdict.status,
             "words": verdict.words,
             "numbers": asdict(verdict),
@@ -247,6 +260,8 @@ class _Audit:
         report = write_run_report(directory.path)
         print(*("", *verdict.words), sep="\n")
         print(f"\nverdict  {directory.path / FILE}\nreport   {report}")
+        if parts is not None:
+            print(f"patches  {write_run_report(directory.path / FOLDER)}")
         return verdict.status
 
     def _directory(self) -> RunDirectory:
@@ -278,14 +293,20 @@ class _Audit:
         """
         deadline = perf_counter() + self.flags.max_seconds
         applying, skipped = [], []
+        parts = held if held.patches is None else held.patches
+        if held.patches is not None:
+            inner = RunDirectory.create(directory.path, FOLDER)
+            inner.write_text("config.yaml", self.record)
+            if parts.truth is not None:
+                parts.truth.write(inner)
         for method in every_method(costly=True):
-            reason = _reason_against(method, held.knowledge)
+            seen = parts if method.first_layer_alone else held
+            reason = _reason_against(method, seen.knowledge)
             if reason is None:
                 applying.append(method)
             else:
                 skipped.append({"method": method.name, "reason": reason})
         found: list[Attacked] = []
-        loggers = [JsonlLogger(directory)]
         for i, method in enumerate(applying):
             left = deadline - perf_counter()
             if left <= 0:
@@ -294,12 +315,16 @@ class _Audit:
                 reason = f"{found[-1].numbers['method']} is sure that all has come back"
             else:
                 method.max_seconds = left if i + 1 == len(applying) else left / SPARE
-                place = of_method(directory, method.name)
-                recorder = Recorder(method, place, held.truth, loggers)
-                recorder.attack(held.step, held.epoch, held.knowledge)
+                seen = parts if method.first_layer_alone else held
+                root = directory if seen is held else inner
+                place = of_method(root, method.name)
+                recorder = Recorder(method, place, seen.truth, [JsonlLogger(root)])
+                recorder.attack(held.step, held.epoch, seen.knowledge)
                 tensors = load_file(place.step_path(held.step) / "candidates.safetensors")
+                decoded = (tensors.get("images"), tensors.get("certified"))
+                likeness = _likeness(tensors["candidates"], seen.truth)
                 results = recorder.results[held.step]
-                found.append(Attacked(results, tensors.get("images"), tensors.get("certified")))
+                found.append(Attacked(results, *decoded, seen is not held, likeness))
                 continue
             skipped.append({"method": method.name, "reason": reason})
         for entry in skipped:
@@ -316,6 +341,24 @@ class _Audit:
         inner = RunDirectory.create(directory.path, "control")
         inner.write_text("config.yaml", self.record)
         return self._attack(inner, of_files(flags, self.plugins))[0]
+
+
+def _likeness(candidates: Tensor, truth: Truth | None) -> tuple[Tensor, Tensor] | None:
+    """The NCC of each training image, and of each held-out one, with its nearest candidate."""
+    if truth is None or truth.images is None or not len(candidates):
+        return None
+    shape = truth.images.shape[1:]
+    inputs = (truth.x, truth.held_out[:MOST_HELD_OUT])
+    members, held_out = (
+        ncc(x.reshape(-1, *shape), candidates.reshape(-1, *shape)).nan_to_num(-1).amax(1)
+        for x in inputs
+    )
+    return members, held_out
+
+
+def _of(attacked: Sequence[Attacked], patches: bool) -> list[Attacked]:
+    """The results on patches, or those on whole inputs."""
+    return [result for result in attacked if result.patches == patches]
 
 
 def _reason_against(method: Reconstructor, knowledge: Knowledge) -> str | None:

@@ -14,15 +14,16 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import LBFGS, SGD
 
 from lit_recon.audit.choice import every_method
 from lit_recon.audit.loaders import datasets_in, inputs_in, scale_from, truth_of
+from lit_recon.audit.patches import FOLDER, PatchView
 from lit_recon.audit.recorder import Recorder, of_method
 from lit_recon.audit.threat import InputFacts, TrainingFacts, knowledge_of
 from lit_recon.errors import InputError
-from lit_recon.knowledge import PixelScale
+from lit_recon.knowledge import Knowledge, PixelScale
 from lit_recon.methods import Reconstructor
 from lit_recon.models.wrapped import as_attacked, as_named
 from lit_recon.records.directory import RunDirectory
@@ -46,6 +47,9 @@ class ReconstructionCallback(Callback):
     input and the pixel scale; with SGD, also that. The training data are used for scores alone,
     after the attack, where the training set can be read, holds at most 2,000 samples, and has no
     random transforms. Without them, certificates say what came back.
+
+    Where the first layer reads patches of an image without overlap, as in a vision transformer, the
+    row space looks for the patches, and their results are in the folder ``patches``.
 
     >>> from lightning import Trainer
     >>> from lightning.pytorch.callbacks import ModelCheckpoint
@@ -88,7 +92,9 @@ class ReconstructionCallback(Callback):
         self._example: Tensor | None = None
         self._scale: PixelScale | None = None
         self._recorders: list[Recorder] | None = None
-        self._directory: RunDirectory | None = None
+        self._truth: Truth | None = None
+        self._unscored = ""  # why the truth is not known
+        self._directories: list[RunDirectory] = []  # of results on images, and on patches of them
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot be attacked, and watch for checkpoints.
@@ -119,7 +125,7 @@ class ReconstructionCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights before the first step."""
         self._began = self._saved = self._attacked = trainer.global_step
-        self._recorders, self._directory, self._example = None, None, None
+        self._recorders, self._directories, self._example = None, [], None
         self._start = {
             name: value.detach().cpu().clone() for name, value in pl_module.named_parameters()
         }
@@ -149,8 +155,8 @@ class ReconstructionCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the last checkpoint and write the report."""
         self._attack_if_saved(trainer, pl_module)
-        if self._directory is not None and trainer.is_global_zero:
-            print(f"reconstruction {write_run_report(self._directory.path)}")
+        for directory in self._directories if trainer.is_global_zero else ():
+            print(f"reconstruction {write_run_report(directory.path)}")
 
     def _attack_if_saved(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = self._saved
@@ -169,13 +175,18 @@ class ReconstructionCallback(Callback):
         except InputError:  # it takes more than an input; its first layer can be attacked unseen
             network = module
         if self._recorders is None:
-            self._recorders = list(self._prepare(trainer, pl_module, network))
+            self._read_data(trainer)
         start = as_named(network, module, self._start)
         training = TrainingFacts(None, _keeps_span(trainer.optimizers))
+        shape = tuple(example.shape[1:])
+        inputs = self._truth or InputFacts(shape, self._scale)
+        whole = knowledge_of(network, start, training, inputs, self._began)
+        patches = PatchView.of(whole, start, shape, self._began)
+        if self._recorders is None:
+            self._recorders = self._prepare(trainer, pl_module, whole, patches)
         deadline = perf_counter() + self.max_seconds
         for recorder in list(self._recorders):
-            inputs = recorder.truth or InputFacts(tuple(example.shape[1:]), self._scale)
-            known = knowledge_of(network, start, training, inputs, self._began)
+            known = _seen_by(recorder.reconstructor, whole, patches)
             missing = recorder.reconstructor.missing(known)
             if missing:  # it will be at later checkpoints too
                 self._recorders.remove(recorder)
@@ -192,20 +203,8 @@ class ReconstructionCallback(Callback):
             if results["sure"] and results["certified_fraction"] in (1, None):
                 break  # all has come back; other methods could only say so again
 
-    def _prepare(
-        self, trainer: Trainer, pl_module: LightningModule, network: nn.Module
-    ) -> list[Recorder]:
-        """Choose the methods, read the truth and make the folder, before the first attack."""
-        applying = []
-        for method in self.methods:
-            try:
-                method.check(network)
-                applying.append(method)
-            except InputError as error:
-                if not self._auto:
-                    raise
-                if trainer.is_global_zero:
-                    print(f"reconstruction: {method.name} does not apply, {error.remedy}")
+    def _read_data(self, trainer: Trainer) -> None:
+        """Find the pixel scale and the true data, before the first attack."""
         assert self._example is not None
         shape = tuple(self._example.shape[1:])
         training_sets = datasets_in(trainer.train_dataloader)
@@ -216,30 +215,61 @@ class ReconstructionCallback(Callback):
             remedy = f"are of the shape {list(scale.shape)}, and an input is {list(shape)}"
             raise InputError(f"{NAME}.pixels", "", remedy)
         self._scale = scale
-        truth, why = None, "they are not to be read (score=False)"
+        self._truth, self._unscored = None, "they are not to be read (score=False)"
         if self.score and training_sets:
             held_out = datasets_in(trainer.val_dataloaders)
-            truth, why = truth_of(training_sets[0], held_out, scale)
-        self._directory = directory = self._make_folder(trainer)
+            self._truth, self._unscored = truth_of(training_sets[0], held_out, scale)
+
+    def _prepare(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        whole: Knowledge,
+        patches: PatchView | None,
+    ) -> list[Recorder]:
+        """Choose the methods and make the folders, before the first attack."""
+        applying = []
+        for method in self.methods:
+            try:
+                method.check(_seen_by(method, whole, patches).model)
+                applying.append(method)
+            except InputError as error:
+                if not self._auto:
+                    raise
+                if trainer.is_global_zero:
+                    print(f"reconstruction: {method.name} does not apply, {error.remedy}")
+        self._directories = [self._make_folder(trainer)]
+        truths = [self._truth]
+        if patches is not None:
+            self._directories.append(RunDirectory(self._directories[0].path / FOLDER))
+            truths.append(None if self._truth is None else patches.truth(self._truth))
         if trainer.is_global_zero:
-            for line in _words(applying, truth, why, scale):
+            words = [*_words(applying, self._truth, self._unscored, self._scale)]
+            for line in words if patches is None else [*words, patches.words]:
                 print(f"reconstruction: {line}")
             told = {"module": type(pl_module).__name__, "methods": [m.name for m in applying]}
-            directory.write_text("config.yaml", yaml.safe_dump({**told, "shape": list(shape)}))
-            if truth is not None:
-                truth.write(directory)
-        loggers = [JsonlLogger(directory), *trainer.loggers]
-        return [
-            Recorder(
-                method,
-                of_method(directory, method.name),
-                truth,
-                loggers,
-                trainer.is_global_zero,
-                trainer.strategy.broadcast,
+            shapes = [whole.input_shape, None if patches is None else patches.patches.shape]
+            for directory, truth, shape in zip(self._directories, truths, shapes, strict=False):
+                directory.path.mkdir(exist_ok=True)
+                record = {**told, "shape": list(shape or ())}
+                directory.write_text("config.yaml", yaml.safe_dump(record))
+                if truth is not None:
+                    truth.write(directory)
+        recorders = []
+        for method in applying:
+            at = -1 if method.first_layer_alone else 0  # the patches, where there are any
+            directory = self._directories[at]
+            recorders.append(
+                Recorder(
+                    method,
+                    of_method(directory, method.name),
+                    truths[at],
+                    [JsonlLogger(directory), *trainer.loggers],
+                    trainer.is_global_zero,
+                    trainer.strategy.broadcast,
+                )
             )
-            for method in applying
-        ]
+        return recorders
 
     def _make_folder(self, trainer: Trainer) -> RunDirectory:
         """The folder of results, the same on every rank; rank 0 makes it."""
@@ -251,6 +281,11 @@ class ReconstructionCallback(Callback):
             made = RunDirectory.create(parent, name, stem="reconstruction", resume=name is not None)
             path = made.path
         return RunDirectory(trainer.strategy.broadcast(path))
+
+
+def _seen_by(method: Reconstructor, whole: Knowledge, patches: PatchView | None) -> Knowledge:
+    """What a method attacks: the network, or its first layer as one that reads small images."""
+    return patches.known if patches is not None and method.first_layer_alone else whole
 
 
 def _methods(given: str | Reconstructor | Sequence[str | Reconstructor]) -> list[Reconstructor]:

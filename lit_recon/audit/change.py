@@ -73,6 +73,8 @@ class Held:
         step, epoch: of the checkpoint; 0 where they are not recorded.
         stem: the start of the name of a new directory.
         device: where attacks run.
+        patches: the same for methods that look at the first layer alone, where it reads patches of
+            an image; None: it does not.
     """
 
     knowledge: Knowledge
@@ -81,6 +83,7 @@ class Held:
     epoch: int
     stem: str
     device: torch.device
+    patches: Held | None = None
 
 
 def of_layer(flags: Namespace) -> Held:
@@ -101,7 +104,7 @@ def of_layer(flags: Namespace) -> Held:
     flag, file = f"--{use}", flags[use]
     device, saved = device_of(flags.device), _weights(flag, file)
     truth, shape, pixels = inputs_of(flags)
-    name = first_layer_name(saved, flag, file, flags.layer, None if shape is None else prod(shape))
+    name = first_layer_name(saved, flag, file, flags.layer, shape)
     layer = _layer(saved, flag, file, name)
     if shape is not None and prod(shape) != layer.d:
         fault = f"has {prod(shape)} values in an input, and the layer {name} takes {layer.d}"
@@ -123,15 +126,17 @@ def of_layer(flags: Namespace) -> Held:
 
 
 def first_layer_name(
-    saved: SavedWeights, flag: str, file: str, name: str | None, d: int | None
+    saved: SavedWeights, flag: str, file: str, name: str | None, shape: tuple[int, ...] | None
 ) -> str:
     """The dotted name of the dense layer that the inputs meet, by names and shapes of weights.
+
+    A convolution whose kernel has the shape of an input is a dense layer: the inputs are patches.
 
     Args:
         saved: the weights of the file.
         flag, file: where they are from, for messages.
         name: the layer's name; None: that of the first weight with two axes or more.
-        d: number of values in an input; None: not known.
+        shape: of an input; None: not known.
 
     Raises:
         InputError: there is no such layer, it is not dense, or it is not clear which one it is.
@@ -142,17 +147,17 @@ def first_layer_name(
         if value.is_floating_point() and value.dim() > 1
     }
     dense = {
-        _layer_of(key): shape[1]
-        for key, shape in weights.items()
-        if len(shape) == 2 and key.rpartition(".")[2] == "weight"
+        _layer_of(key): prod(sizes[1:])
+        for key, sizes in weights.items()
+        if (len(sizes) == 2 or sizes[1:] == shape) and key.rpartition(".")[2] == "weight"
     }
     there = f"its dense layers are {', '.join(dense) or 'none'}"
     if name in dense:
         return name
     if name is not None:
-        shape = weights.get(f"{name}.weight")
-        fault = f"is not dense, its weight has the shape {shape}, in" if shape else "is not in"
-        raise InputError("--layer", name, f"{fault} {file}; {there}")
+        sizes = weights.get(f"{name}.weight")
+        fault = f"is not dense, its weight has the shape {sizes}, in" if sizes else "is not in"
+        raise InputError("--layer", name, f"{fault} {file}; {there}{_as_patches(sizes)}")
     if not dense:
         raise InputError(flag, file, "has no dense layer")
     if saved.in_order:
@@ -160,11 +165,20 @@ def first_layer_name(
         if _layer_of(first) == layer:
             return layer
         fault = f"the first weight of {file}, {first}, has the shape {weights[first]}"
-        raise InputError("--layer", "missing", f"{fault} and is of no dense layer; {there}")
+        remedy = f"{fault} and is of no dense layer; {there}{_as_patches(weights[first])}"
+        raise InputError("--layer", "missing", remedy)
+    d = None if shape is None else prod(shape)
     fitting = [layer for layer, columns in dense.items() if d in (None, columns)]
     if len(fitting) != 1 or len(dense) != len(weights):
         raise InputError("--layer", "missing", f"{file} has no order of layers; {there}")
     return fitting[0]
+
+
+def _as_patches(sizes: tuple[int, ...] | None) -> str:
+    """What to do where a convolution reads patches; empty: it reads none that are images."""
+    if sizes is None or len(sizes) != 4 or prod(sizes[2:]) == 1:
+        return ""
+    return f"; if its patches do not overlap, --pixels.shape '{list(sizes[1:])}' attacks these"
 
 
 def _layer_of(weight: str) -> str:
@@ -303,7 +317,9 @@ def _layer(saved: SavedWeights, flag: str, file: str, name: str) -> DenseLayer:
     if not all(bool(torch.isfinite(v).all()) for v in (layer.weight, layer.bias) if v is not None):
         raise InputError(flag, file, f"its layer {name} has values that are not finite")
     return replace(
-        layer, weight=_wide(layer.weight), bias=None if layer.bias is None else _wide(layer.bias)
+        layer,
+        weight=_wide(layer.weight.flatten(1)),
+        bias=None if layer.bias is None else _wide(layer.bias),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -171,6 +171,9 @@ class Recorder:
             elif not isinstance(logger, JsonlLogger):  # that of somebody's own Trainer
                 scalars = {name: v for name, v in named.items() if isinstance(v, int | float)}
                 logger.log_metrics(scalars, step=step)
+            if isinstance(logger, TensorBoardLogger):
+                name = f"{prefix}/grid"
+                logger.experiment.add_image(name, pixels, step, dataformats="HWC")
 
     def _log_to_wandb(
         self,

@@ -165,7 +165,10 @@ class Reconstructor(ABC):
         citation: authors, year and source of the method.
         cost: sort key of ``--recon auto``, where methods with a lower cost run first; any number.
         automatic: whether ``--recon auto`` runs it; a costly method runs only where it is named.
+        first_layer_alone: whether it looks at the first layer alone, so that a layer which reads
+            patches of an image is to it a layer that reads small images.
         describes: descriptions of its own numbers.
+        draws: names of the pictures that it can draw.
         max_seconds: time budget of one reconstruction in seconds.
         seed: seed of the attack's own generator, 0 or more.
         warm_start: whether it begins at an earlier checkpoint's candidates.
@@ -175,7 +178,9 @@ class Reconstructor(ABC):
     citation: ClassVar[str]
     cost: ClassVar[float] = 100.0
     automatic: ClassVar[bool] = True
+    first_layer_alone: ClassVar[bool] = False
     describes: ClassVar[tuple[Number, ...]] = ()
+    draws: ClassVar[tuple[str, ...]] = ()
 
     max_seconds: float = 600.0
     seed: int = 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from lit_recon import methods
 from lit_recon.errors import InputError, RunError
@@ -18,15 +19,30 @@ from lit_recon.records.tracking import STEP, why_not_online
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-Methods = Mapping[str, Sequence[Number]]  # the numbers of each method, by its name
-RATIO = "p_over_dn"  # the x axis of the law
-
 # wandb_workspaces is an extra, and imported inside the functions.
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What a method logs.
+
+    Attributes:
+        numbers: as recon/METHOD/NAME.
+        pictures: names of those beside the grid, as recon/METHOD/NAME.
+    """
+
+    numbers: Sequence[Number]
+    pictures: Sequence[str] = ()
+
+
+Methods = Mapping[str, Logged]  # by the method's name
+RATIO = "p_over_dn"  # the x axis of the law
+FIGURES = ("law", "capacity", "boundaries")  # of sweeps, logged as NAME/figure
 
 
 @dataclass
 class DashboardFlags:
-    """Builds a W&B workspace: training, reconstruction, pictures, and the law across runs.
+    """Builds a W&B workspace: training, reconstruction, pictures, sweeps, the law across runs.
 
     Args:
         entity: user or team that the project belongs to.
@@ -77,13 +93,26 @@ def dashboard(argv: Sequence[str], plugins: Sequence[ModuleType] = ()) -> None:
 
 
 def methods_of(plugins: Sequence[ModuleType] = ()) -> Methods:
-    """The methods that can be chosen, each by its name with default settings.
+    """The methods that can be chosen, by every name that one of their choices gives them.
 
     >>> list(methods_of())[0]
     'projection'
     """
     classes: Sequence[Any] = choices([methods, *plugins], Reconstructor, ProjectionReconstructor)
-    return {cls().name: (*COMMON, *cls.describes) for cls in classes}
+    return {
+        name: Logged((*COMMON, *cls.describes), cls.draws)
+        for cls in classes
+        for name in _names(cls)
+    }
+
+
+def _names(cls: Any) -> Iterator[str]:
+    """The names of a method: with its defaults, and with each choice of one argument."""
+    yield cls().name
+    for argument, kind in get_type_hints(cls.__init__).items():
+        for choice in get_args(kind) if get_origin(kind) is Literal else ():
+            with suppress(InputError):  # a choice that needs another argument
+                yield cls(**{argument: choice}).name
 
 
 def chosen(known: Methods, name: str | None) -> Methods:
@@ -109,12 +138,15 @@ def build_workspace(entity: str, project: str, drawn: Methods, name: str) -> Wor
 
     Args:
         entity, project, name: see `DashboardFlags`.
-        drawn: the methods, each with the numbers that it logs.
+        drawn: the methods, each with what it logs.
     """
     import wandb_workspaces.workspaces as ws
 
     sections = [_training(), *(_reconstruction(*method) for method in drawn.items())]
-    sections += [_law(*method) for method in drawn.items() if _has_ratio(method[1])]
+    sections += [
+        _law(method, logged.numbers) for method, logged in drawn.items() if _has_ratio(logged)
+    ]
+    sections.append(_sweeps())
     return ws.Workspace(entity=entity, project=project, name=name, sections=sections)
 
 
@@ -149,20 +181,38 @@ def _charts(prefix: str, numbers: Sequence[Number]) -> list[Any]:
     ]
 
 
-def _reconstruction(method: str, numbers: Sequence[Number]) -> Section:
+def _reconstruction(method: str, logged: Logged) -> Section:
     """A method's numbers over training, and its pictures."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    charts = _charts(f"recon/{method}", numbers)
-    pictures = wr.MediaBrowser(
-        title="Training images and what came back",
-        media_keys=[f"recon/{method}/grid"],
-        num_columns=1,
-        layout=wr.Layout(w=16, h=12),
-    )
+    charts = _charts(f"recon/{method}", logged.numbers)
+    pictures = [
+        wr.MediaBrowser(
+            title=title,
+            media_keys=[f"recon/{method}/{name}" for name in names],
+            num_columns=1,
+            layout=wr.Layout(w=16, h=12),
+        )
+        for title, names in (
+            ("Training images and what came back", ("grid",)),
+            ("How the attack went", logged.pictures),
+        )
+        if names
+    ]
     name = f"Reconstruction by {method}"
-    return ws.Section(name=name, is_open=True, panels=[*charts, pictures])
+    return ws.Section(name=name, is_open=True, panels=[*charts, *pictures])
+
+
+def _sweeps() -> Section:
+    """The figures of sweeps: the law's, and those of constructed networks."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    keys = [f"{name}/figure" for name in FIGURES]
+    layout = wr.Layout(w=16, h=12)
+    figures = wr.MediaBrowser(title="Figures", media_keys=keys, num_columns=1, layout=layout)
+    return ws.Section(name="Sweeps", is_open=True, panels=[figures])
 
 
 def _law(method: str, numbers: Sequence[Number]) -> Section:
@@ -184,8 +234,8 @@ def _law(method: str, numbers: Sequence[Number]) -> Section:
     return ws.Section(name=f"The law across runs, by {method}", is_open=True, panels=charts)
 
 
-def _has_ratio(numbers: Sequence[Number]) -> bool:
-    return RATIO in [number.name for number in numbers]
+def _has_ratio(logged: Logged) -> bool:
+    return RATIO in [number.name for number in logged.numbers]
 
 
 def _y_axis(number: Number) -> dict[str, Any]:

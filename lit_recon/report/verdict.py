@@ -18,17 +18,20 @@ class WrittenVerdict:
         words: the verdict in sentences.
         not_tried: (method, reason) of every method that was not tried.
         limits: what the verdict does not say.
+        patches: whether there is a page with the patches that came back.
     """
 
     words: Sequence[str]
     not_tried: Sequence[tuple[str, str]]
     limits: Sequence[str]
+    patches: bool = False
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> WrittenVerdict:
         """From the content of the file."""
         skipped = [(entry["method"], entry["reason"]) for entry in told["not_tried"]]
-        return cls(list(told["words"]), skipped, list(told["limits"]))
+        patches = told["numbers"]["patches"] is not None
+        return cls(list(told["words"]), skipped, list(told["limits"]), patches)
 
 
 def verdict_file(path: Path) -> Path | None:

@@ -22,6 +22,7 @@ OVERFLOW = 1e6  # units from which on a row has diverged
 # Levenberg-Marquardt, in units of the mean diagonal of J^T J.
 DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-14, 1e6
 UP, DOWN = 5.0, 0.1
+TRUSTED = 0.25  # share of the loss that a step leaves, up to which the derivative is updated
 PATIENCE, PROGRESS = 10, 0.5  # a row ends whose loss falls by less than this share in 10 steps
 
 
@@ -117,7 +118,8 @@ def fixed_points(
     """Solve f(z) = z for every row by Levenberg-Marquardt steps on ||f(z) - z||^2.
 
     Unlike the iteration it also ends at fixed points that repel. Rows that come to a minimum which
-    is no fixed point end as `RUNNING`.
+    is no fixed point end as `RUNNING`. After a step that leaves at most a quarter of the loss, the
+    derivative is not computed again but updated by what the step has shown (Broyden 1965).
 
     >>> start, slope = torch.full((1, 1), 2.0), lambda z: 2 * z[:, :, None]
     >>> ends = fixed_points(lambda z: z**2 + 0.1, slope, start, Monitor(), "newton",
@@ -144,7 +146,7 @@ def fixed_points(
     loss = residual.square().sum(1)
     row, z, residual, loss = (part[loss.isfinite()] for part in (row, z, residual, loss))
     slope = jacobian(z) - eye
-    damping, earlier = torch.full_like(loss, DAMPING), loss
+    damping, earlier, exact = torch.full_like(loss, DAMPING), loss, torch.ones_like(loss).bool()
     for t in range(max_steps + 1):
         solved = loss.sqrt() <= tolerance * z.norm(dim=1).clamp_min(unit)
         hopeless = damping > MOST_DAMPING
@@ -153,8 +155,8 @@ def fixed_points(
             earlier = loss
         ends[row], period[row], steps[row] = z, solved.long(), t
         keep = ~(solved | hopeless)
-        row, z, residual, loss, slope, damping, earlier = (
-            part[keep] for part in (row, z, residual, loss, slope, damping, earlier)
+        row, z, residual, loss, slope, damping, earlier, exact = (
+            part[keep] for part in (row, z, residual, loss, slope, damping, earlier, exact)
         )
         if not len(row) or t == max_steps or monitor.out_of_time:
             break
@@ -167,10 +169,18 @@ def fixed_points(
         monitor.applications += 1
         new = there.square().sum(1)
         better = new < loss  # not where it is NaN
+        trusted = new <= TRUSTED * loss
+        # Broyden (1965): the smallest change of the derivative that explains the step.
+        error = there - residual + (slope @ move)[..., 0]
+        along = move / move.square().sum(1, keepdim=True)
+        slope = slope.where(~trusted[:, None, None], slope - error[..., None] @ along.mT)
+        damping = damping * torch.where(better, DOWN, torch.where(exact, UP, 1.0))
+        damping = damping.clamp_min(LEAST_DAMPING)
         z, residual = (a.where(better[:, None], b) for a, b in ((moved, z), (there, residual)))
         loss = new.where(better, loss)
-        damping = (damping * torch.where(better, DOWN, UP)).clamp_min(LEAST_DAMPING)
-        if bool(better.any()):
-            slope[better] = jacobian(z[better]) - eye
+        renewed = (better & ~trusted) | (~better & ~exact)
+        if bool(renewed.any()):
+            slope[renewed] = jacobian(z[renewed]) - eye
+        exact = renewed | (exact & ~better)
         monitor.record(phase, float(loss.mean() / unit**2), z)
     return Orbits(ends, period, steps)

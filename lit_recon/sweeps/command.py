@@ -230,8 +230,7 @@ def run_study(study: Study, flags: Namespace, again: str) -> None:
                 study.take(outcome)
                 failure = outcome.failure
                 view.tell(outcome.name, failure or "built", failed=failure is not None)
-    figures = finish(study)
-    log_figures(directory, flags, mode, figures)
+    log_figures(directory, flags, mode, *finish(study))
     report_failures(directory, study.failures)
 
 
@@ -265,9 +264,9 @@ def log_figures(
     flags: Namespace,
     mode: Mode,
     figures: Mapping[str, Figure],
-    table: pd.DataFrame | None = None,
+    table: pd.DataFrame,
 ) -> None:
-    """Figures, and the table of the first one, into W&B."""
+    """Figures, and the table that the first of them shows, into W&B."""
     given, name = flags.wandb, directory.path.name
     place = {"project": given.project, "entity": given.entity, "group": given.group or name}
     logger = make_wandb_logger(directory.path, mode, name=name, tags=given.tags, **place)
@@ -276,8 +275,8 @@ def log_figures(
     with media.one_log(logger, step=0) as row:
         for key, figure in figures.items():
             row[f"{key}/figure"] = media.picture(figure_to_uint8(figure), step=0)
-            if table is not None and len(table):
-                row[f"{key}/table"] = media.image_table(table.to_dict("records"))
+        if len(table):
+            row[f"{next(iter(figures))}/table"] = media.image_table(table.to_dict("records"))
     logger.experiment.finish()
 
 

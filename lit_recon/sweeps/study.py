@@ -234,11 +234,11 @@ class Study:
             yield "boundaries", boundary_figure(x, labels, widths, job.biases, activation)
 
 
-def finish(study: Study) -> Mapping[str, Any]:
+def finish(study: Study) -> tuple[Mapping[str, Any], pd.DataFrame]:
     """Write the tables, the figures and the report.
 
     Returns:
-        The figures by name.
+        The figures by name, and the table of cells.
 
     Raises:
         RunError: no network was built.
@@ -255,4 +255,4 @@ def finish(study: Study) -> Mapping[str, Any]:
         directory.write_bytes(f"{name}.svg", to_svg(figure))
         print(f"figure   {directory.write_bytes(f'{name}.png', to_png(figure))}")
     print(f"report   {write_study_report(directory.path)}")
-    return figures
+    return figures, cells

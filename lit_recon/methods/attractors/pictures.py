@@ -20,11 +20,11 @@ from lit_recon.solvers.rows import RUNNING, iterate
 Pixels = NDArray[np.uint8]
 
 ROWS = 4  # iterations shown
-TRIED = 64  # noise inputs of which these are chosen
+TRIED = 32  # noise inputs of which these are chosen
 COLUMNS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)  # steps in the strip
 FRAMES = 25  # steps in the animation
 SIDE = 64  # pixels that the longer side of an image comes close to, by a whole factor
-SQUARES, SQUARE = 51, 8  # squares along a side of the plane of basins, and pixels of a square
+SQUARES, SQUARE = 41, 10  # squares along a side of the plane of basins, and pixels of a square
 PLANE_STEPS = 100
 MARGIN = 0.6  # of the triangle's size, around it
 # Okabe & Ito (2008), for the three limits of the plane and for two more; grey for all others.

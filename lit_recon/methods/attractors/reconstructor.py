@@ -67,6 +67,7 @@ class AttractorReconstructor(Reconstructor):
     )
     cost: ClassVar[float] = 20.0
     describes: ClassVar[tuple[Number, ...]] = DESCRIBED
+    draws: ClassVar[tuple[str, ...]] = ("iterations", "iterating", "basins", "spectrum")
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from math import nan
 from typing import Any
@@ -20,7 +21,7 @@ FIXED = 0.01  # of an input's norm, by which the network may move it
 NEAR = 0.1  # of an input's norm, up to which a limit shows it
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # of noise, relative to the norm
 RETURNED = 0.9  # share of starts
-NOISY_INPUTS, NOISY_STARTS = 20, 10  # training inputs that get noise, and starts of each
+NOISY_INPUTS, NOISY_STARTS = 20, 5  # training inputs that get noise, and starts of each
 NOISY_STEPS = 100
 RANK = 1e-6  # of the largest singular value of the training inputs: smaller ones are rounding
 NOISE_INPUTS = 100  # of noise alone, for the share of their outputs outside the training inputs
@@ -99,9 +100,9 @@ def _noise_tolerance(map: ReducedMap, x: Tensor, fixed: Sequence[Tensor]) -> flo
     x = x[some.to(x.device)].repeat_interleave(NOISY_STARTS, 0)
     noise = torch.randn(*x.shape, generator=generator(0, "noise tolerance")).to(x)
     noise *= (x.norm(dim=1) / noise.norm(dim=1))[:, None]
-    unit, largest = float(x.norm(dim=1).median()), 0.0
-    quick = map.single()
-    for level in LEVELS:
+    unit, quick = float(x.norm(dim=1).median()), map.single()
+
+    def returns(level: float) -> bool:
         ends = iterate(
             quick,
             map.lower(map.image(x + level * noise)).to(quick.offset),
@@ -112,10 +113,11 @@ def _noise_tolerance(map: ReducedMap, x: Tensor, fixed: Sequence[Tensor]) -> flo
             max_steps=NOISY_STEPS,
         )
         back = (map.lift(ends.z.to(x)) - x).norm(dim=1) <= FIXED * x.norm(dim=1)
-        if float(back.double().mean()) < RETURNED:
-            break
-        largest = level
-    return largest
+        return float(back.double().mean()) >= RETURNED
+
+    # By bisection: what returns from a level returns from lower ones.
+    first_lost = bisect_left(LEVELS, True, key=lambda level: not returns(level))
+    return LEVELS[first_lost - 1] if first_lost else 0.0
 
 
 def _outside_span(map: ReducedMap, x: Tensor) -> float:

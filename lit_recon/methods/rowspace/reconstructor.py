@@ -81,6 +81,7 @@ class RowSpaceReconstructor(Reconstructor):
         " changes: Tansley et al. 2026, arXiv 2605.06519"
     )
     cost: ClassVar[float] = 10.0
+    first_layer_alone: ClassVar[bool] = True
     describes: ClassVar[tuple[Number, ...]] = DESCRIBED
 
     def __init__(
