@@ -19,6 +19,7 @@ from lit_recon.methods import Reconstruction, RowSpaceReconstructor
 from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.scores import score
 from lit_recon.models import MLP, DeepMLP, RandomFeatures, ReadoutModel, ResNet
+from lit_recon.protection import noisy, pruned, rounded
 from lit_recon.randomness import generator
 from tests.problems import sphere
 from tests.rowspaces import changed, knowledge, matching, photographs
@@ -238,6 +239,30 @@ def test_final_weights_that_have_forgotten_their_start_give_every_image(
         "final weights",
         "image shape and normalisation",
     ]
+
+
+@pytest.mark.parametrize(
+    ("protect", "least"),
+    [
+        (lambda secret: noisy(secret, 1e-6, torch.Generator().manual_seed(0)), 6),
+        (lambda secret: pruned(secret, 0.1), 6),
+        (lambda secret: rounded(secret, "bf16"), 5),
+    ],
+    ids=["noise", "pruning", "bf16"],
+)
+def test_what_was_done_to_final_weights_does_not_hide_their_rank(
+    protect: Callable[[dict[str, Tensor]], dict[str, Tensor]], least: int
+) -> None:
+    """The noise of each is uneven, and the smallest values of its spectrum step down."""
+    data = pictures(6, 8)
+    known = trained(deep(data, widths=[256, 16], bias="all"), data, steps=1200, **FORGETTING)
+    weights = known.model.state_dict()
+    known.model.load_state_dict(protect(weights))
+    found = attack(replace(known, earlier_first_layer=None), evidence="final")
+    assert found.numbers["rank"] == 6
+    assert data.images is not None
+    certain = exact(found, data.images)
+    assert len(certain) >= least, found.outcome.reason
 
 
 def test_a_start_that_is_not_forgotten_is_told() -> None:

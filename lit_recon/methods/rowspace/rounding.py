@@ -48,7 +48,8 @@ DOUBTS = (0.1, 0.3, 1.0)  # in the spread, one after the other, where a pass fou
 SMALL_SHARE = 2e-5  # of a candidate's norm; smaller spreads are not fitted
 LOG10_CHANCE = -12.0  # of all wrong acceptances together
 LEAST_CONTRAST = 2.0  # levels; anything nearly flat is near integers
-CHUNK = 16  # candidates in one batch
+CHUNK = 16  # candidates in one batch, fewer where more than CHUNK_UNKNOWNS directions are fitted,
+CHUNK_UNKNOWNS = 100  # so that a batch takes no more than a few seconds
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def round_to_integers(
     shape: tuple[int, int, int],
     generator: torch.Generator,
     noise: float | Tensor = 0.0,
+    deadline: float = inf,
 ) -> Rounded:
     """Find the exact image of every candidate that is not known yet.
 
@@ -100,6 +102,7 @@ def round_to_integers(
         generator: draws the held-out pixels and the pool of features.
         noise: (n,) rms error of a candidate's pixels that the rounding of weights causes, or one
             number for all.
+        deadline: value of ``time.perf_counter()`` after which the remaining candidates are left.
 
     Returns:
         Levels, exact where the certificate accepts; those of known candidates as they are.
@@ -116,7 +119,10 @@ def round_to_integers(
     residual[wanted] = torch.inf
     other = torch.full_like(residual, torch.inf)  # of the image with the other sign
     expected = torch.as_tensor(noise, dtype=candidates.dtype).expand(len(candidates)).clone()
-    for part in wanted.split(CHUNK):
+    few = CHUNK * CHUNK_UNKNOWNS**2 // max(len(wanted), CHUNK_UNKNOWNS) ** 2
+    for part in wanted.split(max(1, few)):
+        if perf_counter() > deadline:
+            break
         image, scale = _fit(estimate, candidates, zero, part, features)
         expected[part] *= factor * scale.abs()
         both = torch.stack([image, 2 * zero - image])
@@ -169,7 +175,8 @@ def recover_integers(
         factor: levels of one unit of an input.
         shape: (c, h, w) of an image.
         generator: source of the random choices.
-        deadline: value of ``time.perf_counter()`` after which no more zeros are used.
+        deadline: value of ``time.perf_counter()`` after which no batch of columns or of candidates
+            begins.
 
     Returns:
         The best candidates, exact ones at their own scale and sign, and the rounded images.
@@ -182,7 +189,7 @@ def recover_integers(
             prior, best = refine_by_zeros(change, before, after, prior, best, deadline)
         best, noise = _refit(change, best)
         doubtful = best.doubted(prior, doubt)
-        rounded = round_to_integers(doubtful, offset, factor, shape, generator, noise)
+        rounded = round_to_integers(doubtful, offset, factor, shape, generator, noise, deadline)
         prior, best = (_with_known(each, rounded, offset, factor) for each in (prior, best))
         if prior.known.all() or perf_counter() > deadline:
             break

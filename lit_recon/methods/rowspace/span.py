@@ -18,10 +18,12 @@ from torch import Tensor
 
 # Spectra. Singular values of rounding noise fall by a few percent from one to the next.
 STEP_DOWN = 2.0  # factor between the last singular value of a signal and the first of the noise
+CLEAR_STEP = 10.0  # the same where most directions would be those of a signal
 NOISE_SHARE = 1e-3  # of a change's energy; more outside of the span is no noise
 LEVEL_ROUNDS = 3  # in which the noise of neurons and of pixels is told apart
 EVEN = 4.0  # spread of the level over neurons or pixels, in units of that by chance
 NEARLY_WHITE = 3.0  # rounding leans to one side, where pixels are alike (twice, on digits)
+AS_WHITE = 1.05  # where noise is even; a start and rounding together are 1.03 of white noise
 EDGE_SPREADS = 4.0  # of the largest singular value of white noise, beyond its mean
 TAIL = 8  # singular values that must be seen beyond the rank
 FIRST_DIRECTIONS = 32
@@ -215,18 +217,20 @@ def _low_rank(
         change = after if before is None else after - share * before
         directions, values = _leading(change, count, random, begin)
         whole = count == least
-        # What is left of a start is white noise; what Adam leaves may look like it.
-        white = _above_noise(values, change) if before is None else None
-        if white is not None and white > min(count - TAIL, least // 2):
-            white = None
-        if white is not None and _is_even(_left_over(change, directions[:white])):
-            return directions[:white], values, share
         steps = _steps(values, whole)
-        rank = steps[-1] if steps else 0
+        white, rank = None, steps[-1] if steps else 0
+        if before is None:
+            if least > SMALL:
+                steps = [step for step in steps if step <= least // 2 or _is_clear(values, step)]
+                rank = steps[-1] if steps else 0
+            white, even = _above_noise(values, change, directions)
+            known = _last_step(change, directions, steps, white, even)
+            if known is not None:
+                return directions[:known], values, share
         # Noise steps down too: its smallest values, and where pixels are alike in all inputs.
         for fewer in steps[:-1]:
             rest = _left_over(change, directions[:fewer])
-            if _is_rounding(rest, change, spacing) and _is_white(rest, fewer):
+            if _is_rounding(rest, change, spacing) and _is_white(rest, fewer, NEARLY_WHITE):
                 rank = fewer
                 break
         low = rank < least and (whole or rank <= count - TAIL)
@@ -307,10 +311,18 @@ def _steps(values: Tensor, whole: bool) -> list[int]:
     return [int(place) + 1 for place in steps]
 
 
-def _above_noise(values: Tensor, change: Tensor) -> int | None:
+def _is_clear(values: Tensor, step: int) -> bool:
+    """Whether a step is far larger than those of the smallest values of rounded weights."""
+    return step <= len(values) - TAIL and bool(values[step - 1] > CLEAR_STEP * values[step])
+
+
+def _above_noise(values: Tensor, change: Tensor, directions: Tensor) -> tuple[int | None, bool]:
     """How many singular values are above those of white noise with the energy of the rest.
 
     Those of a signal may fall into the noise without a step, as with smooth activations.
+
+    Returns:
+        The number; None: it is not seen. And whether that noise has one level everywhere.
     """
     (h, d), total = change.shape, change.square().sum()
     rest = total - torch.cat([torch.zeros(1), values.square()]).cumsum(0)[:-1].to(total)
@@ -318,8 +330,36 @@ def _above_noise(values: Tensor, change: Tensor) -> int | None:
     index = torch.arange(len(values))
     edge = _white_edge(h - index, d - index, rest.clamp_min(0))
     noise = known & (rest < NOISE_SHARE * total) & (values < edge)
-    below = noise.nonzero().flatten()
-    return int(below[0]) if len(below) else None
+    below = [int(first) for first in noise.nonzero().flatten()[:1]]
+    # What is left of a start is white noise; what Adam leaves may look like it.
+    if not below or below[0] > min(len(values) - TAIL, min(h, d) // 2):
+        return None, False
+    return below[0], _is_even(_left_over(change, directions[: below[0]]))
+
+
+def _last_step(
+    change: Tensor, directions: Tensor, steps: list[int], white: int | None, even: bool
+) -> int | None:
+    """The rank of final weights (h, d) that noise is left of, of a level for neurons and pixels.
+
+    It is the first step down of the singular values after which no direction stands out. Even noise
+    needs no step: there it is the number of values above white noise, if no step comes earlier.
+
+    Args:
+        change: the weights.
+        directions: (count, d) their leading directions.
+        steps: places where their singular values step down.
+        white, even: from `_above_noise`.
+    """
+    limit = AS_WHITE if even else NEARLY_WHITE
+    for step in steps:
+        rest = _left_over(change, directions[:step])
+        quiet = rest.square().sum() < NOISE_SHARE * change.square().sum()
+        if even and white is not None and step >= white:
+            break
+        if quiet and _is_white(rest, step, limit):
+            return step
+    return white if even else None
 
 
 def _white_edge(h: Tensor, d: Tensor, energy: Tensor) -> Tensor:
@@ -341,8 +381,11 @@ def _is_even(rest: Tensor) -> bool:
     return True
 
 
-def _is_white(rest: Tensor, rank: int) -> bool:
-    """Whether a span leaves over (h, d) nothing but noise, with a level for neurons and pixels."""
+def _is_white(rest: Tensor, rank: int, limit: float) -> bool:
+    """Whether a span leaves over (h, d) nothing but noise, with a level for neurons and pixels.
+
+    Once the levels are equal, no direction may be larger than `limit` times that of white noise.
+    """
     if min(rest.shape) > SEEN_WHOLE:
         return False  # too large to see all of it
     for _ in range(LEVEL_ROUNDS):
@@ -353,7 +396,8 @@ def _is_white(rest: Tensor, rank: int) -> bool:
     if min(h, d) <= rank:
         return False
     edge = _white_edge(torch.tensor(h - rank), torch.tensor(d - rank), rest.square().sum())
-    return bool(torch.linalg.matrix_norm(rest, 2) < NEARLY_WHITE * edge)
+    gram = rest @ rest.T if len(rest) < rest.shape[1] else rest.T @ rest
+    return bool(torch.linalg.eigvalsh(gram)[-1] < (limit * edge) ** 2)
 
 
 def _left_over(change: Tensor, basis: Tensor) -> Tensor:

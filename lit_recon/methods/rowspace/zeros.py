@@ -46,6 +46,7 @@ DOUBTFUL = 3e-3  # spread of a settled column, relative to the candidate, in ful
 SETTLED = 1e-4  # spread of a column, relative to the candidate, that is small enough
 ROWS_PER_UNKNOWN = 8  # equations used for each unknown, those with the largest margin
 MOST_NUMBERS = 2e7  # in one batch of regressions
+MOST_PRODUCTS = 2e11  # multiplications in one batch, some seconds
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,9 @@ def _regress_all(
     zeros = torch.zeros(n, dtype=torch.long)
     most = max(1, ROWS_PER_UNKNOWN * n)
     length = min(most, max(1, int((margin[wanted] > 0).sum(1).max())))
-    for batch in wanted.split(max(1, int(MOST_NUMBERS / (length * len(unknown) + 1)))):
+    numbers = length * len(unknown) + 1
+    products = numbers * len(unknown) * (SLOW_STEPS + FAST_STEPS)
+    for batch in wanted.split(max(1, int(min(MOST_NUMBERS / numbers, MOST_PRODUCTS / products)))):
         if perf_counter() > deadline:
             break
         used, chosen = margin[batch].topk(length, dim=1)  # (b, l) equations of each input
