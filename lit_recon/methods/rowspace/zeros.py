@@ -46,7 +46,7 @@ DOUBTFUL = 3e-3  # spread of a settled column, relative to the candidate, in ful
 SETTLED = 1e-4  # spread of a column, relative to the candidate, that is small enough
 ROWS_PER_UNKNOWN = 8  # equations used for each unknown, those with the largest margin
 MOST_NUMBERS = 2e7  # in one batch of regressions
-MOST_PRODUCTS = 2e11  # multiplications in one batch, some seconds
+MOST_PRODUCTS = 3e10  # multiplications in one batch, some seconds
 
 
 @dataclass(frozen=True)
