@@ -167,6 +167,7 @@ class Evil:
         (["--before=B", "--after=B", *SHAPE, *SCALE], "is the same in --before, so nothing"),
         (["--before=B", "--after=B", *SHAPE, *SCALE, *MODULE], "the same weights in --before"),
         (["--before=B", "--after=cut", *SHAPE, *SCALE], "is no whole checkpoint"),
+        (["--before=B", "--after=empty", *SHAPE, *SCALE], "it is cut off, or not a file of torch"),
         (["--before=B", "--after=evil", *SHAPE, *SCALE], "nothing but numbers and plain contain"),
         (["--before=B", "--after=evil", *SHAPE, *SCALE, *MODULE], "nothing but numbers"),
         (["--before=B", "--after=none", *SHAPE, *SCALE], "is missing"),
@@ -211,6 +212,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     for name, file in {"B": "before", "A": "after"}.items():
         Path(name).symlink_to(files / f"{file}.ckpt")
     Path("cut").write_bytes((files / "after.ckpt").read_bytes()[:900])
+    Path("empty").touch()
     torch.save({"state_dict": Evil()}, "evil")
     before = sorted(tmp_path.iterdir())
     assert main(["audit", *flags]) == 2

@@ -456,5 +456,10 @@ def test_a_figure_has_heatmaps_and_slices_for_each_kind_of_data() -> None:
         "probability of a fit, normalize raw",
         "width of second layer, normalize mean_image",
     }
+    figure.draw_without_rendering()
+    named = [(axes, legend) for axes in drawn if (legend := axes.get_legend())]
+    assert len(named) == 2 * 2
+    for axes, legend in named:  # above its lines
+        assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
     only_widths = cells_of(**{"model.max_bias": 1.0})
     assert len(capacity_figure(only_widths, "a study").axes) == 2 * 2

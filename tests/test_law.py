@@ -130,6 +130,13 @@ def test_without_a_number_of_features_another_number_is_the_x_axis() -> None:
         assert not panel.texts  # p = d n is no place on it
 
 
+def test_a_single_line_without_a_solver_is_named_after_its_method() -> None:
+    frame = results(solver="Newton")
+    alone = frame[frame["config"] == frame["config"].iloc[0]].assign(solver=None)
+    table = law_table(alone, AXES)
+    assert list(table["line"].unique()) == [f"{alone['model'].iloc[0]}, projection"]
+
+
 def test_runs_that_failed_or_attacked_nothing_do_not_count() -> None:
     frame = results()
     failed = frame["run.seed"] == 0

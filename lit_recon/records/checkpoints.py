@@ -138,4 +138,5 @@ def _unreadable(error: Exception) -> str:
     if found:
         return f"holds {found[1]}, and nothing but numbers and plain containers is loaded"
     reason = re.split(r"\n|\. ", str(error))[0] if isinstance(error, RuntimeError) else ""
-    return f"is no whole checkpoint ({reason or type(error).__name__})"
+    cause = reason or f"{type(error).__name__}; it is cut off, or not a file of torch.save"
+    return f"is no whole checkpoint ({cause})"

@@ -173,8 +173,18 @@ def _curves(
         axes.set_xlabel(_name(x))
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.grid(color="#e6e6e6", linewidth=0.8)
-        if of:
-            axes.legend(title=_name(of), fontsize=8, title_fontsize=8)
+    if of:  # once for both panels, and above them: inside it can lie over a line
+        fits.legend(
+            title=_name(of),
+            ncols=len(lines),
+            fontsize=8,
+            title_fontsize=8,
+            frameon=False,
+            alignment="left",
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.1,
+        )
 
 
 def boundary_figure(

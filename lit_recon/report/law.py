@@ -160,7 +160,7 @@ def _labels(ended: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
         if _groups(ended, [*parts, part]) > _groups(ended, parts):
             parts.append(part)
     if not parts:
-        return ended["model"].str.cat(ended["solver"], ", ", na_rep="-")
+        return ended["model"].str.cat(ended["solver"].fillna(ended["method"]), ", ")
     words = [ended[part].map(lambda value, part=part: _word(part, value)) for part in parts]
     return words[0].str.cat(words[1:], ", ") if len(words) > 1 else words[0]
 

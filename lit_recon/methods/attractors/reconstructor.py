@@ -98,7 +98,7 @@ class AttractorReconstructor(Reconstructor):
             InputError: the network cannot be attacked.
         """
         if _input_shape(model) is None:
-            kind = type(model).__name__
+            kind = type(getattr(model, "module", model)).__name__  # of a user, not our wrapper
             remedy = f"needs a network whose output is as large as its input, and {kind} is none"
             raise InputError("--recon", type(self).__name__, remedy)
 
