@@ -1,6 +1,7 @@
 # make demo   train and reconstruct on two photographs, about two minutes from a fresh clone
 # make test   lint, types and all tests; without chromium, the tests of the report are skipped
 # make test-fast   the quick tests, for daily work: about a minute on two cores
+# make test-all   all tests, without lint and without those of other processors
 # make test-processors   the rounding tests, three times, with the arithmetic of other processors
 # make lint   lint and types
 # make docs   the documentation, in site/index.html; needs no network once installed
@@ -12,28 +13,34 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast test-processors other-mkl no-vectors three-threads lint docs clean
+.PHONY: demo test test-all test-fast test-processors other-mkl no-vectors three-threads lint docs \
+  clean
 .DELETE_ON_ERROR: # an incomplete environment must not count as installed
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
 
-test: lint
-	$(MAKE) test-fast
-	$(BIN)/python -m pytest -m "slow or browser" -n 2 --dist loadfile
-	$(MAKE) test-processors
+# lint and each setting of the processors keep one core busy, so two of them run at a time.
+test: $(VENV)/.installed-test
+	$(BESIDE) lint $(SETTINGS)
+	$(MAKE) test-all
+
+# One start of pytest: each of its processes imports for ten seconds.
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile
 
 # Three settings: other MKL kernels (no effect without MKL), torch's own kernels without vector
 # instructions, and three threads. Only files with such tests are collected: this saves ten seconds.
-# Two settings at a time, because each alone keeps one core busy; their output does not mix, where
-# make is new enough for that.
+# Two at a time, because each alone keeps one core busy; their output does not mix, where make is
+# new enough for that.
+BESIDE = $(MAKE) -j2 --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+SETTINGS = other-mkl no-vectors three-threads
 ROUNDING = $(BIN)/python -m pytest -m rounding $(shell grep -l mark.rounding tests/test_*.py)
 test-processors: $(VENV)/.installed-test
-	$(MAKE) -j2 --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync) \
-	  other-mkl no-vectors three-threads
+	$(BESIDE) $(SETTINGS)
 
 other-mkl: $(VENV)/.installed-test
 	MKL_CBWR=COMPATIBLE $(ROUNDING)

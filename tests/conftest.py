@@ -19,11 +19,13 @@ import wandb
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import train
+from lit_recon.sweeps import workers
+from tests import warm
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Imported once, by the process that those of some tests are forked from.
-multiprocessing.set_forkserver_preload(["callbacks", "datamodules", "tests.problems"])
+multiprocessing.set_forkserver_preload(["tests.imported"])
 
 # What a shell starts in the background ignores Ctrl-C, and so would the commands that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -88,9 +90,16 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 @pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of sweeps have imported all that they need; test_sweeps.py has new ones, too."""
+    monkeypatch.setattr(workers, "_CONTEXT", warm.CONTEXT)
+
+
+@pytest.fixture
 def type_command(
     tmp_path: Path,
     without_wandb: None,
+    warm_workers: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., tuple[int, str, str]]:

@@ -4,9 +4,11 @@ No time is asserted: the machine may be busy.
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -42,6 +44,7 @@ from lit_recon.modules import SGD, Autoencode, Next, TensorAdam
 from lit_recon.randomness import generator
 from lit_recon.solvers import MomentumDescent, SolverStep
 from lit_recon.tall_matrix import BLOCK_ROWS
+from tests import warm
 from tests.small_runs import fit
 
 pytestmark = pytest.mark.slow
@@ -151,7 +154,8 @@ def test_threshold(tmp_path):
     assert (tmp_path / "threshold.png").stat().st_size
 
 
-def test_threshold_by_two_processes_finds_the_same(tmp_path):
+def test_threshold_by_two_processes_finds_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(threshold, "get_context", lambda method: warm.context())
     flags = ("--solvers", "ours", "--ratios", "5", "--seeds", "0", "1")
     alone, shared = (
         [row["direction_error"] for row in results("threshold", tmp_path, *flags, "--jobs", jobs)]
@@ -187,7 +191,7 @@ def test_scaling_of_a_first_layer_that_is_drawn(tmp_path):
     assert min(drawn["beside_bytes"]) > block > max(stored["beside_bytes"])
 
 
-def test_throughput_of_sweeps(tmp_path):
+def test_throughput_of_sweeps(tmp_path, warm_workers):
     (row,) = results("sweep_throughput", tmp_path)
     assert len(row["seconds"]["fresh"]) == 1 and len(row["seconds"]["kept"]) == 2
     assert row["ratio"] == row["seconds"]["fresh"][0] / row["seconds"]["kept"][1]
@@ -205,7 +209,8 @@ def test_whole_commands(tmp_path):
     assert row["peak_bytes"] > 1e8 and row["command_seconds"] > row["attack_seconds"]
 
 
-def test_lattice(tmp_path):
+def test_lattice(tmp_path, monkeypatch):
+    monkeypatch.setattr(lattice, "train", cache(lattice.train.__wrapped__))  # 22 rows, 17 networks
     rows = results("lattice", tmp_path)
     assert {row["part"] for row in rows} == set(lattice.PARTS)
     assert not any(row["false_certificates"] for row in rows)
@@ -381,7 +386,13 @@ def test_private_training_is_skipped_without_opacus(tmp_path, capsys, monkeypatc
     assert "Opacus is not installed; pip install" in capsys.readouterr().out
 
 
-def test_resume(tmp_path):
+def test_resume(tmp_path, monkeypatch):
+    def started(argv, directory, threads):
+        place = [f"--run.dir={directory.parent}", f"--run.name={directory.name}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        return warm.Command(*argv, *place, home=ROOT, environment=environment)
+
+    monkeypatch.setattr(resume, "started", started)
     (row,) = results("resume", tmp_path)
     assert row["equal"] and row["differing_files"] == []
     assert row["last_checkpoint"] in (0, 15, 30, 40)
@@ -497,7 +508,12 @@ def test_an_error_on_the_ranks_is_told():
         scaling.in_fresh_processes(cell)
 
 
-def test_a_command_that_fails_is_told_in_its_own_words(tmp_path, capsys):
+def test_a_command_that_fails_is_told_in_its_own_words(tmp_path, capsys, monkeypatch):
+    run = attack.run
+    tiny = {"peak_bytes": 0}  # it would succeed
+    monkeypatch.setattr(
+        attack, "run", lambda name, *given: tiny if name == "tiny" else run(name, *given)
+    )
     flags = ["--problems", "cifar8", "--root", str(tmp_path), "--out", str(tmp_path)]
     assert attack.main(flags) == 2
     assert "no class folder" in capsys.readouterr().err

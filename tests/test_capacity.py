@@ -359,6 +359,7 @@ def test_a_study_draws_many_networks_without_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     without_wandb: None,
+    warm_workers: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from lit_recon.records.directory import RunDirectory
 from tests import kills
 from tests.problems import folder_of_images
 from tests.runs import read
+from tests.warm import Command
 
 ROOT = Path(__file__).parents[1]
 # test_sweeps.py runs these as the sweeps that they are.
@@ -106,13 +108,18 @@ def candidates(directory: Path, step: int) -> torch.Tensor:
     )["candidates"]
 
 
-def shell(*argv: str, home: Path) -> subprocess.Popen[str]:
-    """Starts a command in a shell of its own, that knows nothing of this user's W&B."""
+def foreign(home: Path) -> dict[str, str]:
+    """The environment of a user who has another home, and no W&B."""
     environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
+    return environment | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+def shell(*argv: str, home: Path) -> subprocess.Popen[str]:
+    """Starts a command in a new Python."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *argv],
         cwd=home,
-        env=environment | {"HOME": str(home), "OMP_NUM_THREADS": "1"},
+        env=foreign(home),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -120,9 +127,15 @@ def shell(*argv: str, home: Path) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def warm_shell(*argv: str, home: Path) -> Command:
+    """Starts a command in a process that has imported all that it needs."""
+    return Command(*argv, home=home, environment=foreign(home))
+
+
+def ended(process: subprocess.Popen[str] | Command) -> tuple[int, str, str]:
     """Exit status, stdout and stderr, once it has ended."""
     out, error = process.communicate(timeout=120)
+    assert process.returncode is not None
     return process.returncode, out, error
 
 
@@ -131,7 +144,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
     """A run in two processes, which goes on beside the tests, and the folder of its runs."""
     home = tmp_path_factory.mktemp("two")
     flags = [*PHOTOS, *TWO, "--model.stored_rows", "1000"]
-    process = shell(*flags, "--run.name", "two", "--wandb.mode", "offline", home=home)
+    process = warm_shell(*flags, "--run.name", "two", "--wandb.mode", "offline", home=home)
     yield home / "runs", process
     process.kill()
     process.wait()
@@ -536,8 +549,9 @@ def test_a_run_leaves_its_files_and_nothing_half_written(real: tuple[Path, list[
     assert not [path for path in found if "tmp-" in path and "artifacts" not in path]
 
 
+@cache
 def records(directory: Path) -> list[dict[str, Any]]:
-    """All records of the one offline segment of a run."""
+    """All records of the one offline segment of a run that has ended."""
     (segment,) = directory.glob("wandb/offline-run-*")
     return read(segment)
 
@@ -864,7 +878,8 @@ def test_two_processes_train_as_one(flags: list[str], run: Run, tmp_path: Path) 
     flags = [*sizes, *SGD, *flags, "--checkpoint.at_steps", "[3]", "--recon.enabled", "false"]
     if "MLP" not in flags:
         flags += ["--model.p", "100", "--trainer.max_steps", "8"]
-    with shell(*flags, *TWO, "--run.name", "two", "--wandb.mode", "offline", home=tmp_path) as two:
+    named = ["--run.name", "two", "--wandb.mode", "offline"]
+    with warm_shell(*flags, *TWO, *named, home=tmp_path) as two:
         assert run(*flags, "--run.name", "one")[0] == 0
         status, _, error = ended(two)
     assert (status, error) == (0, "")
@@ -888,7 +903,8 @@ def test_a_process_that_dies_ends_the_others_with_one_line(rank: int, tmp_path: 
     # Too few features for an end within the test.
     hard = ["--data", "Sphere", "--data.n", "20", "--data.d", "60", "--model.p_over_dn", "1.3"]
     directory = tmp_path / "runs" / "r"
-    with shell(*hard, *TWO, "--run.name", "r", "--wandb.mode", "offline", home=tmp_path) as process:
+    named = ["--run.name", "r", "--wandb.mode", "offline"]
+    with warm_shell(*hard, *TWO, *named, home=tmp_path) as process:
         try:
             wait_until((directory / "checkpoints" / "step=00000001.ckpt").exists)
             # A process that is about to become another program still looks like Python.

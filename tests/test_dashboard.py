@@ -239,7 +239,7 @@ RUNS = {
 
 @pytest.mark.slow
 def test_an_offline_run_of_every_family_logs_what_the_panels_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warm_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     offline = ["--wandb.mode", "offline"]
