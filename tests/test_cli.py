@@ -244,6 +244,18 @@ def test_a_preset_on_top_of_a_configuration() -> None:
     assert named["recon.solver"] == "lit_recon.solvers.GaussNewton"
 
 
+def test_a_preset_of_one_method_on_a_configuration_of_another(run: Run, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    recon = "recon: {class_path: RowSpaceReconstructor, init_args: {evidence: final, max_rank: 9}}"
+    first.write_text(f"{recon}\nrun: {{seed: 7}}\n")
+    second.write_text("recon: {class_path: KKTReconstructor, init_args: {steps: 3}}\n")
+    flags = configured("--config", str(first), "--config", str(second))
+    assert flags["recon"].endswith("KKTReconstructor") and flags["recon.steps"] == 3
+    assert "recon.evidence" not in flags
+    status, _, said = run("--config", str(second), "--recon.max_rank", "9")
+    assert status == 2 and "--recon.max_rank 9: no such flag of KKTReconstructor" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "p", "ratio"),
     [

@@ -85,7 +85,8 @@ class CommandLine:
         """The complete configuration: every flag with its value or default.
 
         If a later source chooses another class, the values given so far are kept where that class
-        has the same flag. Defaults always come from the class that is chosen in the end.
+        has the same flag; of a method, the others are dropped. Defaults always come from the class
+        that is chosen in the end.
 
         Args:
             sources: the weakest first.
@@ -94,6 +95,8 @@ class CommandLine:
             InputError: an unknown flag, or a value that does not fit.
         """
         several = [group for group in self.groups.values() if group.several]
+        for group in several:
+            sources = self._without_replaced(group, sources)
         picked = {group.name: self._chosen(group, sources) for group in several}
         alike = {name: classes for name, (classes, _) in picked.items()}
         first = {name: classes[0] for name, classes in alike.items()}
@@ -188,6 +191,23 @@ class CommandLine:
                         remedy = f"give auto, {listed(group.class_names, 'or')}, or a list of them"
                         raise InputError(f"--{flag}", source.given(value), remedy)
         return classes, auto
+
+    def _without_replaced(self, group: Group, sources: Sequence[Source]) -> list[Source]:
+        """Without the flags of classes that a later source replaces by classes that lack them.
+
+        So a preset of one method can be given to a run that was attacked by another one.
+        """
+        kept = []
+        for i, source in enumerate(sources):
+            named_later = any(flag == group.name for s in sources[i + 1 :] for flag, _ in s.values)
+            if named_later:
+                before, _ = self._chosen(group, sources[: i + 1])
+                after, _ = self._chosen(group, sources)
+                old, new = (self._taken(group.name, classes) for classes in (before, after))
+                gone = {f for f, _ in source.values if f in old - new}
+                source = replace(source, values=[p for p in source.values if p[0] not in gone])
+            kept.append(source)
+        return kept
 
     def _arguments(
         self,
