@@ -293,15 +293,13 @@ class _Audit:
         """
         deadline = perf_counter() + self.flags.max_seconds
         applying, skipped = [], []
-        parts = held if held.patches is None else held.patches
         if held.patches is not None:
             inner = RunDirectory.create(directory.path, FOLDER)
             inner.write_text("config.yaml", self.record)
-            if parts.truth is not None:
-                parts.truth.write(inner)
+            if held.patches.truth is not None:
+                held.patches.truth.write(inner)
         for method in every_method(costly=True):
-            seen = parts if method.first_layer_alone else held
-            reason = _reason_against(method, seen.knowledge)
+            reason = _reason_against(method, held.seen_by(method).knowledge)
             if reason is None:
                 applying.append(method)
             else:
@@ -315,7 +313,7 @@ class _Audit:
                 reason = f"{found[-1].numbers['method']} is sure that all has come back"
             else:
                 method.max_seconds = left if i + 1 == len(applying) else left / SPARE
-                seen = parts if method.first_layer_alone else held
+                seen = held.seen_by(method)
                 root = directory if seen is held else inner
                 place = of_method(root, method.name)
                 recorder = Recorder(method, place, seen.truth, [JsonlLogger(root)])

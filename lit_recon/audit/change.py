@@ -21,6 +21,7 @@ from lit_recon.audit.own_module import job_of_files
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import CommandLine, build
 from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, MeanImageScale, PixelScale
+from lit_recon.methods.base import Reconstructor
 from lit_recon.methods.rowspace import Frame, best_pair
 from lit_recon.records.checkpoints import SavedWeights, load_any_weights
 from lit_recon.records.truth import Truth
@@ -84,6 +85,10 @@ class Held:
     stem: str
     device: torch.device
     patches: Held | None = None
+
+    def seen_by(self, method: Reconstructor) -> Held:
+        """What a method attacks: the network, or its first layer as one that reads patches."""
+        return self.patches if self.patches is not None and method.first_layer_alone else self
 
 
 def of_layer(flags: Namespace) -> Held:

@@ -22,9 +22,9 @@ Measured on the span of CIFAR-10 images at 32x32, one core: direction error (med
 SSIM > .4 when scaled to [0, 1], seconds.
 
     n       60         100        200
-    step 1  .18, 60    .24, 100   .36, 200
-    both    .08, 60    .13, 100   .20, 200
-    seconds 0.8        2.2        9
+    step 1  .16, 60    .21, 100   .31, 200
+    both    .09, 60    .13, 100   .20, 200
+    seconds 1.1        2.5        8.3
 """
 
 from __future__ import annotations
