@@ -1,6 +1,6 @@
 # make demo   train and reconstruct on two photographs, about two minutes from a fresh clone
 # make test   lint, types and all tests; without chromium, the tests of the report are skipped
-# make test-fast   the quick tests, for daily work: about a minute on two cores
+# make test-fast   the quick tests, for daily work: some minutes on two cores
 # make test-all   all tests, without lint and without those of other processors
 # make test-processors   the rounding tests, three times, with the arithmetic of other processors
 # make lint   lint and types
