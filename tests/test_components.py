@@ -384,3 +384,18 @@ def test_components_keep_to_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     found = independent_components(basis, (3, 8, 8), random, deadline=0.0)
     assert found.shape == (120, 120)
     assert steps == [120]  # the start alone, without the smaller stages
+
+
+def test_a_regression_that_float32_cannot_solve_is_solved_in_float64() -> None:
+    """Large weights on neurons that are nearly alike: float32 calls their matrix indefinite."""
+    random = torch.Generator().manual_seed(0)
+    rows = 1 + 1e-5 * torch.randn(1, 40, 20, generator=random)
+    own, prior, weight = torch.randn(1, 40, generator=random), torch.ones(1, 20), torch.ones(1, 40)
+    given = rows, own, prior, 1e9 * weight
+    precision = (rows * given[3][:, :, None]).transpose(1, 2) @ rows + torch.eye(20)
+    assert torch.linalg.cholesky_ex(precision).info.any()
+    residual, mean, _ = zeros._ridge(*given)
+    exact = zeros._ridge(*(each.double() for each in given))
+    assert residual.dtype == torch.float32
+    assert torch.allclose(residual.double(), exact[0], atol=1e-5)
+    assert torch.allclose(mean.double(), exact[1], rtol=1e-5)

@@ -302,6 +302,9 @@ def _ridge(
     weighted = (rows * weight[:, :, None]).transpose(1, 2)
     precision = weighted @ rows
     precision.diagonal(dim1=1, dim2=2).add_(1 / prior.square())
-    factor = torch.linalg.cholesky(precision)
+    factor, failed = torch.linalg.cholesky_ex(precision, check_errors=rows.dtype == torch.float64)
+    if failed.any():  # float32 is too coarse where weights differ by more than its digits
+        residual, mean, factor = _ridge(*(given.double() for given in (rows, own, prior, weight)))
+        return residual.to(rows.dtype), mean.to(rows.dtype), factor.to(rows.dtype)
     mean = torch.cholesky_solve(weighted @ own[:, :, None], factor)
     return own - (rows @ mean)[:, :, 0], mean[:, :, 0], factor
