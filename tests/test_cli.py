@@ -41,7 +41,7 @@ from lit_recon.records.directory import RunDirectory
 from tests import kills
 from tests.problems import folder_of_images
 from tests.runs import read
-from tests.warm import Command
+from tests.warm import Command, foreign
 
 ROOT = Path(__file__).parents[1]
 # test_sweeps.py runs these as the sweeps that they are.
@@ -106,12 +106,6 @@ def candidates(directory: Path, step: int) -> torch.Tensor:
     return load_file(
         directory / "recon" / "projection" / f"step={step:08d}" / "candidates.safetensors"
     )["candidates"]
-
-
-def foreign(home: Path) -> dict[str, str]:
-    """The environment of a user who has another home, and no W&B."""
-    environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
-    return environment | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 def shell(*argv: str, home: Path) -> subprocess.Popen[str]:

@@ -414,12 +414,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "runs" / "sweep"
 
 
-def foreign(home: Path) -> dict[str, str]:
-    """The environment of a user who has another home, and no W&B."""
-    environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
-    return environment | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
-
-
 SWEEP = ["sweep", "--wandb.mode", "disabled"]
 
 
@@ -428,7 +422,7 @@ def shell(*argv: str, home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *SWEEP, *argv],
         cwd=home,
-        env=foreign(home),
+        env=warm.foreign(home),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -439,7 +433,7 @@ def shell(*argv: str, home: Path) -> subprocess.Popen[str]:
 
 def warm_shell(*argv: str, home: Path) -> warm.Command:
     """The same in a process that has imported all that it needs; its workers are forked."""
-    return warm.Command(*SWEEP, *argv, home=home, environment=foreign(home), session=True)
+    return warm.Command(*SWEEP, *argv, home=home, environment=warm.foreign(home), session=True)
 
 
 def ended(process: subprocess.Popen[str] | warm.Command) -> tuple[int, str, str]:

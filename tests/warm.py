@@ -51,6 +51,12 @@ def context() -> multiprocessing.context.ForkServerContext:
 CONTEXT = SimpleNamespace(Pipe=_CONTEXT.Pipe, Process=lambda **given: context().Process(**given))
 
 
+def foreign(home: Path) -> dict[str, str]:
+    """The environment of a user who has another home, and no W&B."""
+    environment = {key: value for key, value in os.environ.items() if "WANDB" not in key}
+    return environment | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
 class Command:
     """``python train.py ARGV`` that has been started; the part of ``Popen`` that tests use."""
 

@@ -353,10 +353,10 @@ def _last_step(
     """
     limit = AS_WHITE if even else NEARLY_WHITE
     for step in steps:
-        rest = _left_over(change, directions[:step])
-        quiet = rest.square().sum() < NOISE_SHARE * change.square().sum()
         if even and white is not None and step >= white:
             break
+        rest = _left_over(change, directions[:step])
+        quiet = rest.square().sum() < NOISE_SHARE * change.square().sum()
         if quiet and _is_white(rest, step, limit):
             return step
     return white if even else None
