@@ -29,7 +29,7 @@ OUTPUTS = 2**18  # of one product: 1 MB in float32; half as many or twice as man
 FEW_DIMENSIONS = 16  # up to which products in float32 and a second look are faster
 CHUNK = 8192  # samples whose scores are computed before the next look for a 0
 BLOCK = 2**17  # words of ``plus``, over all candidates that are scored ahead
-LONGEST = 64  # candidates that are scored ahead
+LONGEST = 32  # candidates that are scored ahead
 LOOKED_THROUGH = 4096  # candidates of large data among which the rejected ones are left out
 REMEMBERED = 64  # samples that have rejected a candidate
 WORD = 64
@@ -237,7 +237,7 @@ class PackedScores:
         self._rejecting = np.empty((len(plus.words), 0), dtype=np.uint64)
 
     def promising(self, candidates: Indices) -> list[int]:
-        """The candidates among up to `ahead` ones that no remembered sample rejects."""
+        """The candidates among up to `ahead` ones that no sample rejects, as far as is known."""
         masks = ~self._minus.words[:, candidates]
         if self._rejecting.shape[1]:
             left = _popcounts(self._rejecting, masks).all(1)
@@ -246,6 +246,7 @@ class PackedScores:
             scores = _popcounts(self._plus.words, masks)
             least = scores.min(1)
             self._remember(np.unique(scores[least == 0].argmin(1)))
+            candidates, least = candidates[least > 0], least[least > 0]
             self._known = dict(zip(candidates.tolist(), least.tolist(), strict=True))
         return candidates.tolist()
 
@@ -296,7 +297,9 @@ class ProductScores:
             self._own = masks @ minus.T
 
     def promising(self, candidates: Indices) -> list[int]:
-        """All of the candidates."""
+        """The candidates that no sample rejects, as far as is known."""
+        if self._least is not None:
+            candidates = candidates[self._least[candidates] > 0]
         return candidates.tolist()
 
     def least(self, i: int) -> float:

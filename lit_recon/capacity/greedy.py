@@ -84,12 +84,13 @@ def second_layer(minus: Codes, plus: Codes, order: Indices, at_once: int = AT_ON
 
 
 def _candidates(order: Indices, covered: Bools, scores: Scores) -> Iterator[int]:
-    """Uncovered samples that may become units, in order; `covered` may change meanwhile."""
-    for start in range(0, len(order), scores.ahead):
-        block = order[start : start + scores.ahead]
-        for i in scores.promising(block[~covered[block]]):
+    """Uncovered samples that may become units, in order; `covered` changes meanwhile."""
+    while len(order):
+        block, order = order[: scores.ahead], order[scores.ahead :]
+        for i in scores.promising(block):
             if not covered[i]:
                 yield i
+        order = order[~covered[order]]
 
 
 def scores_of(minus: Codes, plus: Codes, at_once: int) -> Scores:
