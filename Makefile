@@ -1,7 +1,7 @@
 # make demo   train and reconstruct on two photographs, about two minutes from a fresh clone
-# make test   lint, types and all tests; without chromium, the tests of the report are skipped
+# make test   lint, types and tests; without chromium, the tests of the report are skipped
 # make test-fast   the quick tests, for daily work: some minutes on two cores
-# make test-all   all tests, without lint and without those of other processors
+# make test-long   the long tests, which `make test` leaves out: whole benchmarks and other repeats
 # make test-processors   the rounding tests, three times, with the arithmetic of other processors
 # make lint   lint and types
 # make docs   the documentation, in site/index.html; needs no network once installed
@@ -11,23 +11,24 @@ VENV ?= .venv
 PYTHON ?= python3
 
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Without --no-compile, pip compiles every file of every package: a minute, for the few that are used.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo test test-all test-fast test-processors other-mkl no-vectors three-threads lint docs \
+.PHONY: demo test test-long test-fast test-processors other-mkl no-vectors three-threads lint docs \
   clean
 .DELETE_ON_ERROR: # an incomplete environment must not count as installed
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
 
-# lint and each setting of the processors keep one core busy, so two of them run at a time.
+# lint and each setting of the processors keep one core busy, so two of them run at a time. Then one
+# start of pytest: each of its processes imports for ten seconds.
 test: $(VENV)/.installed-test
 	$(BESIDE) lint $(SETTINGS)
-	$(MAKE) test-all
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
-# One start of pytest: each of its processes imports for ten seconds.
-test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test-long: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile
@@ -38,7 +39,7 @@ test-fast: $(VENV)/.installed-test
 # new enough for that.
 BESIDE = $(MAKE) -j2 --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 SETTINGS = other-mkl no-vectors three-threads
-ROUNDING = $(BIN)/python -m pytest -m rounding $(shell grep -l mark.rounding tests/test_*.py)
+ROUNDING = $(BIN)/python -m pytest -m "rounding and not long" $(shell grep -l mark.rounding tests/test_*.py)
 test-processors: $(VENV)/.installed-test
 	$(BESIDE) $(SETTINGS)
 

@@ -99,6 +99,7 @@ def test_constructed_networks_are_those_of_the_published_way(tmp_path):
     assert all(row["least"] <= row["interpolates"] <= row["most"] for row in rows)
 
 
+@pytest.mark.long
 def test_thresholds_of_the_same_images_in_one_picture(tmp_path, capsys):
     rows = results("thresholds", tmp_path)
     assert [row["threshold"] for row in rows] == list(thresholds.THRESHOLDS)
@@ -191,6 +192,7 @@ def test_scaling_of_a_first_layer_that_is_drawn(tmp_path):
     assert min(drawn["beside_bytes"]) > block > max(stored["beside_bytes"])
 
 
+@pytest.mark.long
 def test_throughput_of_sweeps(tmp_path, warm_workers):
     (row,) = results("sweep_throughput", tmp_path)
     assert len(row["seconds"]["fresh"]) == 1 and len(row["seconds"]["kept"]) == 2
@@ -202,6 +204,7 @@ def test_throughput_of_sweeps(tmp_path, warm_workers):
         assert set(sweep_throughput.PARTS) - {"start of W&B"} < set(parts), mode
 
 
+@pytest.mark.long
 def test_whole_commands(tmp_path):
     (row,) = results("attack", tmp_path)
     assert row["recovered_fraction"] == row["exact_fraction"] == row["certified_fraction"] == 1
@@ -209,6 +212,7 @@ def test_whole_commands(tmp_path):
     assert row["peak_bytes"] > 1e8 and row["command_seconds"] > row["attack_seconds"]
 
 
+@pytest.mark.long
 def test_lattice(tmp_path, monkeypatch):
     monkeypatch.setattr(lattice, "train", cache(lattice.train.__wrapped__))  # 22 rows, 17 networks
     rows = results("lattice", tmp_path)
@@ -231,6 +235,7 @@ DECAYS = {
 }
 
 
+@pytest.mark.long
 def test_final_weights(tmp_path):
     rows = results("final_weights", tmp_path)
     assert not any(row["false_certificates"] for row in rows)
@@ -318,6 +323,7 @@ def test_scaled_weights_have_the_published_margin():
     assert float(output.detach().min()) == pytest.approx(final_weights.PUBLISHED_MARGIN, rel=1e-4)
 
 
+@pytest.mark.long
 def test_attractors(tmp_path, capsys):
     row, null = results("attractors", tmp_path)
     assert row["recipe"] == "noise 20" and row["train_mse"] < 1e-10 and row["seed"] == 100
@@ -350,6 +356,7 @@ def test_what_leaves_the_span_of_the_images_is_trained_on_pixels():
     assert on_pixels == {"noise 20", "null noise 20", "adam 20", "rao 20"}
 
 
+@pytest.mark.long
 def test_protection(tmp_path, capsys):
     rows = results("protection", tmp_path)
     found = {(row["protection"], row["strength"]): row for row in rows}
@@ -386,6 +393,7 @@ def test_private_training_is_skipped_without_opacus(tmp_path, capsys, monkeypatc
     assert "Opacus is not installed; pip install" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_resume(tmp_path, monkeypatch):
     def started(argv, directory, threads):
         place = [f"--run.dir={directory.parent}", f"--run.name={directory.name}"]
@@ -420,6 +428,7 @@ def test_a_difference_between_two_runs_is_named(tmp_path, capsys):
         resume.refuse_differences(rows)
 
 
+@pytest.mark.long
 def test_training_speed(tmp_path):
     rows = results("training_speed", tmp_path)
     assert [row["what"] for row in rows][:3] == ["bare loop", "Lightning alone", "train.py"]
@@ -508,6 +517,7 @@ def test_an_error_on_the_ranks_is_told():
         scaling.in_fresh_processes(cell)
 
 
+@pytest.mark.long
 def test_a_command_that_fails_is_told_in_its_own_words(tmp_path, capsys, monkeypatch):
     run = attack.run
     tiny = {"peak_bytes": 0}  # it would succeed
@@ -576,6 +586,7 @@ def test_tables_are_aligned():
     assert len({len(line) for line in lines}) == 1
 
 
+@pytest.mark.long
 def test_no_wrong_certificate_where_there_is_nothing_to_find(tmp_path):
     rows = results("lattice_null", tmp_path)
     assert sum(row["wrong"] for row in rows) == 0

@@ -785,10 +785,10 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         (kills.in_training, 7, [0, 3, 5], [0, 3, 5]),
         (kills.in_a_checkpoint, 0, [], []),
-        (kills.in_a_checkpoint, 5, [0, 3], [0, 3]),
-        (kills.after_a_checkpoint, 9, [0, 3, 5, 9], [0, 3, 5]),
+        pytest.param(kills.in_a_checkpoint, 5, [0, 3], [0, 3], marks=pytest.mark.long),
+        pytest.param(kills.after_a_checkpoint, 9, [0, 3, 5, 9], [0, 3, 5], marks=pytest.mark.long),
         (kills.in_an_attack, 2, [0, 3, 5], [0, 3]),
-        (kills.in_the_results, 1, [0, 3], [0]),
+        pytest.param(kills.in_the_results, 1, [0, 3], [0], marks=pytest.mark.long),
     ],
 )
 def test_a_killed_run_ends_as_one_that_nobody_killed(
@@ -810,6 +810,7 @@ def test_a_killed_run_ends_as_one_that_nobody_killed(
     assert left_by(directory.path) == alive
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_offline_run_goes_on_as_another_segment_of_its_group(
     run: Run, tmp_path: Path
@@ -904,7 +905,7 @@ def test_two_processes_train_as_one(flags: list[str], run: Run, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_process_that_dies_ends_the_others_with_one_line(rank: int, tmp_path: Path) -> None:
     # Too few features for an end within the test.
     hard = ["--data", "Sphere", "--data.n", "20", "--data.d", "60", "--model.p_over_dn", "1.3"]

@@ -209,7 +209,7 @@ def attacks(stored: int | None) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("stored", [None, 100])
+@pytest.mark.parametrize("stored", [None, pytest.param(100, marks=pytest.mark.long)])
 def test_a_whole_reconstruction_is_that_of_one_process(stored: int | None) -> None:
     alone = attacks(None)
     first, second = on_ranks(2, attacks, stored)

@@ -217,6 +217,7 @@ def test_files_give_what_the_run_gave(
     assert numbers(path, 4)["knows"][:2] == ["final weights", "initial readout"]
 
 
+@pytest.mark.long
 def test_other_settings_land_beside_and_are_told_apart(
     run: Run, inline: Path, copied: Callable[..., Path]
 ) -> None:

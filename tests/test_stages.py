@@ -84,6 +84,7 @@ def test_without_moves_a_stuck_fit_starts_afresh():
     assert {row.candidates for row in outcome.curve} == {5}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_near_the_threshold_perturbations_find_what_single_restarts_do_not():
     n, d = 5, 30

@@ -544,7 +544,9 @@ def test_a_finished_sweep_is_not_done_again(whole: Path, run: Type) -> None:
     assert (whole / "results.csv").read_bytes() == content
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "kill", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_sweep_that_is_stopped_goes_on(kill: signal.Signals, whole: Path, tmp_path: Path) -> None:
     process = warm_shell(*TINY, *GRID, "--jobs", "2", home=tmp_path)
     directory = tmp_path / "runs" / "sweep"
@@ -650,18 +652,20 @@ def test_the_sweep_of_weight_decay_draws_its_figure_over_it(run: Type, tmp_path:
 @pytest.mark.parametrize(
     ("name", "x", "lines", "few"),
     [
-        (
+        pytest.param(
             "contraction_sweep",
             "data.norm",
             "model.activation",
             "--data.n 4 --model.widths [40] --grid.data.norm 4,32"
             " --grid.model.activation tanh,relu",
+            marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "contraction_depth_sweep",
             "data.norm",
             "model.widths",
             "--data.n 4 --grid.run.seed 0 --grid.data.norm 4,32 --grid.model.widths [[9],[9,9]]",
+            marks=pytest.mark.long,
         ),
         (
             "conv_depth_sweep",

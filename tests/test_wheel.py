@@ -85,9 +85,15 @@ def test_ten_lines_attack_two_checkpoints(
 @pytest.mark.parametrize(
     ("example", "status", "words"),
     [
-        ("own_project", 0, "12 of 12 images recovered, 12 exact to the pixel"),
+        pytest.param(
+            *("own_project", 0, "12 of 12 images recovered, 12 exact to the pixel"),
+            marks=pytest.mark.long,
+        ),
         ("fine_tuned", 3, "8 images were read out of the weights, exact in every pixel"),
-        ("federated_client", 3, "8 images were read out of the weights, exact in every pixel"),
+        pytest.param(
+            *("federated_client", 3, "8 images were read out of the weights, exact in every pixel"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_examples_run_outside_the_clone(
