@@ -162,6 +162,35 @@ def test_a_cycle_is_entered_once_from_any_of_its_points() -> None:
     assert torch.allclose(found.points, y.roll(-1, 0), atol=1e-3)
 
 
+class AroundImage(nn.Module):
+    """Leaves everything in place, or turns it around an image."""
+
+    def __init__(self, centre: Tensor, sign: int) -> None:
+        super().__init__()
+        self.centre, self.sign = centre, sign
+
+    def forward(self, x: Tensor) -> Tensor:
+        centre = self.centre.reshape(x.shape[1:])
+        return centre + self.sign * (x - centre)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_limits_that_are_one_image_are_one_limit(sign: int) -> None:
+    """In place, every point is a limit; turned around, every point is one of a turn of two."""
+    image = X[0].double()
+    found = Limits.none(
+        ReducedMap.of(AroundImage(image, sign), PIXELS.shape),
+        1.0,
+        lambda x: whole_pixels(x, PIXELS),
+    )
+    shifts = 0.02 / (255 * torch.as_tensor(PIXELS.std)) * torch.tensor([0.0, 1.0, 15.0])
+    period = torch.tensor([1, 1, 1] if sign == 1 else [1, 2, 2])
+    assert found.add(image + shifts[:, None], period, torch.tensor([3, 4, 5])) == 2
+    assert found.hits.tolist() == [7, 5]
+    assert found.certain.tolist() == [True, False]
+    assert found.periods.tolist() == [1, 1 if sign == 1 else 2]
+
+
 # --- the certificate
 
 

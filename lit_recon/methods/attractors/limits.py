@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, log, nan
 
 import numpy as np
@@ -54,6 +54,7 @@ class Limits:
         hits: (limits,) how many random starts have come to each limit.
         certified: (k,) bool.
         false_chance: the chance that a certified point is no image, summed over them.
+        owners: the limit of each certified image, by the bytes of its pixels.
     """
 
     map: ReducedMap
@@ -64,6 +65,7 @@ class Limits:
     hits: Tensor
     certified: Tensor
     false_chance: float = 0.0
+    owners: dict[bytes, int] = field(default_factory=dict)
 
     @classmethod
     def none(
@@ -123,15 +125,25 @@ class Limits:
                 self.hits[self.cycle[near.nonzero()[0, 0].cpu()]] += count
                 continue
             members = orbit(self.map, point[None], length)[:, 0]  # (length, r)
-            self.points = torch.cat([self.points, members])
-            number = torch.full((length,), len(self.hits))
-            self.cycle = torch.cat([self.cycle, number])
-            self.hits = torch.cat([self.hits, torch.tensor([count])])
             certified = torch.zeros(length, dtype=torch.bool)
             if self.judge is not None:
                 judged = self.judge(self.map.image(self.map.lift(members)))
                 certified = judged.accepted
-                self.false_chance += float((10 ** judged.log_chance[certified]).sum())
+                images = [image.numpy().tobytes() for image in judged.certificates.images]
+                if bool(certified.all()) and len(set(images)) == 1:
+                    # Around an image that repels there can be points, and turns of two, that are
+                    # nearer to it than rounding: they are this image too.
+                    if images[0] in self.owners:
+                        self.hits[self.owners[images[0]]] += count
+                        continue
+                    members, certified = members[:1], certified[:1]
+                for i in certified.nonzero()[:, 0].tolist():
+                    self.owners.setdefault(images[i], len(self.hits))
+                    self.false_chance += float(10 ** judged.log_chance[i])
+            self.points = torch.cat([self.points, members])
+            number = torch.full((len(members),), len(self.hits))
+            self.cycle = torch.cat([self.cycle, number])
+            self.hits = torch.cat([self.hits, torch.tensor([count])])
             self.certified = torch.cat([self.certified, certified])
             new += 1
         return new
