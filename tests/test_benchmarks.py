@@ -25,6 +25,7 @@ from benchmarks import (
     lattice,
     lattice_null,
     protection,
+    published_kkt,
     resume,
     scaling,
     solver_comparison,
@@ -80,7 +81,7 @@ def results(name, folder, *flags):
 
 
 def test_every_script_is_tested():
-    shared = {"__init__", "entering", "problems", "records"}
+    shared = {"__init__", "entering", "problems", "published_kkt", "records"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == shared | set(SCRIPTS)
 
 
@@ -593,3 +594,22 @@ def test_images_enter_the_weights_in_a_picture(tmp_path):
     side = entering.SIDE
     row = [picture[y * (side + entering.GAP) :][:side, entering.LABEL :] for y in range(3)]
     assert (row[0] == row[2]).all() and (row[1][..., 0].min() >= entering.EMPTY)
+
+
+def test_published_attack_and_row_space_in_a_picture(tmp_path, capsys):
+    run, out = tmp_path / "runs" / "margin", tmp_path / "kkt.png"
+    small = ["--data.n", "4", "--data.image_size", "8", "--model.widths", "[40, 40]"]
+    small += ["--trainer.max_steps", "100", "--recon.enabled", "false"]
+    config = ROOT / "configs" / "margin_photos.yaml"
+    words = ["--config", config, *small, "--run.dir", run.parent, "--run.name", run.name]
+    assert published_kkt.train.main([*map(str, words), "--wandb.mode", "disabled"]) == 0
+    flags = ["--run", str(run), "--steps", "20", "--columns", "4", "--out", str(out)]
+    assert published_kkt.main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "published, 20 of 50,000 steps: of 4 images" in printed
+    assert "row space: of 4 images 4 recognisable" in printed
+    side, gap, label = entering.SIDE, entering.GAP, entering.LABEL
+    picture = np.asarray(Image.open(out))
+    assert picture.shape == (3 * (side + gap), label + 4 * (side + gap), 3)
+    rows = [picture[y * (side + gap) :][:side, label:].astype(float) for y in range(3)]
+    assert np.abs(rows[2] - rows[0]).mean() < 10 < np.abs(rows[1] - rows[0]).mean()
