@@ -31,6 +31,25 @@ class Model(nn.Module, ABC):
         """(n, *input shape) to (n, k)."""
 
 
+class Wrapper:
+    """What lit_recon puts around a user's network.
+
+    Attributes:
+        module: the network.
+    """
+
+    module: nn.Module
+
+
+def class_name(model: nn.Module) -> str:
+    """The name of a network's class for messages: of a user's network, not of what is around it.
+
+    >>> class_name(nn.Linear(4, 3))
+    'Linear'
+    """
+    return type(model.module if isinstance(model, Wrapper) else model).__name__
+
+
 class FeatureModel(Model):
     """A network with features, from which a closed form finds its last layers."""
 
