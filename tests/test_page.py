@@ -301,6 +301,12 @@ def test_a_methods_own_pictures_are_on_the_page_with_their_captions(tmp_path: Pa
         write_run_report(path)
 
 
+def test_one_checkpoint_needs_no_slider_and_no_curves(tmp_path: Path) -> None:
+    page = report(write_run(tmp_path / "r", {1000: 4}))
+    assert "Checkpoint: step 1,000" in page
+    assert 'type="range"' not in page and "Over training" not in page
+
+
 def test_a_large_run_stays_a_file_that_can_be_sent(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", {step: step // 4 for step in range(0, 240, 4)}, n=60)
     page = report(path)
