@@ -371,7 +371,7 @@ def test_a_run_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "Photos" not in page  # the defaults of --data are not the data of the run
 
 
-PATCH_MODEL = '''
+PATCH_MODEL = """
 from torch import nn
 from lit_recon.models import Model
 
@@ -383,7 +383,7 @@ class PatchNet(Model):
 
     def forward(self, x):
         return self.head(self.embed(x).relu().flatten(1))
-'''
+"""
 
 
 @pytest.mark.slow
