@@ -13,7 +13,6 @@ the weights as they are, and its images are shown as they are.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +22,7 @@ import train
 from benchmarks.entering import sheet
 from benchmarks.final_weights import scaled
 from benchmarks.problems import preset
-from benchmarks.records import count, one_line_errors
+from benchmarks.records import Flags, Record, count, one_line_errors
 from datamodules.images import to_targets
 from lit_recon.audit.saved_run import last_checkpoint
 from lit_recon.audit.scoring import score_reconstruction
@@ -55,15 +54,16 @@ def shown(labels: Sequence[int], columns: int) -> list[int]:
 
 @one_line_errors("published_kkt")
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.published_kkt", description=__doc__.splitlines()[0]
+    description = (
+        "The published KKT attack and the row space on the weights of one run, as a picture."
     )
+    parser = Flags("published_kkt", description, {"steps": 20, "columns": 4})
     add = parser.add_argument
     add("--run", required=True, help="directory of a run of margin_photos.yaml or the like")
     add("--steps", type=count, help="steps of the published attack, instead of all 50,000")
     add("--columns", type=count, default=8, help="training images shown")
-    add("--out", default="docs/kkt.png", help="the picture")
-    flags = parser.parse_args(argv)
+    flags = parser.read(argv)
+    record = Record(parser, argv, flags, seeds=[0])
     held = last_checkpoint(train.command_line(), flags.run, torch.device("cpu"))
     known, truth = held.knowledge, held.truth
     model = known.model
@@ -81,6 +81,14 @@ def main(argv: list[str] | None = None) -> int:
     steps = f"{theirs.numbers['steps']:,} of\n{whole:,} steps"
     print(told(f"published, {' '.join(steps.split())}", published, theirs.seconds))
     print(told("row space", rows, ours.seconds))
+    measured = {"published": (theirs, published), "rowspace": (ours, rows)}
+    record.write(
+        [
+            {"attack": name, "steps": found.numbers.get("steps"), "seconds": found.seconds}
+            | scores.metrics.as_dict()
+            for name, (found, scores) in measured.items()
+        ]
+    )
     assert truth.pixels is not None and rows.reconstructions is not None  # these are images
     nearest = [row.nearest for row in published.rows]
     looks = stretched(truth.pixels.values(theirs.candidates[nearest]))
@@ -93,8 +101,9 @@ def main(argv: list[str] | None = None) -> int:
     drawn = [
         (label, [np.asarray(images[i]) for i in columns]) for label, images in pictures.items()
     ]
-    sheet(drawn).save(flags.out)
-    print(flags.out)
+    path = flags.out / "published_kkt.png"
+    sheet(drawn).save(path)
+    print(path)
     return 0
 
 
