@@ -42,17 +42,25 @@ def draw(run: str, steps: int, method: str = "rowspace") -> Image.Image:
         found = load_file(directory.step_path(step) / "candidates.safetensors")
         images = [entry["candidate"] for entry in read_results(directory, step)["images"]]
         rows.append((f"step {step}", [None if i is None else found["images"][i] for i in images]))
-    width = LABEL + truth.n * (SIDE + GAP)
-    sheet = Image.new("RGB", (width, len(rows) * (SIDE + GAP)), "white")
-    pen = ImageDraw.Draw(sheet)
+    return sheet(rows)
+
+
+def sheet(rows: Sequence[tuple[str, Sequence[Pixels | None]]]) -> Image.Image:
+    """A label and tiles for each row; a missing image is a grey tile."""
+    columns = max(len(images) for _, images in rows)
+    size = LABEL + columns * (SIDE + GAP), len(rows) * (SIDE + GAP)
+    drawn = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(drawn)
     for y, (label, images) in enumerate(rows):
-        pen.text((4, y * (SIDE + GAP) + SIDE // 2 - 8), label, fill="black", font_size=14)
+        middle = y * (SIDE + GAP) + SIDE // 2
+        pen.text((4, middle), label, fill="black", font_size=14, anchor="lm")
         for x, image in enumerate(images):
-            pixels = np.full((1, 1, 3), EMPTY, np.uint8) if image is None else image
-            pixels = pixels if image is None else pixels.transpose(1, 2, 0)
+            pixels = np.full((1, 1, 3), EMPTY, np.uint8)
+            if image is not None:
+                pixels = image.transpose(1, 2, 0)
             tile = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-            sheet.paste(tile, (LABEL + x * (SIDE + GAP), y * (SIDE + GAP)))
-    return sheet
+            drawn.paste(tile, (LABEL + x * (SIDE + GAP), y * (SIDE + GAP)))
+    return drawn
 
 
 def main(argv: Sequence[str] | None = None) -> None:

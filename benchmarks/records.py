@@ -22,7 +22,7 @@ from lit_recon.records.provenance import provenance
 from lit_recon.report.grid import figure_to_uint8, save_png
 
 RESULTS = Path("benchmarks") / "results"
-PLACES = ("root", "out")  # flags with folders, which are not recorded
+PLACES = ("root", "run", "out")  # flags with folders, which are not recorded
 Main = Callable[..., int]  # of argv, which may be left out
 
 

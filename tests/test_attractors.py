@@ -429,12 +429,6 @@ def test_networks_of_other_sizes_are_refused(model: nn.Module) -> None:
         AttractorReconstructor().check(model)
 
 
-def test_a_refusal_names_the_module_of_a_user() -> None:
-    wrapped = Wrapped(nn.Linear(4, 2), None, None, torch.zeros(1, 4))
-    with pytest.raises(InputError, match="and Linear is none"):
-        AttractorReconstructor().check(wrapped)
-
-
 class Convolutional(Model):
     """A convolutional network with images as outputs, (n, d)."""
 

@@ -367,3 +367,39 @@ def test_a_run_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert train.main([*model, *fit_flags, *rest]) == 0
     assert train.main(["audit", "--run", "runs/small", "--out", "audit"]) == 3
     assert told(Path("audit"))["numbers"]["members"]["count"] == 4
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "Photos" not in page  # the defaults of --data are not the data of the run
+
+
+PATCH_MODEL = """
+from torch import nn
+from lit_recon.models import Model
+
+class PatchNet(Model):
+    def __init__(self, k: int, units: int = 40) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, units, 8, stride=8)
+        self.head = nn.Linear(4 * units, k)
+
+    def forward(self, x):
+        return self.head(self.embed(x).relu().flatten(1))
+"""
+
+
+@pytest.mark.slow
+def test_the_patches_that_a_run_reads_are_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("my_patch_net.py").write_text(PATCH_MODEL)
+    plugin = ["--plugin", "my_patch_net"]
+    model = ["--model", "PatchNet", "--optim", "SGD", "--optim.lr", "1e-2"]
+    fit_flags = ["--data.n", "2", "--data.image_size", "16", "--trainer.max_steps", "3"]
+    rest = ["--run.name", "small", "--recon.enabled", "false", "--wandb.mode", "disabled"]
+    assert train.main([*plugin, *model, *fit_flags, *rest]) == 0
+    assert train.main(["audit", *plugin, "--run", "runs/small", "--out", "audit"]) == 3
+    assert "reads patches of 3x8x8, 4 in an image" in capsys.readouterr().out
+    patches = told(Path("audit"))["numbers"]["patches"]
+    assert patches["level"] == "exact" and patches["members"]["count"] == 8
+    assert Path("audit/patches/report.html").is_file()

@@ -25,6 +25,7 @@ from benchmarks import (
     lattice,
     lattice_null,
     protection,
+    published_kkt,
     resume,
     scaling,
     solver_comparison,
@@ -58,6 +59,7 @@ SCRIPTS = {
     "lattice": lattice,
     "lattice_null": lattice_null,
     "protection": protection,
+    "published_kkt": published_kkt,
     "resume": resume,
     "scaling": scaling,
     "solver_comparison": solver_comparison,
@@ -604,3 +606,23 @@ def test_images_enter_the_weights_in_a_picture(tmp_path):
     side = entering.SIDE
     row = [picture[y * (side + entering.GAP) :][:side, entering.LABEL :] for y in range(3)]
     assert (row[0] == row[2]).all() and (row[1][..., 0].min() >= entering.EMPTY)
+
+
+def test_published_attack_and_row_space_in_a_picture(tmp_path, capsys):
+    run = tmp_path / "runs" / "margin"
+    small = ["--data.n", "4", "--data.image_size", "8", "--model.widths", "[40, 40]"]
+    small += ["--trainer.max_steps", "100", "--recon.enabled", "false"]
+    config = ROOT / "configs" / "margin_photos.yaml"
+    words = ["--config", config, *small, "--run.dir", run.parent, "--run.name", run.name]
+    assert published_kkt.train.main([*map(str, words), "--wandb.mode", "disabled"]) == 0
+    theirs, ours = results("published_kkt", tmp_path, "--run", str(run))
+    assert theirs["steps"] == 20 and theirs["exact_fraction"] == 0
+    assert ours["good_fraction"] == 1
+    printed = capsys.readouterr().out
+    assert "published, 20 of 50,000 steps: of 4 images" in printed
+    assert "row space: of 4 images 4 recognisable" in printed
+    side, gap, label = entering.SIDE, entering.GAP, entering.LABEL
+    picture = np.asarray(Image.open(tmp_path / "published_kkt.png"))
+    assert picture.shape == (3 * (side + gap), label + 4 * (side + gap), 3)
+    rows = [picture[y * (side + gap) :][:side, label:].astype(float) for y in range(3)]
+    assert np.abs(rows[2] - rows[0]).mean() < 10 < np.abs(rows[1] - rows[0]).mean()

@@ -31,6 +31,7 @@ from lit_recon.methods import (
 from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.numbers import in_order, registered
 from lit_recon.models import MLP, DeepMLP, Model, ReadoutModel
+from lit_recon.models.wrapped import as_attacked
 from lit_recon.modules import SGD, Autoencode, Labels, LeastSquares, Optim, Task
 from lit_recon.randomness import generator
 from lit_recon.records.directory import RunDirectory
@@ -306,3 +307,36 @@ def test_files_are_whole_after_a_kill(name: str, tmp_path: Path) -> None:
     files = {"metrics.json", "candidates.safetensors", "grid.png", "curve.csv"}
     assert {file.name for file in (folder / "step=00000000").iterdir()} == files
     json.loads((folder / "step=00000000" / "metrics.json").read_text())
+
+
+class ModuleOfAUser(nn.Module):
+    """A convolution, a layer that is not trained, and outputs that no linear layer gives."""
+
+    def __init__(self, readout: bool) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 2), nn.Linear(18, 3)
+        self.conv.requires_grad_(False)
+        self.readout = readout
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.conv(x).flatten(1))
+        return y if self.readout else y.softmax(1)
+
+
+@pytest.mark.parametrize("readout", [True, False])
+@pytest.mark.parametrize(
+    "method",
+    [
+        RowSpaceReconstructor(),
+        ProjectionReconstructor(evidence="first_layer"),
+        AttractorReconstructor(),
+        KKTReconstructor(),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_a_refusal_names_the_class_of_a_user(method: Reconstructor, readout: bool) -> None:
+    network = as_attacked(ModuleOfAUser(readout), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(InputError) as raised:
+        method.check(network)
+    said = str(raised.value)
+    assert "ModuleOfAUser" in said and type(network).__name__ not in said

@@ -223,6 +223,15 @@ SHORT = ["--trainer.max_steps", "3", "--recon.max_seconds", "5"]
 RUNS = {
     "projection": [*PHOTOS, "--model.p_over_dn", "4", "--recon.max_seconds", "5"],
     "rowspace": [*DENSE, *SHORT, "--optim", "SGD", "--recon", "RowSpaceReconstructor"],
+    "projection_first_layer": [
+        *(*PHOTOS, "--model", "MLP", "--model.width", "64", "--optim", "SGD", "--optim.lr", "1e-4"),
+        *(*SHORT, "--recon", "ProjectionReconstructor", "--recon.evidence", "first_layer"),
+    ],
+    "rowspace_final": [
+        *(*DENSE, "--optim", "Margin", "--model.first_layer_std", "1e-4"),
+        *("--trainer.max_steps", "100", "--recon", "RowSpaceReconstructor"),
+        *("--recon.evidence", "final", "--recon.max_seconds", "5"),
+    ],
     "kkt": [*DENSE, *SHORT, "--optim", "Margin", "--recon", "KKTReconstructor"],
     "attractors": [
         *(*PHOTOS, "--data.normalize", "norm", "--model", "Autoencoder", "--model.widths", "[64]"),
@@ -256,10 +265,11 @@ def test_an_offline_run_of_every_family_logs_what_the_panels_show(
     assert {"law/figure", "law/table"} <= keys["law"]
     every = set().union(*keys.values())
     sections = panels_of(methods_of())
-    for family in ("projection", "rowspace", "kkt", "attractors"):
+    for family in (name for name in RUNS if name != "capacity"):
         for panel in sections[f"Reconstruction by {family}"]:
             assert shown(panel) & keys[family], (family, panel)
-    for name in ("Training", "Sweeps", "The law across runs, by projection"):
+    laws = [f"The law across runs, by {name}" for name in ("projection", "projection_first_layer")]
+    for name in ("Training", "Sweeps", *laws):
         for panel in sections[name]:
             assert shown(panel) & every, (name, panel)
 

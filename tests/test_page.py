@@ -301,6 +301,12 @@ def test_a_methods_own_pictures_are_on_the_page_with_their_captions(tmp_path: Pa
         write_run_report(path)
 
 
+def test_one_checkpoint_needs_no_slider_and_no_curves(tmp_path: Path) -> None:
+    page = report(write_run(tmp_path / "r", {1000: 4}))
+    assert "Checkpoint: step 1,000" in page
+    assert 'type="range"' not in page and "Over training" not in page
+
+
 def test_a_large_run_stays_a_file_that_can_be_sent(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", {step: step // 4 for step in range(0, 240, 4)}, n=60)
     page = report(path)
@@ -359,15 +365,23 @@ def test_methods_stand_side_by_side(two: Path) -> None:
     (table,) = re.findall(r'aria-label="All methods">.*?</table>', page, flags=re.S)
     assert re.findall(r"<th [^>]*>(.*?)</th>", table) == [
         *("method", "step", "recognisable", "recovered", "exact", "certified"),
-        *("direction error", "time", "how it ended", "what it knew"),
+        *("direction error", "time"),
     ]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
-    knew = "final weights, number of training samples"
     first, second = ([text_of(cell) for cell in row] for row in rows)
     assert first[:6] == ["projection", "1,000", "4 of 4", "4 of 4", "4 of 4", "4 of 4"]
-    assert first[7:] == ["0.5 s", "every candidate is right", knew]
+    assert first[7:] == ["0.5 s"]
     assert second[:6] == ["a_toy", "1,000", "3 of 4", "3 of 4", "3 of 4", "3 of 4"]
-    assert second[7:] == ["0.5 s", "the weights tell nothing", knew]
+    assert second[7:] == ["0.5 s"]
+    knew = "Knew: final weights, number of training samples."
+    (more,) = re.findall(
+        r'aria-label="All methods">.*?<dl class="facts">(.*?)</dl>', page, flags=re.S
+    )
+    told = re.findall(r"<dt>(.*?)</dt><dd><p>(.*?)</p><p>(.*?)</p></dd>", more)
+    assert told == [
+        ("projection", "Ended: every candidate is right.", knew),
+        ("a_toy", "Ended: the weights tell nothing.", knew),
+    ]
     # The order is that in which the methods ran, and not that of the alphabet.
     assert re.findall(r"<h2>(projection|a_toy): ", page) == ["projection", "a_toy"]
     assert [results.label for results in read_run(two).methods] == ["projection", "a_toy"]

@@ -21,7 +21,7 @@ from lit_recon.audit.change import Held, PixelFlags, inputs_of, of_layer
 from lit_recon.audit.choice import every_method
 from lit_recon.audit.job import device_of
 from lit_recon.audit.models import module_class, own_module
-from lit_recon.audit.patches import FOLDER, PatchView
+from lit_recon.audit.patches import FOLDER, with_patches
 from lit_recon.audit.recorder import Recorder, of_method
 from lit_recon.audit.threat import InputFacts, TrainingFacts, knowledge_of
 from lit_recon.audit.verdict import LIMITS, Attacked, verdict_of
@@ -124,11 +124,11 @@ def audit(
     sources = command.read(argv)
     flags = command.parse([source.without("data") for source in sources])
     _check(flags, sources)
+    given = any(source.only("data").values for source in sources)
+    if data is not None and not given:  # the record of an audit without data must name none
+        command = CommandLine(command.command, groups[:-1], packages)
+    flags = command.parse(sources)
     if flags.run is None:
-        given = any(source.only("data").values for source in sources)
-        if data is not None and not given:  # the record of an audit without data must name none
-            command = CommandLine(command.command, groups[:-1], packages)
-        flags = command.parse(sources)
         held = of_files(flags, plugins)
     else:
         if open_run is None:
@@ -204,12 +204,7 @@ def of_files(flags: Namespace, plugins: Sequence[ModuleType]) -> Held:
     known = knowledge_of(network.to(device), start, TrainingFacts(), inputs, step)
     at = (int(saved.get("global_step", 0)), int(saved.get("epoch", 0)))
     held = Held(known, truth, *at, "audit", device)
-    view = PatchView.of(known, start, shape, step)
-    if view is None:
-        return held
-    print(view.words)
-    parts = None if truth is None else view.truth(truth)
-    return replace(held, patches=replace(held, knowledge=view.known, truth=parts))
+    return with_patches(held, start, shape, step)
 
 
 def _module_class(name: str, plugins: Sequence[ModuleType]) -> Any:

@@ -23,6 +23,7 @@ from lit_recon.flags import CommandLine, build
 from lit_recon.knowledge import ChannelScale, DenseLayer, Knowledge, MeanImageScale, PixelScale
 from lit_recon.methods.base import Reconstructor
 from lit_recon.methods.rowspace import Frame, best_pair
+from lit_recon.models.base import PartOfNetwork
 from lit_recon.records.checkpoints import SavedWeights, load_any_weights
 from lit_recon.records.truth import Truth
 
@@ -195,8 +196,8 @@ def module_of(layer: DenseLayer) -> nn.Module:
     """A module that holds one dense layer under its dotted name.
 
     >>> module_of(DenseLayer("body.0", torch.zeros(4, 3)))
-    OneLayer(
-      (body): OneLayer(
+    PartOfNetwork(
+      (body): PartOfNetwork(
         (0): Linear(in_features=3, out_features=4, bias=False)
       )
     )
@@ -207,14 +208,10 @@ def module_of(layer: DenseLayer) -> nn.Module:
     dense.load_state_dict({key: value for key, value in values.items() if value is not None})
     module: nn.Module = dense
     for part in reversed(layer.name.split(".") if layer.name else []):
-        outer = OneLayer()
+        outer = PartOfNetwork()
         outer.add_module(part, module)
         module = outer
     return module
-
-
-class OneLayer(nn.Module):
-    """A network of which one layer is known."""
 
 
 def pixel_scale(given: Namespace) -> tuple[tuple[int, ...] | None, PixelScale | None]:

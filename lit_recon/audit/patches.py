@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_recon.audit.change import module_of
+from lit_recon.audit.change import Held, module_of
 from lit_recon.knowledge import DenseLayer, Knowledge, MeanImageScale
 from lit_recon.models.patches import Patches
 from lit_recon.records.truth import Truth
@@ -91,6 +91,25 @@ class PatchView:
     def _cut(self, flat: Tensor) -> Tensor:
         """(n, d) images to (n patches, values)."""
         return flat[:, self.patches.index].flatten(0, 1)
+
+
+def with_patches(
+    held: Held, start: Mapping[str, Tensor], shape: tuple[int, ...], step: int = 0
+) -> Held:
+    """What an attacker of a network holds, with the patches that its first layer reads, if any.
+
+    Args:
+        held: without patches.
+        start: the network's weights at an earlier step, by name; empty: not known.
+        shape: of an input.
+        step: the earlier step.
+    """
+    view = PatchView.of(held.knowledge, start, shape, step)
+    if view is None:
+        return held
+    print(view.words)
+    parts = None if held.truth is None else view.truth(held.truth)
+    return replace(held, patches=replace(held, knowledge=view.known, truth=parts))
 
 
 def _dense(patches: Patches, weights: Mapping[str, Tensor], step: int | None = None) -> DenseLayer:

@@ -16,6 +16,7 @@ from lit_recon.audit.change import Held
 from lit_recon.audit.choice import Choice, chosen, settle
 from lit_recon.audit.job import Job, Target, device_of
 from lit_recon.audit.models import checkpoint_at, fill, make_model
+from lit_recon.audit.patches import with_patches
 from lit_recon.audit.recorder import of_method
 from lit_recon.audit.threat import TrainingFacts, knowledge_of
 from lit_recon.audit.variants import variant_name
@@ -46,7 +47,8 @@ def last_checkpoint(fit: CommandLine, path: str, device: torch.device) -> Held:
     steps = [step_of(file) for file in saved_checkpoints(path)]
     run = SavedRun.read(Path(path), config, device)
     ((step, epoch, known),) = run.checkpoints(chosen_steps("last", steps, Path(path)))
-    return Held(known, run.truth, step, epoch, "audit", device)
+    held = Held(known, run.truth, step, epoch, "audit", device)
+    return with_patches(held, run.initial, run.truth.shape)
 
 
 def _own_flags(fit: CommandLine, path: str) -> Source:

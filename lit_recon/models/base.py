@@ -31,6 +31,31 @@ class Model(nn.Module, ABC):
         """(n, *input shape) to (n, k)."""
 
 
+class PartOfNetwork(nn.Module):
+    """A network of which one layer is known."""
+
+
+class Wrapper:
+    """What lit_recon puts around a user's network.
+
+    Attributes:
+        module: the network.
+    """
+
+    module: nn.Module
+
+
+def class_name(model: nn.Module) -> str:
+    """What messages call a network: its class, that of a user's network where it is wrapped.
+
+    >>> class_name(nn.Linear(4, 3))
+    'Linear'
+    """
+    if isinstance(model, PartOfNetwork):
+        return "the one layer that is known"
+    return type(model.module if isinstance(model, Wrapper) else model).__name__
+
+
 class FeatureModel(Model):
     """A network with features, from which a closed form finds its last layers."""
 

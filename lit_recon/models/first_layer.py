@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lit_recon.errors import InputError
-from lit_recon.models.base import OneHiddenLayer
+from lit_recon.models.base import OneHiddenLayer, class_name
 
 FIRST_LAYER = "first_layer"
 """The attribute with the first layer with weights, of any type, of a network that knows it."""
@@ -35,7 +35,7 @@ def first_dense_layer(
     Raises:
         InputError: there is no such layer, it is not dense, or it is not trained.
     """
-    kind, modules = type(model).__name__, dict(model.named_modules(remove_duplicate=False))
+    kind, modules = class_name(model), dict(model.named_modules(remove_duplicate=False))
     if name is not None:
         if name not in modules:
             dense = [key for key, layer in modules.items() if isinstance(layer, nn.Linear)]

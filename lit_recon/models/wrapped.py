@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_recon.errors import InputError
-from lit_recon.models.base import ReadoutModel
+from lit_recon.models.base import ReadoutModel, Wrapper
 from lit_recon.models.first_layer import has_weights
 
 
-class Wrapped(ReadoutModel):
+class Wrapped(Wrapper, ReadoutModel):
     """Any module whose output is the output of its last linear layer.
 
     Attributes:
@@ -70,7 +70,7 @@ class Wrapped(ReadoutModel):
         return _passing(self.module, self.readout, x)[0]
 
 
-class Observed(nn.Module):
+class Observed(Wrapper, nn.Module):
     """Any module, with the layer that an input meets first.
 
     >>> inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1))

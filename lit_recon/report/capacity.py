@@ -330,7 +330,8 @@ def write_study_report(path: Path) -> Path:
         runs = sum(int(row["runs"]) for row in rows)
         fit = sum(round(float(row["interpolates"]) * int(row["runs"])) for row in rows)
     command = read_json(path / "sweep.json", "--sweep")["command"]
-    figures = [address(f.read_bytes(), "image/svg+xml") for f in sorted(path.glob("*.svg"))]
+    files = sorted(path.glob("*.svg"))
+    figures = [(file.stem, address(file.read_bytes(), "image/svg+xml")) for file in files]
     text = render(
         "study.html",
         name=path.name,

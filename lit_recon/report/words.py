@@ -27,6 +27,18 @@ def number(value: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def of_text(value: str) -> str:
+    """The text of a table's cell: a number with three digits, anything else as it is.
+
+    >>> of_text("0.6576280"), of_text("relu")
+    ('0.658', 'relu')
+    """
+    try:
+        return number(float(value))
+    except ValueError:
+        return value or NOTHING
+
+
 def percent(share: float | None) -> str:
     """``85%``."""
     return NOTHING if share is None else f"{100 * share:.3g}%"

@@ -27,6 +27,7 @@ from lit_recon.methods.attractors.truth import at_truth
 from lit_recon.methods.base import Earlier, Outcome, Reconstruction, Reconstructor, check_numbers
 from lit_recon.metrics.numbers import Number
 from lit_recon.models import OneHiddenLayer, ReadoutModel
+from lit_recon.models.base import class_name
 from lit_recon.models.first_layer import FIRST_LAYER, has_weights
 from lit_recon.solvers import Monitor, OnStep
 
@@ -98,8 +99,8 @@ class AttractorReconstructor(Reconstructor):
             InputError: the network cannot be attacked.
         """
         if _input_shape(model) is None:
-            kind = type(getattr(model, "module", model)).__name__  # of a user, not our wrapper
-            remedy = f"needs a network whose output is as large as its input, and {kind} is none"
+            remedy = "needs a network whose output is as large as its input, and"
+            remedy += f" {class_name(model)} is none"
             raise InputError("--recon", type(self).__name__, remedy)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from lit_recon.methods.base import Outcome
 from lit_recon.methods.kkt import outcomes
 from lit_recon.methods.kkt.settings import Prior, Settings
 from lit_recon.methods.rowspace import Frame
+from lit_recon.models.base import class_name
 from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.objectives.balance import imbalance, relu_chain
 from lit_recon.objectives.kkt import Bounds, KKTObjective, Task, own_targets
@@ -136,7 +137,7 @@ def _dense_shape(model: nn.Module) -> tuple[int, ...]:
         return (first_dense_layer(model)[1].in_features,)
     except InputError as error:
         remedy = "its attack needs the shape of an input"
-        raise InputError("--model", type(model).__name__, remedy) from error
+        raise InputError("--model", class_name(model), remedy) from error
 
 
 def _bounds(prior: Prior, frame: Frame | None, like: Tensor) -> Bounds | None:

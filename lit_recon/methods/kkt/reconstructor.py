@@ -21,6 +21,7 @@ from lit_recon.methods.kkt.settings import Duals, Prior, Settings, StartFlag, Ta
 from lit_recon.methods.kkt.start import SLOPE, Start, from_components, from_noise, input_unit
 from lit_recon.metrics.numbers import Number
 from lit_recon.models import Interpolator
+from lit_recon.models.base import class_name
 from lit_recon.models.first_layer import has_weights
 from lit_recon.objectives.kkt import (
     KKTObjective,
@@ -178,7 +179,7 @@ class KKTReconstructor(Reconstructor):
         Raises:
             InputError: the network cannot be attacked.
         """
-        kind, method = type(model).__name__, type(self).__name__
+        kind, method = class_name(model), type(self).__name__
         if isinstance(model, Interpolator):
             raise InputError("--recon", method, f"follows gradients, and {kind} has none")
         layers = [module for module in model.modules() if has_weights(module)]

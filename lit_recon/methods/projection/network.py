@@ -15,6 +15,7 @@ from lit_recon.knowledge import Knowledge
 from lit_recon.methods.projection.problem import Problem, target_of
 from lit_recon.methods.projection.strategy import Strategy
 from lit_recon.models import ReadoutModel
+from lit_recon.models.base import class_name
 from lit_recon.objectives.network import NetworkObjective
 from lit_recon.solvers import Solution
 from lit_recon.solvers.search import Move, Perturbation
@@ -71,7 +72,7 @@ def network_problem(knowledge: Knowledge, m: int) -> NetworkProblem:
     model, shape = knowledge.model, knowledge.input_shape
     assert isinstance(model, ReadoutModel)
     if shape is None:
-        raise InputError("--model", type(model).__name__, "its attack needs the shape of an input")
+        raise InputError("--model", class_name(model), "its attack needs the shape of an input")
     probe = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     probe = probe.to(model.readout.weight.detach())
     phi = model.features(probe)

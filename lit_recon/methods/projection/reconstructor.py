@@ -25,6 +25,7 @@ from lit_recon.metrics.certificate import certify
 from lit_recon.metrics.numbers import Number
 from lit_recon.metrics.scores import matched_error_abs
 from lit_recon.models import OneHiddenLayer, ReadoutModel
+from lit_recon.models.base import class_name
 from lit_recon.solvers import GaussNewton, Monitor, OnStep, Solver, Status, Stop
 
 
@@ -151,7 +152,7 @@ class ProjectionReconstructor(Reconstructor):
         return frozenset(needed)
 
     def check(self, model: nn.Module) -> None:
-        kind = type(model).__name__
+        kind = class_name(model)
         if not isinstance(model, ReadoutModel):
             remedy = f"attacks a linear readout; {kind} has none"
             raise InputError("--recon", type(self).__name__, remedy)

@@ -38,6 +38,7 @@ from lit_recon.methods.rowspace.numbers import DESCRIBED
 from lit_recon.methods.rowspace.span import Span
 from lit_recon.metrics.certificate import Certificates
 from lit_recon.metrics.numbers import Number
+from lit_recon.models.base import class_name
 from lit_recon.models.first_layer import first_dense_layer
 from lit_recon.solvers import OnStep
 
@@ -201,7 +202,7 @@ def _first_layers(knowledge: Knowledge, method: str) -> tuple[DenseLayer, DenseL
     later = DenseLayer(name, layer.weight.detach(), bias)
     if earlier is not None and later.weight.shape != earlier.weight.shape:
         sizes = f"{tuple(earlier.weight.shape)} and {tuple(later.weight.shape)}"
-        remedy = f"{name} of {type(knowledge.model).__name__} has shapes {sizes}"
+        remedy = f"{name} of {class_name(knowledge.model)} has shapes {sizes}"
         raise InputError("--recon", method, remedy)
     return later, earlier
 
