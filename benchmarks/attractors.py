@@ -116,13 +116,15 @@ def rao(n: int, steps: int) -> Recipe:
 
 
 NOISE = Autoencode(noise=0.5)
-# From 50 images on, isotropic noise leaves some of them repelling; noise in their span does not.
+# From 50 images on, and where images are alike, isotropic noise leaves some of them repelling; noise
+# in their span does so less.
 SPAN = Autoencode(noise=0.5, noise_geometry="span")
 DEEP = {"widths": [512] * 7}
 # Five layers keep a sequence of 200 too, but lead only four of ten starts into it; eight lead all.
 DEEPER = {"widths": [512] * 8}
 RECIPES = {
     "noise 20": Recipe(20, 300, NOISE),
+    "span 20": Recipe(20, 300, SPAN),
     "clean 20": Recipe(20, 300),
     "noise 50": Recipe(50, 400, SPAN, model=DEEP, norm=64.0),
     "clean 50": Recipe(50, 400),
