@@ -116,8 +116,8 @@ def rao(n: int, steps: int) -> Recipe:
 
 
 NOISE = Autoencode(noise=0.5)
-# From 50 images on, and where images are alike, isotropic noise leaves some of them repelling; noise
-# in their span does so less.
+# From 50 images on, and where images are alike, isotropic noise leaves some of them repelling, and
+# noise in their span fewer.
 SPAN = Autoencode(noise=0.5, noise_geometry="span")
 DEEP = {"widths": [512] * 7}
 # Five layers keep a sequence of 200 too, but lead only four of ten starts into it; eight lead all.
