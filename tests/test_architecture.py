@@ -173,6 +173,17 @@ def test_help_has_nothing_slow_to_import(path: Path) -> None:
     assert names <= sys.stdlib_module_names
 
 
+def test_the_processes_of_a_study_begin_with_few_imports() -> None:
+    left, reached = [ROOT / "lit_recon" / "sweeps" / "cells.py"], set()
+    while left:
+        reached.add(path := left.pop())
+        left += files_imported(path) - reached
+    sources = (path.read_text(encoding="utf-8") for path in reached)
+    names = {name for source in sources for name in imported_at_once(ast.parse(source))}
+    assert "torch" in names and len(reached) > 5
+    assert not names & {"jsonargparse", "lightning", "matplotlib", "torchvision", "wandb"}
+
+
 @pytest.mark.parametrize(
     ("room", "source", "wrong"),
     [

@@ -27,13 +27,14 @@ from lit_recon.report.grid import figure_to_uint8
 from lit_recon.report.law import law_figure, law_table, to_png, to_svg
 from lit_recon.report.sweep import write_sweep_report
 from lit_recon.sweeps import slurm, workers
+from lit_recon.sweeps.cells import build_cells
 from lit_recon.sweeps.grid import Axis, read_axes
 from lit_recon.sweeps.machine import shares
 from lit_recon.sweeps.plan import Fit, GridPoint, plan
 from lit_recon.sweeps.progress import View, summary
 from lit_recon.sweeps.results import FAILED, Results
 from lit_recon.sweeps.slurm import SlurmFlags
-from lit_recon.sweeps.study import Study, build_cells, finish, is_study, outer_axes
+from lit_recon.sweeps.study import Study, finish, is_study, outer_axes
 from lit_recon.sweeps.wandb_file import wandb_sweep
 from lit_recon.sweeps.workers import Main, Outcome, Task
 

@@ -9,7 +9,6 @@ inside a worker. results.csv has a row for every network, capacity.csv one for e
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +16,11 @@ from io import BytesIO
 from typing import Any
 
 import pandas as pd
-import torch
 from jsonargparse import Namespace
+from safetensors.torch import save
 from torch import Tensor
 
-from lit_recon.capacity.study import BIAS, CELL, SEED, WIDTH, draws, summary
+from lit_recon.capacity.study import BIAS, CELL, SEED, WIDTH, summary
 from lit_recon.errors import InputError, RunError
 from lit_recon.flags import build
 from lit_recon.models.interpolator import check_size
@@ -34,13 +33,13 @@ from lit_recon.report.capacity import (
     write_study_report,
 )
 from lit_recon.report.law import to_png, to_svg
+from lit_recon.sweeps.cells import CELLS, samples_file
 from lit_recon.sweeps.grid import Axis
 from lit_recon.sweeps.plan import GridPoint
 from lit_recon.sweeps.results import cell_value
 from lit_recon.sweeps.workers import Outcome, Task
 
 INNER = (*CELL, SEED)
-CELLS = "cells"  # folder of the rows of finished tasks
 
 
 def is_study(flags: Namespace) -> bool:
@@ -84,7 +83,8 @@ class Job:
         """The command of a worker."""
         activation = self.point.values["model.activation"]
         place = str(directory.path)
-        asked = (self.name, self.source, self.width, self.biases, self.seeds, activation, place)
+        shared = (self.point.name, self.width, self.biases, self.seeds, activation, place)
+        asked = (self.name, *shared)
         log = directory.path / "logs" / f"{self.name}.log"
         return Task(self.name, [json.dumps(asked)], log)
 
@@ -131,21 +131,6 @@ def jobs_of(points: Sequence[GridPoint], axes: Sequence[Axis]) -> list[Job]:
     return jobs
 
 
-def build_cells(argv: list[str]) -> int:
-    """A worker's command: build the networks of a job, and leave their rows; the exit status."""
-    name, source, width, biases, seeds, activation, place = json.loads(argv[0])
-    torch.set_num_threads(1)
-    try:
-        x, labels = _samples(source)
-    except InputError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    frame = pd.DataFrame(draws(x, labels, width, biases, seeds, activation))
-    text = frame.to_csv(index=False, lineterminator="\n")
-    RunDirectory(place).write_text(f"{CELLS}/{name}.csv", text)
-    return 0
-
-
 @lru_cache(maxsize=2)
 def _samples(source: str) -> tuple[Tensor, Tensor]:
     """Inputs (n, d) and classes (n,) from the flags of data and targets, as JSON."""
@@ -188,14 +173,19 @@ class Study:
         self.directory.write_json(SWEEP_FILE, {"command": command, "grid": grid, "runs": runs})
 
     def left(self) -> Iterator[Task]:
-        """The tasks that are not done.
+        """The tasks that are not done; the samples that they need are in a file.
 
         Raises:
             InputError: data that cannot be had, before any task fails for it.
         """
+        kept = set()
         for job in self.jobs:
             if job.rows(self.directory) is None:
-                _samples(job.source)
+                if job.point.name not in kept:
+                    x, labels = _samples(job.source)
+                    content = save({"x": x.contiguous(), "labels": labels})
+                    self.directory.write_bytes(samples_file(job.point.name), content)
+                    kept.add(job.point.name)
                 yield job.task(self.directory)
 
     def take(self, outcome: Outcome) -> None:
