@@ -392,6 +392,7 @@ def test_the_patches_that_a_run_reads_are_audited(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(train, "PLUGINS", [])  # of the process
     Path("my_patch_net.py").write_text(PATCH_MODEL)
     plugin = ["--plugin", "my_patch_net"]
     model = ["--model", "PatchNet", "--optim", "SGD", "--optim.lr", "1e-2"]

@@ -536,7 +536,7 @@ def test_every_picture_is_there_and_nothing_is_wider_than_the_screen(
     assert min(widths) > 0
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     charts = page.locator("figure svg").all()
-    assert len(charts) == 4
+    assert len(charts) == 3  # the second attack has one checkpoint, and so no curve over training
     for chart in charts:
         box = chart.bounding_box()
         assert box is not None and box["width"] > 300 and box["height"] > 150
