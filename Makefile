@@ -39,7 +39,7 @@ test-fast: $(VENV)/.installed-test
 # new enough for that.
 BESIDE = $(MAKE) -j2 --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 SETTINGS = other-mkl no-vectors three-threads
-ROUNDING = $(BIN)/python -m pytest -m "rounding and not long" $(shell grep -l mark.rounding tests/test_*.py)
+ROUNDING = $(BIN)/python -m pytest -m rounding $(shell grep -l mark.rounding tests/test_*.py)
 test-processors: $(VENV)/.installed-test
 	$(BESIDE) $(SETTINGS)
 

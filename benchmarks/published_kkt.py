@@ -57,22 +57,22 @@ def main(argv: list[str] | None = None) -> int:
     description = (
         "The published KKT attack and the row space on the weights of one run, as a picture."
     )
-    parser = Flags("published_kkt", description, {"steps": 20, "columns": 4})
-    add = parser.add_argument
+    flags = Flags("published_kkt", description, {"steps": 20, "columns": 4})
+    add = flags.add_argument
     add("--run", required=True, help="directory of a run of margin_photos.yaml or the like")
     add("--steps", type=count, help="steps of the published attack, instead of all 50,000")
     add("--columns", type=count, default=8, help="training images shown")
-    flags = parser.read(argv)
-    record = Record(parser, argv, flags, seeds=[0])
-    held = last_checkpoint(train.command_line(), flags.run, torch.device("cpu"))
+    args = flags.read(argv)
+    record = Record(flags, argv, args, seeds=[0])
+    held = last_checkpoint(train.command_line(), args.run, torch.device("cpu"))
     known, truth = held.knowledge, held.truth
     model = known.model
     if not isinstance(model, DeepMLP) or truth is None or truth.images is None or truth.k != 1:
         remedy = "is no run of a DeepMLP on images of two classes; give one, as margin_photos.yaml"
-        raise InputError("--run", flags.run, remedy)
+        raise InputError("--run", args.run, remedy)
     settings = preset("haim2022_cifar")
     whole = settings["steps"]
-    settings["steps"] = flags.steps or whole
+    settings["steps"] = args.steps or whole
     smaller = scaled(model, truth.x, to_targets(torch.tensor(truth.labels), 2))
     attack = KKTReconstructor(**settings)
     theirs = attack.reconstruct(Knowledge(smaller, n=truth.n, pixels=truth.pixels))
@@ -97,11 +97,11 @@ def main(argv: list[str] | None = None) -> int:
         f"published,\n{steps}": (looks * 255).round().byte(),
         "row space": rows.reconstructions,
     }
-    columns = shown(truth.labels, flags.columns)
+    columns = shown(truth.labels, args.columns)
     drawn = [
         (label, [np.asarray(images[i]) for i in columns]) for label, images in pictures.items()
     ]
-    path = flags.out / "published_kkt.png"
+    path = args.out / "published_kkt.png"
     sheet(drawn).save(path)
     print(path)
     return 0

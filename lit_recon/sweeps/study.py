@@ -82,9 +82,8 @@ class Job:
     def task(self, directory: RunDirectory) -> Task:
         """The command of a worker."""
         activation = self.point.values["model.activation"]
-        place = str(directory.path)
-        shared = (self.point.name, self.width, self.biases, self.seeds, activation, place)
-        asked = (self.name, *shared)
+        names, place = (self.name, self.point.name), str(directory.path)
+        asked = (*names, self.width, self.biases, self.seeds, activation, place)
         log = directory.path / "logs" / f"{self.name}.log"
         return Task(self.name, [json.dumps(asked)], log)
 
