@@ -160,7 +160,9 @@ def _labels(ended: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
         if _groups(ended, [*parts, part]) > _groups(ended, parts):
             parts.append(part)
     if not parts:
-        return ended["model"].str.cat(ended["solver"].fillna(ended["method"]), ", ")
+        # Where no run has a solver, its column is one of numbers.
+        last = ended["solver"].astype("string").fillna(ended["method"])
+        return ended["model"].str.cat(last, ", ")
     words = [ended[part].map(lambda value, part=part: _word(part, value)) for part in parts]
     return words[0].str.cat(words[1:], ", ") if len(words) > 1 else words[0]
 
