@@ -83,7 +83,7 @@ def independent_components(
     >>> bool((cosines.amax(1) > 0.9).all())
     True
     """
-    maps, found = _differences(basis.reshape(-1, *shape)), None
+    maps, found = maps_of(basis.reshape(-1, *shape)), None
     for rank in _stages(len(basis)):
         if perf_counter() > deadline and rank != len(basis):
             continue
@@ -94,7 +94,7 @@ def independent_components(
         steps = SEARCH_STEPS if rank == len(basis) else STAGE_STEPS
         unmixed = _search(white, _orthogonal(start), steps, deadline)
         found = unmixed @ to_basis
-    return _refine(white, unmixed, deadline) @ to_basis
+    return refined(white, unmixed, deadline) @ to_basis
 
 
 def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -112,17 +112,26 @@ def component_spread(candidates: Tensor, shape: tuple[int, int, int]) -> Tensor:
     Returns:
         (k, k) standard deviations of E, zero on the diagonal.
     """
-    maps = _equalised(_differences(candidates.reshape(-1, *shape)))
+    maps = equalised(maps_of(candidates.reshape(-1, *shape)))
     rms = maps.square().mean((1, 2, 3, 4)).sqrt()
     _, curvature = _score(maps / rms[:, None, None, None, None])
     return (SPREAD / curvature * rms[:, None] / rms).fill_diagonal_(0)
 
 
-def _differences(images: Tensor) -> Tensor:
+def opponent(images: Tensor, *, back: bool = False) -> Tensor:
+    """Images (r, c, h, w) in brightness and two colour contrasts, or back from these.
+
+    They have unit length and are orthogonal. Images without three channels stay as they are.
+    """
+    if images.shape[1] != len(OPPONENT):
+        return images
+    colours = torch.tensor(OPPONENT, dtype=images.dtype)
+    return torch.einsum("ab,rbij->raij", colours.T if back else colours, images)
+
+
+def maps_of(images: Tensor) -> Tensor:
     """Maps (r, c, 3, h, w) of images (r, c, h, w), zero where the neighbour is missing."""
-    if images.shape[1] == len(OPPONENT):
-        colours = torch.tensor(OPPONENT, dtype=images.dtype)
-        images = torch.einsum("ab,rbij->raij", colours, images)
+    images = opponent(images)
     right, down = images.diff(dim=3), images.diff(dim=2)
     both = right.diff(dim=2)
     return torch.stack(
@@ -130,7 +139,7 @@ def _differences(images: Tensor) -> Tensor:
     )
 
 
-def _equalised(maps: Tensor) -> Tensor:
+def equalised(maps: Tensor) -> Tensor:
     """Maps with the same energy in each kind and colour, so that faint colours count too."""
     energy = maps.square().mean((0, 3, 4), keepdim=True)
     return maps / energy.clamp_min(torch.finfo(maps.dtype).tiny).sqrt()
@@ -138,7 +147,7 @@ def _equalised(maps: Tensor) -> Tensor:
 
 def _whiten(maps: Tensor) -> tuple[Tensor, Tensor]:
     """White maps (k, c, 3, h, w) and the matrix (k, r) that makes them of the basis."""
-    maps = _equalised(maps)
+    maps = equalised(maps)
     flat = maps.flatten(1)
     values, vectors = torch.linalg.eigh(flat @ flat.T)
     kept = values > RANK_TOLERANCE**2 * values[-1]
@@ -210,21 +219,30 @@ def _search(white: Tensor, start: Tensor, steps: int, deadline: float) -> Tensor
     return found.double()
 
 
-def _refine(white: Tensor, start: Tensor, deadline: float) -> Tensor:
+def refined(maps: Tensor, start: Tensor, deadline: float, held: Tensor | None = None) -> Tensor:
     """Step 2: quasi-Newton steps ``A <- (I - D) A`` on the likelihood, A (k, k).
 
     With gradient G and curvature H of `_score`, only D_ij and D_ji are coupled.
+
+    Args:
+        maps: (k, c, 3, h, w) maps of the basis.
+        start: (k, k) unmixing to begin with.
+        deadline: value of ``time.perf_counter()`` after which no further step begins.
+        held: (k,) bool, rows that only change their scale; None: none of them.
     """
-    flat, found = white.flatten(1).float(), start.float()
+    flat, found = maps.flatten(1).float(), start.float()
     for _ in range(REFINE_STEPS):
         if perf_counter() > deadline:
             break
         sources = found @ flat
         rms = sources.square().mean(1, keepdim=True).sqrt()
         sources, found = sources / rms, found / rms
-        gradient, curvature = _score(sources.reshape(white.shape))
+        gradient, curvature = _score(sources.reshape(maps.shape))
         pair = (curvature * curvature.T).clamp_min(LEAST_CURVATURE) - 1
         step = (curvature.T * gradient - gradient.T) / pair
+        if held is not None:  # D_ji is 0 where j is held
+            step = torch.where(held, gradient / curvature.clamp_min(1), step)
+            step[held] = 0
         step.fill_diagonal_(0)
         step *= REFINE_RATE * min(1.0, LARGEST_STEP / float(step.norm(dim=1).max()))
         found = found - step @ found

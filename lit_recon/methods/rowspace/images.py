@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lit_recon.knowledge import PixelScale
 from lit_recon.methods.rowspace.components import independent_components
 from lit_recon.methods.rowspace.differences import Differences
+from lit_recon.methods.rowspace.faint import FAINT, filtered, noise_shares, separated_again
 from lit_recon.methods.rowspace.lattice import Lattice, Space, lll_transform
 from lit_recon.methods.rowspace.levels import Array, Integers, outside
 from lit_recon.methods.rowspace.pixels import (
@@ -312,13 +313,17 @@ def _alike(
     return (units[0] @ units[1].T) ** 2
 
 
-def pictures(images: Images | None, guesses: Guesses, pixels: PixelSpace) -> Array:
+def pictures(
+    images: Images | None, guesses: Guesses, pixels: PixelSpace, deadline: float = inf
+) -> Array:
     """Approximate images for what was not found, (m, d) in levels without the offset.
 
     Args:
         images: what was found; None: nothing.
         guesses: computes approximate images (m, r), up to scale and sign.
         pixels: the row space.
+        deadline: value of ``time.perf_counter()`` after which those that are faint in the weights
+            are not separated any further.
     """
     frame, rows = pixels.frame, pixels.rows
     known = np.zeros((0, rows.shape[1]))
@@ -327,10 +332,10 @@ def pictures(images: Images | None, guesses: Guesses, pixels: PixelSpace) -> Arr
     candidates = None if len(known) >= len(rows) else guesses()
     if candidates is None or (images is not None and images.only_differences):
         return np.zeros((0, rows.shape[1]))
+    candidates, found = _sharper(candidates, pixels, deadline)
     alike = _alike(known, candidates, rows, frame.shape).max(0, initial=0)
-    missing = max(0, len(candidates) - len(known))
-    candidates = candidates[np.argsort(alike, kind="stable")[:missing]]
-    found = candidates @ rows
+    missing = np.argsort(alike, kind="stable")[: max(0, len(candidates) - len(known))]
+    candidates, found = candidates[missing], found[missing]
     if frame.image:
         assert frame.offset is not None  # its share in an image is 1
         share = candidates[:, -1:] / np.linalg.norm(frame.offset)
@@ -344,3 +349,17 @@ def pictures(images: Images | None, guesses: Guesses, pixels: PixelSpace) -> Arr
         return found
     right = outside(found + frame.offset) <= outside(frame.offset - found)
     return np.where(right[:, None], found, -found)
+
+
+def _sharper(candidates: Array, pixels: PixelSpace, deadline: float) -> tuple[Array, Array]:
+    """Coordinates (m, r) and pixels (m, d) of approximate images, with less noise in faint ones."""
+    shape, rows = pixels.frame.shape, torch.tensor(pixels.rows)
+    found, noise = torch.tensor(candidates), torch.tensor(pixels.space.noise)
+    faint = noise_shares(found @ rows, found @ noise @ found.T, shape) > FAINT
+    if not faint.any() or faint.all() or min(shape[1:]) < COMPONENTS_FROM:
+        return candidates, candidates @ pixels.rows
+    found = separated_again(found @ rows, faint, shape, deadline) @ found
+    levels = found @ rows
+    variance = (found @ noise * found).sum(1)
+    levels[faint] = filtered(levels[faint], variance[faint], levels[~faint], shape)
+    return found.numpy(), levels.numpy()

@@ -164,7 +164,7 @@ class RowSpaceReconstructor(Reconstructor):
             if len(space.values) == span.rank:
                 coefficients = change().coefficients(pixels)
             found = separated(lattice, pixels, guesses, coefficients)
-        extra = pictures(found, guesses, pixels)
+        extra = pictures(found, guesses, pixels, deadline)
         outcome = outcomes.ending(found, lattice, space, span, len(extra))
         candidates, certificates = _candidates(found, extra, frame)
         numbers = _numbers(span, space, lattice)
