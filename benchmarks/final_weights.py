@@ -363,6 +363,12 @@ class Attacked:
         attack = KKTReconstructor(**settings)
         return self._measured("published", lambda: attack.reconstruct(held))[0]
 
+    def kkt(self, seconds: float) -> dict[str, Any]:
+        """The KKT attack with this project's defaults, which are told the number of images."""
+        attack = KKTReconstructor(max_seconds=seconds)
+        held = Knowledge(self.model, n=self.truth.n, pixels=self.truth.pixels)
+        return self._measured("kkt", lambda: attack.reconstruct(held))[0]
+
     def _measured(
         self, name: str, attack: Callable[[], Reconstruction]
     ) -> tuple[dict[str, Any], Tensor | None]:
@@ -505,6 +511,7 @@ def main(argv: list[str] | None = None) -> int:
         "width": 200,
         "max_seconds": 5.0,
         "published": 1.0,
+        "kkt": 1.0,
     }
     flags = Flags("final_weights", "Training images from the final weights alone.", quick)
     add = flags.add_argument
@@ -517,6 +524,12 @@ def main(argv: list[str] | None = None) -> int:
         type=positive,
         metavar="SECONDS",
         help="attack each network also as its authors published it, for so long",
+    )
+    add(
+        "--kkt",
+        type=positive,
+        metavar="SECONDS",
+        help="attack each network also by KKT conditions with the defaults, for so long",
     )
     add("--append", action="store_true", help="keep earlier results of other rows and seeds")
     add("--size", type=count, default=32, help="side in pixels")
@@ -535,6 +548,8 @@ def main(argv: list[str] | None = None) -> int:
         measured = [ours]
         if args.published:
             measured.append(attacked.published(args.published))
+        if args.kkt:
+            measured.append(attacked.kkt(args.kkt))
         for new in measured:
             results[identity(new)] = {**new, "git": record.facts["git"]}
             line = f"{row.name}, seed {number}, {new['attack']}: {new['exact']} exact of {row.n},"

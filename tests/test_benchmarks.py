@@ -237,14 +237,15 @@ DECAYS = {
 }
 
 
+ATTACKS = ("rowspace", "published", "kkt")
+
+
 @pytest.mark.long
 def test_final_weights(tmp_path):
     rows = results("final_weights", tmp_path)
     assert not any(row["false_certificates"] for row in rows)
     assert {(row["training"]["name"], row["attack"]) for row in rows} == {
-        (name, attack)
-        for name in ("ten_classes_100", "mse_20", "margin_50")
-        for attack in ("rowspace", "published")
+        (name, attack) for name in ("ten_classes_100", "mse_20", "margin_50") for attack in ATTACKS
     }
     (margin,) = [row for row in rows if row["training"]["name"] == "margin_50" and row["rank"]]
     assert margin["rank"] == margin["exact"] == margin["good"] == margin["n"] == 8
@@ -254,9 +255,9 @@ def test_results_of_other_rows_are_kept(tmp_path, capsys):
     flags = ("--rows", "mse_20", "--steps", "3", "--append")
     results("final_weights", tmp_path, *flags)
     kept = results("final_weights", tmp_path, *flags, "--seeds", "0", "1")
-    assert [row["seed"] for row in kept] == [0, 0, 1, 1]
-    lines = capsys.readouterr().out.splitlines()[-2:]
-    for line, name in zip(lines, ("rowspace", "published"), strict=True):
+    assert [row["seed"] for row in kept] == [0, 0, 0, 1, 1, 1]
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    for line, name in zip(lines, ATTACKS, strict=True):
         assert line.startswith(f"| mse_20 | {name} | 8 | 2 |")
 
 
