@@ -224,7 +224,7 @@ def _low_rank(
                 steps = [step for step in steps if step <= least // 2 or _is_clear(values, step)]
                 rank = steps[-1] if steps else 0
             white, even = _above_noise(values, change, directions)
-            known = _last_step(change, directions, steps, white, even)
+            known = _last_step(change, directions, steps, white if even else None)
             if known is not None:
                 return directions[:known], values, share
         # Noise steps down too: its smallest values, and where pixels are alike in all inputs.
@@ -338,7 +338,7 @@ def _above_noise(values: Tensor, change: Tensor, directions: Tensor) -> tuple[in
 
 
 def _last_step(
-    change: Tensor, directions: Tensor, steps: list[int], white: int | None, even: bool
+    change: Tensor, directions: Tensor, steps: list[int], white: int | None
 ) -> int | None:
     """The rank of final weights (h, d) that noise is left of, of a level for neurons and pixels.
 
@@ -349,17 +349,17 @@ def _last_step(
         change: the weights.
         directions: (count, d) their leading directions.
         steps: places where their singular values step down.
-        white, even: from `_above_noise`.
+        white: how many values are above white noise, if noise is even; None: it is not.
     """
-    limit = AS_WHITE if even else NEARLY_WHITE
+    limit = NEARLY_WHITE if white is None else AS_WHITE
     for step in steps:
-        if even and white is not None and step >= white:
+        if white is not None and step >= white:
             break
         rest = _left_over(change, directions[:step])
         quiet = rest.square().sum() < NOISE_SHARE * change.square().sum()
         if quiet and _is_white(rest, step, limit):
             return step
-    return white if even else None
+    return white
 
 
 def _white_edge(h: Tensor, d: Tensor, energy: Tensor) -> Tensor:
