@@ -403,6 +403,7 @@ def test_under_a_wrong_mean_no_image_is_certain(wrong: float) -> None:
     other = PixelScale(pixels.shape, pixels.mean + wrong / 255, pixels.std)
     found = attack(replace(known, pixels=other))
     assert len(accepted(found)) == 0 and not found.outcome.sure
+    assert "mean and std of the pixels may not be those of training" in found.outcome.reason
 
 
 def test_a_wrong_contrast_changes_no_pixel() -> None:

@@ -83,9 +83,24 @@ def _not_forgotten(left: float) -> Outcome:
 
 
 def ending(
-    images: Images | None, lattice: Lattice, space: Space, span: Span, pictures: int
+    images: Images | None,
+    lattice: Lattice,
+    space: Space,
+    span: Span,
+    pictures: int,
+    *,
+    scaled: bool,
 ) -> Outcome:
-    """How an attack ended that had a row space to work with."""
+    """How an attack ended that had a row space to work with.
+
+    Args:
+        images: what was separated; None: nothing.
+        lattice: the integer vectors.
+        space: the row space in differences of pixels.
+        span: the row space.
+        pictures: how many approximate images there are.
+        scaled: the pixel scale was given.
+    """
     r, found = space.rank, 0 if images is None else len(images.vectors)
     sure = 0 if images is None else int(images.sure.sum())
     if images is not None and images.only_differences:
@@ -112,6 +127,8 @@ def ending(
         reason += ": the integer vectors are exact, but not all of them could be told apart"
     else:
         reason += f", {found} of {r} integer vectors were found: {_why(lattice, space, span)}"
+    if found and not sure and scaled:
+        reason += "; the given mean and std of the pixels may not be those of training"
     if pictures:
         verb = "is" if pictures == 1 else "are"
         reason += f"; {pictures} more {verb} approximate, from independent components"

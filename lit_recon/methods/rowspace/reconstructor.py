@@ -165,7 +165,8 @@ class RowSpaceReconstructor(Reconstructor):
                 coefficients = change().coefficients(pixels)
             found = separated(lattice, pixels, guesses, coefficients)
         extra = pictures(found, guesses, pixels, deadline)
-        outcome = outcomes.ending(found, lattice, space, span, len(extra))
+        scaled = frame.offset is not None
+        outcome = outcomes.ending(found, lattice, space, span, len(extra), scaled=scaled)
         candidates, certificates = _candidates(found, extra, frame)
         numbers = _numbers(span, space, lattice)
         return replace(
