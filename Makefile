@@ -13,6 +13,8 @@ PYTHON ?= python3
 
 BIN := $(VENV)/bin
 # Without --no-compile, pip compiles every file of every package: a minute, for the few that are used.
+# Those must then be kept when they are first imported: compiling them takes longer than the import.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo test test-long test-fast test-processors other-processor other-mkl no-vectors \
