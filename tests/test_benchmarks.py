@@ -262,7 +262,14 @@ def test_results_of_other_rows_are_kept(tmp_path, capsys):
         assert line.startswith(f"| mse_20 | {name} | 8 | 2 |")
 
 
-@pytest.mark.parametrize("name", DECAYS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "full batch",
+        "mini-batches",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("huber", "gelu")),
+    ],
+)
 def test_training_in_coordinates_of_the_span_is_plain_training(name):
     row = DECAYS[name]
     data = final_weights.images_of(row, None, 8, 0)

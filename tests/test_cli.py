@@ -714,6 +714,7 @@ def test_the_report_is_written_again_and_a_broken_run_says_what_is_wrong(
     assert "the run is complete, and only its report is missing" in error
 
 
+@pytest.mark.long
 def test_adam_is_warned_about_and_its_attack_ends_at_once(run: Run, tmp_path: Path) -> None:
     flags = [*SPHERE, "--optim", "Adam", "--trainer.max_steps", "2", "--run.name", "r"]
     with pytest.warns(UserWarning, match="leaves the span"):
