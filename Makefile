@@ -42,8 +42,8 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Three settings: other MKL kernels (no effect without MKL), torch's own kernels without vector
 # instructions, and three threads. `make test` has all three at once; alone, each says which of them
 # a test fails with. Only files with such tests are collected: this saves ten seconds.
-# POLISHING asks for an error of 0.8 times the one before, and measured 0.82 with all three at once
-# (1e-7 in each of twelve problems, where float32 ends); so it runs with each alone, and in plain arithmetic.
+# POLISHING asks for an error of 0.8 times the one before, and all three at once gave 0.82 (1e-7 in
+# each of twelve problems, where float32 ends); so it runs with each alone, and in plain arithmetic.
 # Two at a time, because each alone keeps one core busy; their output does not mix, where make is
 # new enough for that.
 BESIDE = $(MAKE) -j2 --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync)
