@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,7 +32,18 @@ multiprocessing.set_forkserver_preload(["tests.imported"])
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Tiny problems run faster on one thread; `make test-processors` also tries several. Set before any
+@pytest.hookimpl(trylast=True)  # when the tests that do not run are out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with most slow tests first: a long one that starts last keeps only one core busy."""
+    slow = Counter(
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or item.get_closest_marker("browser")
+    )
+    items.sort(key=lambda item: -slow[item.path])
+
+
+# Tiny problems run faster on one thread; the rounding tests also try several. Set before any
 # fixture of a module runs: on other threads sums are divided in another way.
 THREADS = int(os.environ.get("TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)

@@ -105,7 +105,7 @@ def results(folder: Path, method: str = "rowspace") -> dict[int, dict[str, Any]]
     return {int(file.parent.name[5:]): json.loads(file.read_text()) for file in files}
 
 
-@pytest.mark.parametrize("adam", [False, True])
+@pytest.mark.parametrize("adam", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_training_is_the_same_with_it_and_the_images_come_back(tmp_path: Path, adam: bool) -> None:
     images = Images(N + 2)
     inside, outside = Subset(images, range(N)), Subset(images, range(N, N + 2))
@@ -236,7 +236,7 @@ def test_a_method_without_its_facts_leaves_the_training_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed_everything(0, verbose=False)
-    audit = ReconstructionCallback(folder=tmp_path / "found", score=False, max_seconds=4)
+    audit = ReconstructionCallback(folder=tmp_path / "found", score=False, max_seconds=1)
     trainer = fit(PlainMLP(adam=True), Images(N), tmp_path, [saving(tmp_path), audit])
     assert trainer.global_step == 18
     told = capsys.readouterr().out
@@ -342,6 +342,7 @@ def test_a_flat_input_has_no_scale_and_a_subset_has_that_of_its_set() -> None:
     assert transform_of(TensorDataset(torch.zeros(2))) is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_end_with_the_same_results(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(

@@ -149,6 +149,7 @@ def test_comparison_of_solvers(tmp_path):
     assert all(level["ours"] for level in row["levels"])
 
 
+@pytest.mark.long
 def test_threshold(tmp_path):
     rows = results("threshold", tmp_path)
     assert {row["solver"] for row in rows} == {"ours", "descent"}
@@ -184,6 +185,7 @@ def test_scaling(tmp_path):
     assert shared["speedup"] == shared["one_rank_seconds"] / shared["application_seconds"] > 0
 
 
+@pytest.mark.long
 def test_scaling_of_a_first_layer_that_is_drawn(tmp_path):
     sizes = ("--p", "9000", "--d", "700", "--repeats", "1")
     rows = results("scaling", tmp_path, *sizes, "--ranks", "2", "--stored", "0", "1")
@@ -261,7 +263,14 @@ def test_results_of_other_rows_are_kept(tmp_path, capsys):
         assert line.startswith(f"| mse_20 | {name} | 8 | 2 |")
 
 
-@pytest.mark.parametrize("name", DECAYS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "full batch",
+        "mini-batches",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("huber", "gelu")),
+    ],
+)
 def test_training_in_coordinates_of_the_span_is_plain_training(name):
     row = DECAYS[name]
     data = final_weights.images_of(row, None, 8, 0)
@@ -283,6 +292,7 @@ def test_every_row_forgets_its_start():
     assert decays and all(row.exponent >= 10 and row.left < 1e-4 for row in decays)
 
 
+@pytest.mark.long
 def test_images_come_back_once_the_start_is_forgotten():
     row = replace(DECAY, widths=(200,), steps=1200)
     attacked = final_weights.Attacked.of(row, None, 8, 0)
@@ -386,6 +396,7 @@ def test_private_training_without_noise_and_clip_is_training():
         assert torch.allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.long
 def test_private_training_is_skipped_without_opacus(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(protection, "find_spec", lambda name: None)
     monkeypatch.setattr(protection, "SIGMAS", [])
@@ -541,7 +552,7 @@ def test_the_published_attack_is_the_preset():
     assert settings.solver == MomentumDescent(lr=20.0, momentum=0.9, surrogate_slope=0.02)
 
 
-@pytest.mark.parametrize("ratio", [1.5, 4])
+@pytest.mark.parametrize("ratio", [1.5, pytest.param(4, marks=pytest.mark.long)])
 def test_the_published_attack_has_none_of_our_parts(ratio):
     trained = train(sphere(3, 10, round(ratio * 30)), None, 0)
     outcome = published(2.0, 2.0).reconstruct(trained.knowledge, generator(0, "candidates"))

@@ -47,7 +47,10 @@ ROOT = Path(__file__).parents[1]
 # test_sweeps.py runs these as the sweeps that they are.
 SWEPT = {"law_rf", "law_photos", "law_cifar10", "decay_sweep", "contraction_sweep"}
 SWEPT |= {"conv_depth_sweep", "contraction_depth_sweep"}
-CONFIGS = sorted(file for file in ROOT.glob("configs/**/*.yaml") if file.stem not in SWEPT)
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+# One of each kind of network and attack; the others run in `make test-long`.
+KINDS = {"rf_sphere", "mlp_cifar10", "resnet_photos", "margin_photos", "conv_autoencoder_photos"}
+KINDS |= {"capacity_moons", "decay_digits", "buzaglo2023_multiclass", "iurada2025", "demo"}
 SPHERE = ["--data", "Sphere", "--data.n", "4", "--data.d", "8", "--model.p", "100"]
 PHOTOS = ["--data.n", "4", "--data.image_size", "8", "--model.p_over_dn", "4"]
 SGD = ["--optim", "SGD", "--optim.lr", "1e-3"]
@@ -472,8 +475,24 @@ def test_an_existing_name_and_a_place_that_cannot_be_written(run: Run, tmp_path:
 # --- runs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_shipped_configuration_is_understood(file: Path) -> None:
+    flags = configured("--config", str(file))
+    for group, given in yaml.safe_load(file.read_text()).items():
+        if isinstance(given, dict) and "class_path" in given:
+            assert flags[group].rpartition(".")[2] == given["class_path"].rpartition(".")[2]
+            assert {f"{group}.{name}" for name in given.get("init_args", {})} <= flags.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=[pytest.mark.long] * (file.stem not in KINDS), id=file.stem)
+        for file in CONFIGS
+        if file.stem not in SWEPT
+    ],
+)
 def test_every_shipped_configuration_runs(file: Path, run: Run, tmp_path: Path) -> None:
     given = yaml.safe_load(file.read_text())
     kinds = {group: given.get(group) for group in ("data", "model", "optim", "recon")}
@@ -695,6 +714,7 @@ def test_the_report_is_written_again_and_a_broken_run_says_what_is_wrong(
     assert "the run is complete, and only its report is missing" in error
 
 
+@pytest.mark.long
 def test_adam_is_warned_about_and_its_attack_ends_at_once(run: Run, tmp_path: Path) -> None:
     flags = [*SPHERE, "--optim", "Adam", "--trainer.max_steps", "2", "--run.name", "r"]
     with pytest.warns(UserWarning, match="leaves the span"):
@@ -726,7 +746,7 @@ def test_nan_in_training_ends_the_run_and_keeps_the_files(run: Run, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [2, 4])
+@pytest.mark.parametrize("stop", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_an_interrupted_run_goes_on_where_it_stopped(
     stop: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -784,10 +804,10 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ("point", "step", "checkpoints", "attacks"),
     [
         (kills.in_training, 7, [0, 3, 5], [0, 3, 5]),
-        (kills.in_a_checkpoint, 0, [], []),
+        pytest.param(kills.in_a_checkpoint, 0, [], [], marks=pytest.mark.long),
         pytest.param(kills.in_a_checkpoint, 5, [0, 3], [0, 3], marks=pytest.mark.long),
         pytest.param(kills.after_a_checkpoint, 9, [0, 3, 5, 9], [0, 3, 5], marks=pytest.mark.long),
-        (kills.in_an_attack, 2, [0, 3, 5], [0, 3]),
+        pytest.param(kills.in_an_attack, 2, [0, 3, 5], [0, 3], marks=pytest.mark.long),
         pytest.param(kills.in_the_results, 1, [0, 3], [0], marks=pytest.mark.long),
     ],
 )
@@ -868,7 +888,13 @@ def test_two_processes_end_as_one(two: tuple[Path, Any], run: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--model", "MLP", "--model.width", "60", "--optim.lr", "0.05", "--optim.stop_loss", "0.3"],
+        pytest.param(
+            [
+                *("--model", "MLP", "--model.width", "60", "--optim.lr", "0.05"),
+                *("--optim.stop_loss", "0.3"),
+            ],
+            marks=pytest.mark.long,  # test_reconstruct.py trains a full batch in two processes
+        ),
         [
             "--data.batch_size",
             "4",
@@ -904,8 +930,9 @@ def test_two_processes_train_as_one(flags: list[str], run: Run, tmp_path: Path) 
         assert row == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.long  # test_distributed.py has a rank that ends before the others
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_others_with_one_line(rank: int, tmp_path: Path) -> None:
     # Too few features for an end within the test.
     hard = ["--data", "Sphere", "--data.n", "20", "--data.d", "60", "--model.p_over_dn", "1.3"]

@@ -242,7 +242,7 @@ in_a_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 
 
 @in_a_run
-@pytest.mark.parametrize("kind", ["photos", "sphere"])
+@pytest.mark.parametrize("kind", ["photos", pytest.param("sphere", marks=pytest.mark.long)])
 def test_an_attack_without_the_data_finds_the_same(
     run: Run, kind: str, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -246,28 +247,51 @@ RUNS = {
 }
 
 
+GRIDS = {
+    "moons": ["sweep", *RUNS["capacity"], "--grid.model.width", "4,40", "--jobs", "1"],
+    "law": ["sweep", *RUNS["projection"]],
+}
+GRIDS = {name: [*flags, "--grid.run.seed", "0:2"] for name, flags in GRIDS.items()}
+OFFLINE = ["--wandb.mode", "offline"]
+Log = Callable[[str], set[str]]
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """What a run or sweep by its name above logs; each is done once."""
+    home = tmp_path_factory.mktemp("offline")
+
+    @cache
+    def keys_of(name: str) -> set[str]:
+        argv = {**RUNS, **GRIDS}[name]
+        assert train.main([*argv, *OFFLINE, "--run.dir", str(home), "--run.name", name]) == 0
+        return logged(home / name)
+
+    return keys_of
+
+
 @pytest.mark.slow
-def test_an_offline_run_of_every_family_logs_what_the_panels_show(
-    tmp_path: Path, warm_workers: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("projection", "rowspace"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in list(RUNS)[2:-1]),
+    ],
+)
+def test_an_offline_run_logs_what_the_panels_of_its_method_show(family: str, keys: Log) -> None:
+    for panel in panels_of(methods_of())[f"Reconstruction by {family}"]:
+        assert shown(panel) & keys(family), panel
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_offline_runs_of_all_families_log_what_the_other_panels_show(
+    keys: Log, warm_workers: None
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    offline = ["--wandb.mode", "offline"]
-    keys: dict[str, set[str]] = {}
-    for family, flags in RUNS.items():
-        assert train.main([*flags, *offline, "--run.name", family]) == 0
-        keys[family] = logged(tmp_path / "runs" / family)
-    grid = ["--grid.model.width", "4,40", "--grid.run.seed", "0:2", "--jobs", "1"]
-    for name, flags in {"moons": RUNS["capacity"], "law": RUNS["projection"]}.items():
-        axes = grid if name == "moons" else ["--grid.run.seed", "0:2"]
-        assert train.main(["sweep", *flags, *axes, *offline, "--run.name", name]) == 0
-        keys[name] = logged(tmp_path / "runs" / name)
-    assert {"capacity/figure", "capacity/table", "boundaries/figure"} <= keys["moons"]
-    assert {"law/figure", "law/table"} <= keys["law"]
-    every = set().union(*keys.values())
+    assert {"capacity/figure", "capacity/table", "boundaries/figure"} <= keys("moons")
+    assert {"law/figure", "law/table"} <= keys("law")
+    every = set().union(*map(keys, [*RUNS, *GRIDS]))
     sections = panels_of(methods_of())
-    for family in (name for name in RUNS if name != "capacity"):
-        for panel in sections[f"Reconstruction by {family}"]:
-            assert shown(panel) & keys[family], (family, panel)
     laws = [f"The law across runs, by {name}" for name in ("projection", "projection_first_layer")]
     for name in ("Training", "Sweeps", *laws):
         for panel in sections[name]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_recon.activations import ACTIVATIONS
 from lit_recon.distributed import Ranks, ranks
+from lit_recon.errors import RunError
 from lit_recon.linalg import least_squares_rows, spectral_directions, times_rows
 from lit_recon.linear_map import LinearMap
 from lit_recon.methods import ProjectionReconstructor
@@ -176,6 +177,21 @@ def test_a_rank_without_rows_takes_part() -> None:
             assert square == pytest.approx(one[2])
 
 
+def what_one_rank_hears() -> str:
+    """What a sum raises on rank 0 where the other rank has ended."""
+    us = ranks()
+    if us.rank == 1:
+        return ""
+    with pytest.raises(RunError) as raised:
+        us.total(torch.ones(3))
+    return str(raised.value)
+
+
+def test_a_rank_that_ends_is_told_in_one_line() -> None:
+    told, _ = on_ranks(2, what_one_rank_hears)
+    assert told.startswith("another process of this run has ended (") and "\n" not in told
+
+
 # --- the whole attack
 
 
@@ -209,7 +225,8 @@ def attacks(stored: int | None) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("stored", [None, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.long  # a run of two processes in test_cli.py looks at the same
+@pytest.mark.parametrize("stored", [None, 100])
 def test_a_whole_reconstruction_is_that_of_one_process(stored: int | None) -> None:
     alone = attacks(None)
     first, second = on_ranks(2, attacks, stored)

@@ -254,6 +254,7 @@ def test_to_measure_changes_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_published_setting_runs_from_the_command_line(
     type_command: Callable[..., tuple[int, str, str]], tmp_path: Path

@@ -366,7 +366,11 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+# The largest take most of the time; tests of other scales have images as large.
+SIZES = [pytest.param(kind, marks=pytest.mark.long) if kind == "32x32" else kind for kind in KINDS]
+
+
+@pytest.fixture(params=SIZES)
 def problem(request, patches: Tensor) -> tuple[str, Tensor, PixelScale, Tensor]:
     images = KINDS[request.param](patches)
     pixels = scale_of(images[:10])
@@ -429,7 +433,7 @@ def test_residual_is_near_zero_or_near_chance(problem) -> None:
     assert (noise < 0.3).all()
 
 
-@pytest.mark.parametrize("kind", ["32x32", "8x8"])
+@pytest.mark.parametrize("kind", SIZES[:2])
 def test_refuses_mixtures_and_brightness_errors(kind: str, patches: Tensor) -> None:
     images = KINDS[kind](patches)
     pixels = scale_of(images[:10])
@@ -617,7 +621,7 @@ def test_mean_images_compare_by_value() -> None:
             MeanImageScale((3, 2, 2), wrong)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SIZES)
 def test_one_mean_image_of_equal_pixels_is_the_scale_with_one_mean(
     kind: str, patches: Tensor
 ) -> None:
@@ -634,7 +638,7 @@ def test_one_mean_image_of_equal_pixels_is_the_scale_with_one_mean(
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
-@pytest.mark.parametrize("kind", ["32x32", "8x8"])
+@pytest.mark.parametrize("kind", SIZES[:2])
 def test_mean_image_accepts_training_images_and_nothing_else(
     kind: str, n: int, patches: Tensor
 ) -> None:

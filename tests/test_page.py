@@ -523,7 +523,7 @@ def shown(page: Page, selector: str) -> list[str]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("images", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_every_picture_is_there_and_nothing_is_wider_than_the_screen(
     images: bool, size: tuple[int, int], visit: Callable[..., Page], tmp_path: Path
 ) -> None:

@@ -214,7 +214,7 @@ def shown_titles(page: Page) -> list[str]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("size", [pytest.param((1280, 900), marks=pytest.mark.long), (390, 844)])
 def test_in_a_browser(size: tuple[int, int], visit: Callable[..., Page], tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "s")
     page = visit(write_sweep_report(sweep)[0], size)

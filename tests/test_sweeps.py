@@ -544,9 +544,8 @@ def test_a_finished_sweep_is_not_done_again(whole: Path, run: Type) -> None:
     assert (whole / "results.csv").read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    "kill", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
-)
+@pytest.mark.long  # other tests begin with the results of runs that have ended
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_stopped_goes_on(kill: signal.Signals, whole: Path, tmp_path: Path) -> None:
     process = warm_shell(*TINY, *GRID, "--jobs", "2", home=tmp_path)
     directory = tmp_path / "runs" / "sweep"
@@ -608,7 +607,10 @@ def test_failed_and_damaged_runs_cost_no_other_and_lose_nothing(
     assert list(table.loc[fourth, "step"]) == [0, 1]
 
 
-@pytest.mark.parametrize("file", LAWS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, marks=[pytest.mark.long] * (f.stem != "law_photos"), id=f.stem) for f in LAWS],
+)
 def test_every_shipped_sweep_runs_from_its_file_alone(
     file: Path, run: Type, tmp_path: Path
 ) -> None:
@@ -632,6 +634,7 @@ def test_every_shipped_sweep_runs_from_its_file_alone(
     assert (directory / "law.svg").read_text().endswith("</svg>\n")
 
 
+@pytest.mark.long
 def test_the_sweep_of_weight_decay_draws_its_figure_over_it(run: Type, tmp_path: Path) -> None:
     folder = folder_of_images(tmp_path / "images", CLASSES)
     few = ["--data.n", "10", "--data.image_size", "8", "--model.widths", "[40]"]
@@ -648,24 +651,22 @@ def test_the_sweep_of_weight_decay_draws_its_figure_over_it(run: Type, tmp_path:
     assert "p / (d n)" not in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "x", "lines", "few"),
     [
-        pytest.param(
+        (
             "contraction_sweep",
             "data.norm",
             "model.activation",
             "--data.n 4 --model.widths [40] --grid.data.norm 4,32"
             " --grid.model.activation tanh,relu",
-            marks=pytest.mark.long,
         ),
-        pytest.param(
+        (
             "contraction_depth_sweep",
             "data.norm",
             "model.widths",
             "--data.n 4 --grid.run.seed 0 --grid.data.norm 4,32 --grid.model.widths [[9],[9,9]]",
-            marks=pytest.mark.long,
         ),
         (
             "conv_depth_sweep",

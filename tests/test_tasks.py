@@ -64,7 +64,14 @@ def test_targets() -> None:
         Next(period=1)
 
 
-@pytest.mark.parametrize("task", ["Autoencode", "next", "Labels"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param("Autoencode", marks=pytest.mark.long),
+        "next",
+        pytest.param("Labels", marks=pytest.mark.long),
+    ],
+)
 def test_a_task_chooses_the_targets(task: str, run: Run, tmp_path: Path) -> None:
     flags = [*POINTS, *SGD, *SHORT, "--task", task, "--model", "MLP", "--model.width", "60"]
     status, _, error = run(*flags)

@@ -92,6 +92,7 @@ def test_its_numbers_are_in_every_place(run: Run, tmp_path: Path) -> None:
     assert status == 0 and "step 1, pull_back" not in out
 
 
+@pytest.mark.long
 def test_it_is_a_row_of_a_sweep_and_a_panel_of_the_dashboard(run: Run, tmp_path: Path) -> None:
     grid = ["--grid.run.seed", "0,1", "--run.name", "s"]
     status, _, error = run("sweep", *POINTS, *SHORT, *QUIET, *grid)

@@ -276,6 +276,7 @@ def on_each_rank() -> list[tuple[Tensor, str, int]]:
     return [(o.candidates, o.status, o.numbers["applications"]) for o in outcomes]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ranks_end_alike() -> None:
     alone = on_each_rank()

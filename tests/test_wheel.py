@@ -89,7 +89,10 @@ def test_ten_lines_attack_two_checkpoints(
             *("own_project", 0, "12 of 12 images recovered, 12 exact to the pixel"),
             marks=pytest.mark.long,
         ),
-        ("fine_tuned", 3, "8 images were read out of the weights, exact in every pixel"),
+        pytest.param(
+            *("fine_tuned", 3, "8 images were read out of the weights, exact in every pixel"),
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             *("federated_client", 3, "8 images were read out of the weights, exact in every pixel"),
             marks=pytest.mark.long,
@@ -104,6 +107,7 @@ def test_examples_run_outside_the_clone(
     assert words in ended.stdout
 
 
+@pytest.mark.long
 def test_the_audit_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     told = python("-m", "lit_recon", "audit", "--help", wheel=wheel, home=tmp_path)
     assert told.returncode == 0, told.stderr
