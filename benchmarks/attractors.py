@@ -21,7 +21,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter, process_time
 from typing import Any, Literal
 
@@ -119,6 +119,9 @@ NOISE = Autoencode(noise=0.5)
 # From 50 images on, and where images are alike, isotropic noise leaves some of them repelling, and
 # noise in their span fewer.
 SPAN = Autoencode(noise=0.5, noise_geometry="span")
+# One noisy copy instead of two, for half as many steps again at the same cost: 250 images and 256
+# units then all attract, and .96 of them with two copies (another seed than those of the results).
+ONE_COPY = replace(SPAN, copies=1)
 DEEP = {"widths": [512] * 7}
 # Five layers keep a sequence of 200 too, but lead only four of ten starts into it; eight lead all.
 DEEPER = {"widths": [512] * 8}
@@ -130,7 +133,7 @@ RECIPES = {
     "clean 50": Recipe(50, 400),
     "noise 100": Recipe(100, 600, SPAN, model=DEEP, norm=64.0),
     "noise 200": Recipe(200, 800, SPAN, model=DEEP, norm=64.0),
-    "noise 500": Recipe(500, 800, SPAN, model=DEEP, norm=64.0),
+    "noise 500": Recipe(500, 1500, ONE_COPY, model=DEEP, norm=64.0),
     "sequence 100": Recipe(100, 400, Next(), model=DEEPER, norm=64.0),
     "sequence 200": Recipe(200, 400, Next(), model=DEEPER, norm=64.0),
     "adam 20": Recipe(20, 2000, optim=Adam(1e-3, schedule="cosine"), model={"init": "pytorch"}),

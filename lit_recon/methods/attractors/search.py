@@ -1,13 +1,13 @@
 """The search for limits of a map: iteration from many places, then Newton's method.
 
 Rounds of starts go through float32 first. What comes to rest there is made accurate in float64,
-each limit once. A search ends when all kinds of places have been tried in turn without a new limit
-that counts, when the images found span the whole range of the readout, or with its time.
+each limit once. A search ends when all kinds of places have been tried without a new limit that
+counts, when the images found span the whole range of the readout, or with its time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -79,19 +79,35 @@ class Search:
                 break
 
     def widen(self) -> None:
-        """Search in all kinds of places in turn, until none has a new limit that counts.
+        """Search in all kinds of places, until none has a new limit that counts.
 
-        While there is nothing that counts, places near what was found are left out.
+        Iterations are cheap and come first, in turn, until none of them has anything new. One kind
+        of search with Newton's method follows, and iterations again if it has brought something.
+        While there is nothing that counts, iterations are left out.
         """
         places = [partial(self._iterate_from, place) for place in (*NEAR_FOUND, *RANDOM)]
-        first: list[Callable[[], None]] = [self._near_components, self._near_spurious, self._newton]
-        kinds: list[Callable[[], None]] = [*first, *places]
+        kinds: list[Callable[[], None]] = [self._near_components, self._near_spurious, self._newton]
+        if self._worth:
+            self._in_turn(places)
         idle = turn = 0
-        while idle < (len(kinds) if self._worth else len(first)) and not self.done:
-            before = self._worth
-            kinds[turn % len(kinds)]()
-            idle = 0 if self._worth > before else idle + 1
+        while idle < len(kinds) and not self.done:
+            idle = 0 if self._brings(kinds[turn % len(kinds)]) else idle + 1
             turn += 1
+            if not idle:
+                self._in_turn(places)
+
+    def _in_turn(self, searches: Sequence[Callable[[], None]]) -> None:
+        """Search in one way after the other, until none has a new limit that counts."""
+        idle = turn = 0
+        while idle < len(searches) and not self.done:
+            idle = 0 if self._brings(searches[turn % len(searches)]) else idle + 1
+            turn += 1
+
+    def _brings(self, search: Callable[[], None]) -> bool:
+        """Search, and say whether a new limit that counts was found."""
+        before = self._worth
+        search()
+        return self._worth > before
 
     def from_points(self, y: Tensor, phase: str) -> None:
         """Iterate from given points (m, r), and solve for fixed points near them."""
