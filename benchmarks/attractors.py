@@ -18,7 +18,6 @@ level in every pixel. Nothing that it leads to may be certified.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -316,15 +315,6 @@ def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["recipe"], row["images"], row["seed"]
 
 
-def earlier(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The results of the file that is there, with --append."""
-    path = args.out / "attractors.json"
-    if not args.append or not path.exists():
-        return []
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return found
-
-
 @one_line_errors("attractors")
 def main(argv: list[str] | None = None) -> int:
     quick: dict[str, Any] = {
@@ -349,7 +339,8 @@ def main(argv: list[str] | None = None) -> int:
     check_root(args.root)
     images: Images = args.images if args.root is None else "folder"
     record = Record(flags, argv, args, seeds=args.seeds)
-    results = {identity(row): row for row in earlier(args)}
+    kept = record.earlier(of_any_run=True) if args.append else []
+    results = {identity(row): row for row in kept}
     for name in args.recipes:
         for number in args.seeds:
             row = trial(name, images, number, args)

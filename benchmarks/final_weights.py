@@ -20,7 +20,6 @@ the weights; there the part outside the span, a start of 1e-4, is left out of th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -478,15 +477,6 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["training"]["name"], row["attack"], row["seed"]
 
 
-def earlier(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The results of the file that is there, with --append."""
-    path = args.out / "final_weights.json"
-    if not args.append or not path.exists():
-        return []
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return found
-
-
 def chosen(args: argparse.Namespace) -> Iterator[tuple[Row, int]]:
     """The rows with the sizes that the flags ask for."""
     for name in args.rows:
@@ -539,7 +529,8 @@ def main(argv: list[str] | None = None) -> int:
     args = flags.read(argv)
     check_root(args.root)
     record = Record(flags, argv, args, seeds=args.seeds)
-    results = {identity(row): row for row in earlier(args)}
+    kept = record.earlier(of_any_run=True) if args.append else []
+    results = {identity(row): row for row in kept}
     found: dict[str, Tensor | None] = {}  # by the seed before, in the same row
     for row, number in chosen(args):
         without = found.get(row.name) if args.root else None  # photographs are always the same

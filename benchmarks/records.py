@@ -104,8 +104,11 @@ class Record:
         content = {"provenance": self.facts, "settings": self.settings, "results": results, **more}
         print(RunDirectory(self.folder).write_json(f"{self.name}.json", content))
 
-    def earlier(self) -> list[dict[str, Any]]:
-        """The rows that an interrupted run with the same code and settings has left."""
+    def earlier(self, *, of_any_run: bool = False) -> list[dict[str, Any]]:
+        """The rows that are there of a run with the same code and settings, or of any run.
+
+        Rows of several runs in one file must say themselves of which code they are.
+        """
         try:
             text = (self.folder / f"{self.name}.json").read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -114,7 +117,7 @@ class Record:
         then = (content["provenance"]["git"], content["settings"])
         now = json.loads(json.dumps((self.facts["git"], self.settings)))
         rows: list[dict[str, Any]] = content["results"]
-        return rows if list(then) == now else []
+        return rows if of_any_run or list(then) == now else []
 
     def draw(self, figure: Figure) -> None:
         """Write NAME.png next to NAME.json, and print its path."""
