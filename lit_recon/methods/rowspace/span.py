@@ -234,8 +234,11 @@ def _low_rank(
                 rank = fewer
                 break
         low = rank < least and (whole or rank <= count - TAIL)
-        if low and _is_rounding(_left_over(change, directions[:rank]), change, spacing):
-            return directions[:rank], values, share
+        if low and _is_rounding(rest := _left_over(change, directions[:rank]), change, spacing):
+            # Images that training has hardly used are as small as rounding; they are no noise.
+            faint = white is not None and white > rank and not _is_white(rest, rank, NEARLY_WHITE)
+            if not faint:
+                return directions[:rank], values, share
         if before is not None and not decays and least >= TAIL:
             rest = _left_over(change, directions[: least // 2])
             decays = bool((rest * before).sum().abs() > ALIKE * rest.norm() * before.norm())
