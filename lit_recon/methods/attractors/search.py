@@ -89,12 +89,12 @@ class Search:
         kinds: list[Callable[[], None]] = [self._near_components, self._near_spurious, self._newton]
         if self._worth:
             self._in_turn(places)
-        idle = turn = 0
-        while idle < len(kinds) and not self.done:
-            idle = 0 if self._brings(kinds[turn % len(kinds)]) else idle + 1
-            turn += 1
-            if not idle:
+
+        def followed(search: Callable[[], None]) -> None:
+            if self._brings(search):
                 self._in_turn(places)
+
+        self._in_turn([partial(followed, kind) for kind in kinds])
 
     def _in_turn(self, searches: Sequence[Callable[[], None]]) -> None:
         """Search in one way after the other, until none has a new limit that counts."""
