@@ -37,10 +37,10 @@ def likeness(found: Tensor, true: Tensor) -> Tensor:
 
 def test_the_share_of_noise_is_that_of_the_energy_of_differences() -> None:
     noise = white(4, 0.3)
-    shares = noise_shares(noise, 0.09 * torch.eye(4, dtype=torch.float64), SHAPE)
+    shares = noise_shares(noise, torch.full((4,), 0.09), SHAPE)
     torch.testing.assert_close(shares, torch.ones_like(shares), rtol=0.1, atol=0)
     images = photographs(4)
-    assert (noise_shares(images, 1e-8 * torch.eye(4).double(), SHAPE) < 1e-4).all()
+    assert (noise_shares(images, torch.full((4,), 1e-8), SHAPE) < 1e-4).all()
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def test_grey_images_can_be_faint_too() -> None:
     shape = (1, 32, 32)
     noise = white(8, 0.5)[:, : grey.shape[1]]
     noisy = grey + torch.where(torch.arange(8)[:, None] < 2, noise, 0)
-    covariance = torch.diag(torch.where(torch.arange(8) < 2, 0.25, 0.0)).double()
-    faint = noise_shares(noisy, covariance, shape) > FAINT
+    variance = torch.where(torch.arange(8) < 2, 0.25, 0.0).double()
+    faint = noise_shares(noisy, variance, shape) > FAINT
     assert faint.tolist() == [True] * 2 + [False] * 6
-    found = filtered(noisy[:2], covariance.diagonal()[:2], noisy[2:], shape)
+    found = filtered(noisy[:2], variance[:2], noisy[2:], shape)
     assert (likeness(found, grey[:2]) > likeness(noisy[:2], grey[:2])).all()

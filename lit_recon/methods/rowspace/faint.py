@@ -1,7 +1,8 @@
 """Pictures of images that are faint in the weights, in the noise that a start has left there.
 
-Shapes: ``candidates (m, d)`` are approximate images at any scale, in one linear space; ``noise (m,
-m)`` is the covariance of their errors in one pixel, which are white in space, as a start is.
+Shapes: ``candidates (m, d)`` are approximate images at any scale, in one linear space;
+``noise (m,)`` is the variance of their errors in one pixel. The errors are white in space, as a
+start is.
 
 An image that training has hardly used is a row of the space with as much noise as image in its
 differences of pixels. Their independent components are then those of noise as well, so that
@@ -36,7 +37,7 @@ def noise_shares(candidates: Tensor, noise: Tensor, shape: tuple[int, int, int])
     energies = [
         maps_of(x.reshape(-1, *shape)).square().sum((1, 2, 3, 4)) for x in (white, candidates)
     ]
-    return noise.diagonal() * energies[0] / energies[1]
+    return noise * energies[0] / energies[1]
 
 
 def separated_again(

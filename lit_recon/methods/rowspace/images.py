@@ -355,11 +355,10 @@ def _sharper(candidates: Array, pixels: PixelSpace, deadline: float) -> tuple[Ar
     """Coordinates (m, r) and pixels (m, d) of approximate images, with less noise in faint ones."""
     shape, rows = pixels.frame.shape, torch.tensor(pixels.rows)
     found, noise = torch.tensor(candidates), torch.tensor(pixels.space.noise)
-    faint = noise_shares(found @ rows, found @ noise @ found.T, shape) > FAINT
-    if not faint.any() or faint.all() or min(shape[1:]) < COMPONENTS_FROM:
-        return candidates, candidates @ pixels.rows
-    found = separated_again(found @ rows, faint, shape, deadline) @ found
-    levels = found @ rows
-    variance = (found @ noise * found).sum(1)
-    levels[faint] = filtered(levels[faint], variance[faint], levels[~faint], shape)
+    levels = torch.tensor(candidates @ pixels.rows)
+    faint = noise_shares(levels, (found @ noise * found).sum(1), shape) > FAINT
+    if faint.any() and not faint.all() and min(shape[1:]) >= COMPONENTS_FROM:
+        found = separated_again(levels, faint, shape, deadline) @ found
+        levels, variance = found @ rows, (found @ noise * found).sum(1)
+        levels[faint] = filtered(levels[faint], variance[faint], levels[~faint], shape)
     return found.numpy(), levels.numpy()
