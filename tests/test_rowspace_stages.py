@@ -664,3 +664,16 @@ def test_weak_images_are_seen_down_to_the_noise_of_a_start() -> None:
     assert stage_1._steps(span.values, whole=False)[0] == 6
     inside = x @ span.basis.T @ span.basis
     assert bool(((x - inside).norm(dim=1) < 0.2 * x.norm(dim=1)).all())
+
+
+def test_images_as_faint_as_rounding_are_not_left_out_where_noise_is_uneven() -> None:
+    random = torch.Generator().manual_seed(0)
+    strong, faint, h, d = 12, 8, 300, 3072
+    # From far below the others down to the noise, 7.4e-6, without a step.
+    size = torch.cat([torch.ones(strong), 6.5e-5 * 0.78 ** torch.arange(faint)]).double()
+    left = torch.linalg.qr(torch.randn(h, strong + faint, generator=random).double()).Q
+    right = torch.linalg.qr(torch.randn(d, strong + faint, generator=random).double()).Q
+    noise = torch.randn(h, d, generator=random, dtype=torch.float64)
+    noise *= 1e-7 * torch.linspace(0.9, 1.1, h, dtype=torch.float64)[:, None]
+    span = find_span((left * size) @ right.T + noise, None, torch.Generator())
+    assert strong + faint <= span.rank <= strong + faint + 1  # its noise is above that of one level
