@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from datamodules.photos import Photos
 from lit_recon.methods.rowspace import components, zeros
 from lit_recon.methods.rowspace.components import component_spread, independent_components
+from lit_recon.methods.rowspace.features import STANDS_OUT, Features, coherence
 from lit_recon.methods.rowspace.rounding import Rounded, recover_integers, round_to_integers
 from lit_recon.methods.rowspace.zeros import Estimate, isotropic, refine_by_zeros
 
@@ -346,6 +347,73 @@ def test_zeros_and_rounding_by_turns_find_all_images(bias):
     )
     assert found.exact.all() and torch.equal(found.levels, p.levels)
     assert torch.allclose(best.candidates, p.x)
+
+
+def test_features_are_whole_where_an_image_is_and_read_no_pixel_that_is_held_out():
+    p = problem(size=8)
+    features = Features.drawn(p.shape, torch.Generator().manual_seed(0))
+    assert torch.equal(features.of(p.levels), features.of(p.levels).round())
+    changed = p.levels.clone()
+    changed[:, features.held] += 0.3
+    assert torch.equal(features.of(changed), features.of(p.levels))
+    places = features.held.reshape(3, -1) % 64  # a place is held out in all of its colours
+    assert (places == places[0]).all() and len(features.held) == 3 * 13
+    assert sorted(torch.cat([features.free, features.held]).tolist()) == list(range(3 * 64))
+    # Each value has the coefficients 1 and -1, twice where colours and neighbours are compared.
+    single = torch.eye(3 * 64, dtype=torch.float64)
+    assert torch.equal(features.of(single).abs().sum(0), features.count)
+    assert (features.of(torch.ones(3 * 64)) == 0).all()
+    grey = Features.drawn((1, 8, 8), torch.Generator().manual_seed(0))
+    assert (grey.count == 2).all()
+
+
+def test_changes_of_colour_differences_are_small():
+    p = problem()
+    features = Features.drawn(p.shape, torch.Generator().manual_seed(0))
+    values = features.of(p.levels).square().mean(0)
+    assert values[features.count == 4].mean() < values[features.count == 2].mean() / 3
+
+
+def test_a_few_wrong_shares_are_found():
+    p = problem()
+    features = Features.drawn(p.shape, torch.Generator().manual_seed(0))
+    directions = p.x / p.x.norm(dim=1, keepdim=True) * p.x[0].norm() * p.factor
+    share = torch.zeros(12, dtype=torch.float64)
+    share[[3, 7, 9]] = torch.tensor([0.05, -0.03, 0.015], dtype=torch.float64)
+    wrong = p.levels[0] + share @ directions
+    assert coherence(features.of(wrong)) < STANDS_OUT < coherence(features.of(p.levels[0]))
+    found = features.near(wrong, directions)
+    assert (found - p.levels[0]).abs().max() < 0.01
+
+
+def test_coefficients_far_from_their_spread_are_searched():
+    p = problem(bias=True)
+    prior = contaminated(p.x, 0.003)
+    prior.candidates[2] += 0.04 * p.x[5] - 0.03 * p.x[8]
+    estimate = Estimate(prior.candidates, prior.spread, signed=True)
+    assert not rounded(p, estimate).exact[2]
+    generator = torch.Generator().manual_seed(0)
+    found = round_to_integers(estimate, p.offset, p.factor, p.shape, generator, search=True)
+    assert found.exact.all() and torch.equal(found.levels, p.levels)
+
+
+def test_no_search_begins_after_the_deadline():
+    p = problem(bias=True)
+    prior = contaminated(p.x, 0.3)
+    generator = torch.Generator().manual_seed(0)
+    found = round_to_integers(
+        prior, p.offset, p.factor, p.shape, generator, deadline=-1.0, search=True
+    )
+    assert not found.exact.any() and found.levels.isnan().all()
+
+
+def test_a_pixel_in_the_middle_between_two_integers_makes_an_image_doubtful():
+    p = problem()
+    off = p.levels.clone()
+    off[0, 5] += 0.45  # as where the noise of one pixel is large
+    images = (off - p.offset) / p.factor
+    found = rounded(p, isotropic(images, 1e-6))
+    assert found.exact[1:].all() and not found.exact[0]
 
 
 def test_rounding_alone_needs_no_masks():

@@ -1,18 +1,19 @@
 """Exact integer images near candidates, within the space that the candidates span.
 
 Shapes: ``candidates (n, d)`` with ``spread (n, n)`` as in :mod:`zeros`; ``levels (n, d)`` are
-pixels in 0..255; a *feature* is the difference of two neighbouring pixels or of two colours of a
-pixel.
+pixels in 0..255; *features* as in :mod:`features`.
 
-An image is ``u = offset + a (y_k + sum_i e_i y_i)``, with directions y in levels, an unknown scale
-a, and unknown coefficients e whose standard deviations are row k of the spread. Features are
-integers, and three to four times smaller than pixels.
+An image is ``u = offset + a (y_k + sum_i e_i y_i)``, with directions y in levels, a scale a, and
+unknown coefficients e whose standard deviations are row k of the spread.
 
-1. *Scale*, where nothing else gives it: the a in front of which the features are most nearly
-   integers, by the sum of their cosines (a periodogram). Each counts as precisely as it is known.
+1. *Scale*. A bias is a pixel that is 1 in every image, and so gives the scale. Without one it is
+   the a in front of which differences are most nearly integers, by the sum of their cosines (a
+   periodogram). Each counts as precisely as it is known.
 2. *Progressive rounding*: features whose predicted deviation is below ``SURE`` are rounded, e is
    fitted to them by robust least squares, which predicts further features.
-3. *Certificate*: a fifth of the pixels takes no part in 1 and 2. In an exact image they are
+3. *Search*, once that brings nothing new: a few coefficients may be far from what the spread says,
+   where neurons that were taken for inactive were not. These are looked for one after the other.
+4. *Certificate*: a fifth of the pixels takes no part in 1 to 3. In an exact image they are
    integers up to the noise of the row space; otherwise their distances from integers are uniform.
    So the chance of a wrong acceptance is the volume of a ball, times the number of scales tried.
 
@@ -29,12 +30,11 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from lit_recon.methods.rowspace.features import Features, coherence
 from lit_recon.methods.rowspace.zeros import Estimate, refine_by_zeros
 
 SURE = 0.17  # levels; three standard deviations are then half a level
 ROUNDING_SIGMA = 0.05  # levels; deviation of a feature that counts as rounded rightly
-HELD_OUT = 0.2  # share of the pixels, for the certificate
-POOL = 3000  # features at most, drawn at random
 FITTED = 600  # of them in one fit, and EXTRA for each unknown: those that tell most
 EXTRA = 6
 ROUNDS, FITS = 16, 3
@@ -44,7 +44,9 @@ SCALE_FEATURES = 1000
 LEAST_SCORE = 5.0  # standard deviations of the periodogram
 LIMIT = 0.05  # levels; largest rms residual of the held-out pixels, plus twice the noise
 LARGEST_LIMIT = 0.1  # levels; a wrong pixel is then five standard deviations away
-DOUBTS = (0.1, 0.3, 1.0)  # in the spread, one after the other, where a pass found nothing new
+FARTHEST = 0.4  # levels from an integer; a pixel farther away may be the next integer
+DOUBTS = (0.0, 0.1, 0.3, 1.0)  # in the spread, one after the other, each with a search
+LEAST_DOUBT, LARGEST_DOUBT = 1e-4, 0.5  # of a scale that a bias gives, relative
 SMALL_SHARE = 2e-5  # of a candidate's norm; smaller spreads are not fitted
 LOG10_CHANCE = -12.0  # of all wrong acceptances together
 LEAST_CONTRAST = 2.0  # levels; anything nearly flat is near integers
@@ -90,6 +92,8 @@ def round_to_integers(
     generator: torch.Generator,
     noise: float | Tensor = 0.0,
     deadline: float = inf,
+    *,
+    search: bool = False,
 ) -> Rounded:
     """Find the exact image of every candidate that is not known yet.
 
@@ -103,6 +107,7 @@ def round_to_integers(
         noise: (n,) rms error of a candidate's pixels that the rounding of weights causes, or one
             number for all.
         deadline: value of ``time.perf_counter()`` after which the remaining candidates are left.
+        search: look for coefficients that are far from what the spread says.
 
     Returns:
         Levels, exact where the certificate accepts; those of known candidates as they are.
@@ -110,8 +115,7 @@ def round_to_integers(
     d = prod(shape)
     candidates = factor * estimate.candidates[:, :d]
     zero = torch.as_tensor(offset, dtype=candidates.dtype).expand(d)
-    held = torch.randperm(d, generator=generator)[: max(1, round(HELD_OUT * d))]
-    features = _features(shape, held, generator)
+    features = Features.drawn(shape, generator)
     wanted = torch.nonzero(~estimate.known).flatten()
     levels = (zero + candidates).round()
     levels[wanted] = torch.nan
@@ -123,11 +127,17 @@ def round_to_integers(
     for part in wanted.split(max(1, few)):
         if perf_counter() > deadline:
             break
-        image, scale = _fit(estimate, candidates, zero, part, features)
+        image, scale = _fit(estimate, candidates, zero, part, features, factor, expected[part])
         expected[part] *= factor * scale.abs()
+        if search:
+            start = zero + scale[:, None] * candidates[part]
+            shares = candidates, _tags(estimate, d), part
+            image = _searched(image, start, zero, shares, features, deadline)
         both = torch.stack([image, 2 * zero - image])
-        error = (both - both.round())[:, :, held].square().mean(2).sqrt().nan_to_num(torch.inf)
+        error = (both - both.round())[:, :, features.held].square().mean(2).sqrt()
+        error = error.nan_to_num(torch.inf)
         impossible = (both.round() < 0).any(2) | (both.round() > 255).any(2)
+        impossible |= ((both - both.round()).abs() > FARTHEST).any(2)
         if estimate.candidates.shape[1] > d:  # the pixel of the bias, which is 1 in every image
             negative = scale * estimate.candidates[part, d] < 0
             impossible |= torch.stack([negative, ~negative])
@@ -137,7 +147,7 @@ def round_to_integers(
         residual[part], other[part] = error.amin(0), error.amax(0)
     limit = (LIMIT + 2 * expected).clamp_max(LARGEST_LIMIT)
     trials = 2.0 * len(wanted) * log(SCALES) / SCALE_STEP
-    chance = log10_chance(float(limit.amax()), len(held), trials)
+    chance = log10_chance(float(limit.amax()), len(features.held), trials)
     exact = (residual < limit) & (other > limit) & (chance < LOG10_CHANCE)
     exact &= levels.std(1) > LEAST_CONTRAST
     return Rounded(levels, _once(levels, exact | estimate.known, residual), residual, chance)
@@ -181,7 +191,7 @@ def recover_integers(
     Returns:
         The best candidates, exact ones at their own scale and sign, and the rounded images.
     """
-    best, doubts = prior, iter(DOUBTS)
+    best, doubts, search = prior, iter(DOUBTS), False
     doubt: float | None = 0.0
     while doubt is not None:
         found = prior.known.sum() + prior.settled.sum()
@@ -189,12 +199,13 @@ def recover_integers(
             prior, best = refine_by_zeros(change, before, after, prior, best, deadline)
         best, noise = _refit(change, best)
         doubtful = best.doubted(prior, doubt)
-        rounded = round_to_integers(doubtful, offset, factor, shape, generator, noise, deadline)
+        known = offset, factor, shape, generator, noise, deadline
+        rounded = round_to_integers(doubtful, *known, search=search)
         prior, best = (_with_known(each, rounded, offset, factor) for each in (prior, best))
         if prior.known.all() or perf_counter() > deadline:
             break
         if prior.known.sum() + prior.settled.sum() == found:
-            doubt = next(doubts, None)
+            doubt, search = next(doubts, None), True
     return best, rounded
 
 
@@ -234,51 +245,96 @@ def _with_known(
     return replace(estimate, candidates=candidates, spread=spread, known=rounded.exact)
 
 
-def _features(
-    shape: tuple[int, int, int], held: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Indices (f,) and (f,) of the pixels whose difference is a feature, none of them held out."""
-    index = torch.arange(prod(shape)).reshape(shape)
-    pairs = [(index[:, :, 1:], index[:, :, :-1]), (index[:, 1:], index[:, :-1])]
-    pairs += [(index[channel], index[channel + 1]) for channel in range(shape[0] - 1)]
-    first, second = (torch.cat([p[side].flatten() for p in pairs]) for side in (0, 1))
-    free = torch.ones(prod(shape), dtype=torch.bool)
-    free[held] = False
-    usable = torch.nonzero(free[first] & free[second]).flatten()
-    chosen = usable[torch.randperm(len(usable), generator=generator)[:POOL]]
-    return first[chosen], second[chosen]
-
-
 def _fit(
     estimate: Estimate,
     candidates: Tensor,
     zero: Tensor,
     part: Tensor,
-    features: tuple[Tensor, Tensor],
+    features: Features,
+    factor: float,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Images (b, d), NaN where no scale stands out, and their scales (b,)."""
-    first, second = features
     norms = candidates.norm(dim=1)
     share = estimate.spread[part] * norms / norms[part, None]
     unknown = torch.nonzero((share > SMALL_SHARE).any(0)).flatten()
     unknown = torch.cat([unknown, part[torch.isin(part, unknown, invert=True)]])
-    prior = estimate.spread[part][:, unknown]  # (b, q)
-    maps = candidates[:, first] - candidates[:, second]  # (n, f)
-    own, base = maps[part], zero[first] - zero[second]
-    variance = prior.square() @ maps[unknown].square()
-    largest = _largest_scale(candidates[part], zero)
-    scale, score = _scale(own, variance, base, largest)
-    if base.any():  # else both signs have the same features
-        negative, other = _scale(-own, variance, base, largest)
-        scale, score = torch.where(other > score, -negative, scale), torch.maximum(score, other)
-    prior[part[:, None] == unknown] = SCALE_STEP
-    out = torch.nonzero(score > LEAST_SCORE).flatten()
-    start = base + scale[:, None] * own
-    shift = _progressive(start[out], scale[out], maps[unknown], prior[out])
-    image = torch.full((len(part), len(zero)), torch.nan, dtype=own.dtype)
-    moved = candidates[part[out]] + shift @ candidates[unknown]
-    image[out] = zero + scale[out, None] * moved
+    prior, own = estimate.spread[part][:, unknown], part[:, None] == unknown  # (b, q)
+    maps, base = features.of(candidates), features.of(zero)  # (n, f), (f,)
+    tags = _tags(estimate, len(zero))
+    if tags is None:
+        variance = prior.square() @ maps[unknown].square()
+        simple = features.count == 2
+        scale, clear = _signed_scale(
+            maps[part][:, simple],
+            variance[:, simple],
+            base[simple],
+            _largest_scale(candidates[part], zero),
+        )
+        prior[own] = SCALE_STEP
+        precision = _diagonal(prior)
+    else:
+        scale = 1 / tags[part]
+        doubt = (estimate.spread[part].square() @ tags.square()).sqrt() * scale.abs()
+        clear = doubt < LARGEST_DOUBT
+        prior[own] = doubt.clamp_min(LEAST_DOUBT)
+        # With all shares the tag is 1, up to the noise of a pixel.
+        sure = tags[unknown] * (scale / (noise * scale).abs().clamp_min(LEAST_DOUBT))[:, None]
+        precision = _diagonal(prior) + sure[:, :, None] * sure[:, None]
+    out = torch.nonzero(clear).flatten()
+    image = torch.full((len(part), len(zero)), torch.nan, dtype=maps.dtype)
+    start = base + scale[out, None] * maps[part[out]]
+    extra = (features.count - 2) * (factor * noise * scale).square()[out, None]
+    shift = _progressive(start, scale[out], maps[unknown], precision[out], extra)
+    image[out] = zero + scale[out, None] * (candidates[part[out]] + shift @ candidates[unknown])
     return image, scale
+
+
+def _tags(estimate: Estimate, d: int) -> Tensor | None:
+    """(n,) the pixel that a bias reads, which is 1 in every image; None: there is none."""
+    return estimate.candidates[:, d] if estimate.candidates.shape[1] > d else None
+
+
+def _diagonal(deviation: Tensor) -> Tensor:
+    """(b, q, q) the precision of independent coefficients with standard deviations (b, q)."""
+    return torch.diag_embed(deviation.clamp_min(torch.finfo(deviation.dtype).eps).pow(-2))
+
+
+def _searched(
+    images: Tensor,
+    starts: Tensor,
+    zero: Tensor,
+    shares: tuple[Tensor, Tensor | None, Tensor],
+    features: Features,
+    deadline: float,
+) -> Tensor:
+    """Images (b, d) in which features are more nearly whole; no search begins after the deadline.
+
+    Args:
+        images: (b, d) what rounding gave; NaN where it gave nothing.
+        starts: (b, d) what it began with.
+        zero: (d,) the image of a zero input.
+        shares: the candidates (n, d), their tags (n,) if there are any, and the rows (b,) of those
+            that are searched.
+        features: that should be whole.
+        deadline: value of ``time.perf_counter()``.
+    """
+    images, (candidates, tags, part) = images.clone(), shares
+    for place, (row, start) in enumerate(zip(part.tolist(), starts, strict=True)):
+        if perf_counter() > deadline:
+            break
+        begin = [one for one in (images[place], start) if one.isfinite().all()]
+        free = begin[0][features.free] if begin else zero
+        if not begin or (free - free.round()).square().mean() < LIMIT**2:
+            continue
+        begin.sort(key=lambda one: coherence(features.of(one)))
+        directions = candidates / candidates.norm(dim=1, keepdim=True)
+        if tags is not None:  # then no share changes the tag
+            tag = tags / candidates.norm(dim=1)
+            directions = directions - (tag / tag[row])[:, None] * directions[row]
+            directions = directions[torch.arange(len(directions)) != row]
+        images[place] = features.near(begin[-1], directions * (start - zero).norm())
+    return images
 
 
 def _largest_scale(candidates: Tensor, zero: Tensor) -> Tensor:
@@ -287,6 +343,17 @@ def _largest_scale(candidates: Tensor, zero: Tensor) -> Tensor:
     sides = torch.stack([candidates, -candidates]).clamp_min(1e-12)
     signs = torch.stack([room / sides, room / sides.flip(0)])  # (2, 2, b, d)
     return 1.1 * signs.amin((1, 3)).amax(0)
+
+
+def _signed_scale(
+    own: Tensor, variance: Tensor, base: Tensor, largest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The scale (b,) of either sign, and whether it stands out (b,)."""
+    scale, score = _scale(own, variance, base, largest)
+    if base.any():  # else both signs have the same features
+        negative, other = _scale(-own, variance, base, largest)
+        scale, score = torch.where(other > score, -negative, scale), torch.maximum(score, other)
+    return scale, score > LEAST_SCORE
 
 
 def _scale(own: Tensor, variance: Tensor, base: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,23 +370,25 @@ def _scale(own: Tensor, variance: Tensor, base: Tensor, largest: Tensor) -> tupl
     return grid.gather(1, place[:, None])[:, 0], score
 
 
-def _progressive(start: Tensor, scale: Tensor, maps: Tensor, prior: Tensor) -> Tensor:
+def _progressive(
+    start: Tensor, scale: Tensor, maps: Tensor, precision: Tensor, extra: Tensor
+) -> Tensor:
     """Coefficients (b, q) that make features integers.
 
     Args:
         start: (b, f) features of the candidates.
         scale: (b,) levels of the candidates.
         maps: (q, f) features of the directions, before scaling.
-        prior: (b, q) standard deviations of the coefficients.
+        precision: (b, q, q) of the coefficients, before features say anything.
+        extra: (b, f) variance of each feature by the noise of the pixels beyond two of them.
     """
-    b, q = prior.shape
-    prior = prior.clamp_min(torch.finfo(prior.dtype).eps)
-    mean, covariance = torch.zeros_like(prior), torch.diag_embed(prior.square())
+    b, q = precision.shape[:2]
+    mean, covariance = torch.zeros(b, q).to(start), torch.linalg.inv(precision)
     most, before = FITTED + EXTRA * q, torch.zeros(b, dtype=torch.long)
     active = torch.arange(b)
     for _ in range(ROUNDS):
-        deviation = ((covariance[active] @ maps) * maps).sum(1).clamp_min(0).sqrt()
-        deviation = deviation * scale[active, None].abs()  # (a, f)
+        variance = ((covariance[active] @ maps) * maps).sum(1).clamp_min(0)
+        deviation = (variance * scale[active, None].square() + extra[active]).sqrt()  # (a, f)
         sure = deviation < SURE
         count = sure.sum(1)
         grows = count > 1.02 * before[active] + 2
@@ -331,7 +400,7 @@ def _progressive(start: Tensor, scale: Tensor, maps: Tensor, prior: Tensor) -> T
         told, chosen = torch.where(sure, deviation, -1).topk(min(most, maps.shape[1]), dim=1)
         rows = maps[:, chosen].permute(1, 2, 0) * scale[active, None, None]  # (a, l, q)
         aim = start[active].gather(1, chosen)
-        fitted = _fit_integers(rows, aim, told >= 0, prior[active], mean[active])
+        fitted = _fit_integers(rows, aim, told >= 0, precision[active], mean[active])
         mean[active], covariance[active] = fitted
     return mean
 
@@ -345,16 +414,14 @@ def _fit_integers(
         rows: (a, l, q) features of the directions.
         start: (a, l) features of the candidates.
         used: (a, l) bool, features that are rounded.
-        prior: (a, q) standard deviations.
+        prior: (a, q, q) precision of the coefficients.
         mean: (a, q) coefficients to begin with.
     """
     weight = used / ROUNDING_SIGMA**2
     for _ in range(FITS):
         value = start + (rows @ mean[:, :, None])[:, :, 0]
         weighted = (rows * weight[:, :, None]).transpose(1, 2)
-        precision = weighted @ rows
-        precision.diagonal(dim1=1, dim2=2).add_(1 / prior.square())
-        factor = torch.linalg.cholesky(precision)
+        factor = torch.linalg.cholesky(weighted @ rows + prior)
         aim = value.round() - start
         mean = torch.cholesky_solve(weighted @ aim[:, :, None], factor)[:, :, 0]
         residual = aim - (rows @ mean[:, :, None])[:, :, 0]
