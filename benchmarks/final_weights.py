@@ -43,8 +43,11 @@ from datamodules.images import ImageDataModule, ImageSource
 from lit_recon.activations import Name
 from lit_recon.audit.scoring import score_reconstruction
 from lit_recon.distributed import ranks
-from lit_recon.knowledge import Knowledge
+from lit_recon.knowledge import DenseLayer, Knowledge
 from lit_recon.methods import KKTReconstructor, Reconstruction, RowSpaceReconstructor
+from lit_recon.methods.base import Outcome
+from lit_recon.methods.rowspace.images import Frame
+from lit_recon.methods.rowspace.layer import space_of_images, span_of_inputs
 from lit_recon.metrics import inputs_from_images
 from lit_recon.metrics.likeness import MOST_HELD_OUT, null_good
 from lit_recon.models import DeepMLP
@@ -68,6 +71,8 @@ SHOWN = {
     "start_share": "start in W",
     "masks": "masks",
     "oracle_rank": "oracle rank",
+    "oracle_recovered": "oracle error < .1",
+    "oracle_good": "oracle SSIM > .4",
     "rank": "rank",
     "exact": "exact",
     "certified": "certified",
@@ -350,7 +355,8 @@ class Attacked:
         """The attack on the row space, and the images (m, c, h, w) that it found."""
         attack = RowSpaceReconstructor(evidence="final", max_seconds=seconds)
         held = Knowledge(self.model, pixels=self.truth.pixels)
-        return self._measured("rowspace", lambda: attack.reconstruct(held))
+        measured, images = self._measured("rowspace", lambda: attack.reconstruct(held))
+        return {**measured, **self._oracle()}, images
 
     def published(self, seconds: float) -> dict[str, Any]:
         """The attack of its authors on such training, with the settings of its preset."""
@@ -400,6 +406,15 @@ class Attacked:
         }
         return measured, images
 
+    def _oracle(self) -> dict[str, int]:
+        """How many images the row space holds well enough, for one who knows the images."""
+        best = nearest_in_row_space(self.model.first_layer, self.truth)
+        outcome = Outcome("oracle", "the nearest vectors of the row space")
+        scored = score_reconstruction(Reconstruction(best, outcome), self.truth, self.model)
+        good = scored.metrics.as_dict()["good_fraction"] or 0
+        recovered = sum(sample.recovered for sample in scored.rows)
+        return {"oracle_recovered": recovered, "oracle_good": round(good * self.truth.n)}
+
     def _good_without(self) -> float | None:
         """Share of images that look good among those of the network trained without them."""
         pixels, images = self.truth.pixels, self.truth.images
@@ -424,6 +439,23 @@ def oracle_rank(layer: nn.Linear, x: Tensor) -> int:
     weights = torch.cat([layer.weight, layer.bias[:, None]], 1).double()
     noise = weights - weights @ torch.linalg.pinv(inputs) @ inputs
     return int((torch.linalg.svdvals(weights) > torch.linalg.matrix_norm(noise, 2)).sum())
+
+
+def nearest_in_row_space(layer: nn.Linear, truth: Truth) -> Tensor:
+    """The vectors (n, d) nearest to the training inputs in the row space that the attack finds."""
+    pixels = truth.pixels
+    assert pixels is not None and truth.images is not None and layer.bias is not None
+    frame = Frame.of(pixels.shape, pixels)
+    dense = DenseLayer("first_layer", layer.weight.detach(), layer.bias.detach())
+    span = span_of_inputs(dense, None, frame, torch.Generator().manual_seed(0))
+    if not span.rank:
+        return torch.zeros(0, pixels.d)
+    space = space_of_images(dense, None, frame, span)
+    assert space.frame.offset is not None and frame.offset is not None
+    offset, rows = torch.tensor(space.frame.offset), torch.tensor(space.rows)
+    levels = truth.images.flatten(1).double() - offset
+    nearest = levels @ rows.T @ rows + offset - torch.tensor(frame.offset)
+    return (nearest / (frame.level * torch.tensor(frame.weights))).float()
 
 
 @torch.no_grad()

@@ -43,6 +43,7 @@ from lit_recon.methods import RowSpaceReconstructor
 from lit_recon.models import Autoencoder, DeepMLP
 from lit_recon.modules import SGD, Autoencode, Next, TensorAdam
 from lit_recon.randomness import generator
+from lit_recon.records.truth import Truth
 from lit_recon.solvers import MomentumDescent, SolverStep
 from lit_recon.tall_matrix import BLOCK_ROWS
 from tests import warm
@@ -300,11 +301,27 @@ def test_images_come_back_once_the_start_is_forgotten():
     assert row.exponent == pytest.approx(0.1 * 0.05 * 0.5 * 1201 / 0.1)
     assert found["left"] == pytest.approx(np.exp(-row.exponent), rel=0.1)
     assert (found["rank"], found["exact"], found["false_certificates"]) == (6, 6, 0)
-    assert found["oracle_rank"] == 6
+    assert [found[f"oracle_{name}"] for name in ("rank", "recovered", "good")] == [6, 6, 6]
     assert images is not None and images.shape == (6, 3, 8, 8)
     assert found["null_good_without"] is None  # no other network was attacked
     same = final_weights.Attacked.of(row, None, 8, 0, images).published(1.0)
     assert same["null_good_without"] == 1.0 and same["false_certificates"] == 0
+
+
+@pytest.mark.parametrize("normalize", ["standardize", "mean_image"])
+def test_the_nearest_vectors_of_a_row_space_are_the_images_that_it_holds(normalize):
+    data = Photos(4, image_size=8, normalize=normalize)
+    data.setup()
+    x, random = data.x.flatten(1), torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(x.shape[1], 12).requires_grad_(False)
+    share = torch.randn(12, 3, generator=random)
+    layer.weight.copy_(share @ x[:3])
+    layer.bias.copy_(share.sum(1))
+    nearest = final_weights.nearest_in_row_space(layer, Truth.of(data))
+    error = (nearest - x).norm(dim=1) / x.norm(dim=1)
+    assert error[:3].max() < 1e-3 and error[3] > 0.1
+    layer.weight.zero_()
+    assert len(final_weights.nearest_in_row_space(layer, Truth.of(data))) == 0
 
 
 def test_an_image_that_the_weights_do_not_hold_is_no_direction():
