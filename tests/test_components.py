@@ -382,7 +382,7 @@ def test_a_few_wrong_shares_are_found():
     share[[3, 7, 9]] = torch.tensor([0.05, -0.03, 0.015], dtype=torch.float64)
     wrong = p.levels[0] + share @ directions
     assert coherence(features.of(wrong)) < STANDS_OUT < coherence(features.of(p.levels[0]))
-    found = features.near(wrong, directions)
+    found = features.whole_near(wrong, directions)
     assert (found - p.levels[0]).abs().max() < 0.01
 
 

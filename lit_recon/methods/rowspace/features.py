@@ -9,10 +9,10 @@ difference is three times smaller once more (rms of CIFAR-10 at 32x32: 25 levels
 a feature is in other images, the less their unknown share in this one changes it.
 
 With shares t of the directions, features have the phases ``phi + t M``, of which the *coherence* is
-the sum of cosines, in standard deviations of a sum of random ones. It tells nothing until all large
-shares are nearly right. So it is raised one share at a time, over a grid, always by the share that
-helps most: a few wrong shares are found, many are not. Once it stands out, all shares are fitted at
-once.
+the sum of cosines, in standard deviations of a sum of random ones (the ambiguity function of phase
+measurements: Counselman, Gourevitch 1981). It tells nothing until all large shares are nearly
+right. So it is raised one share at a time, over a grid, always by the share that helps most: a few
+wrong shares are found, many are not. Once it stands out, all shares are fitted at once.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Features:
         first, second, third, last = (images[..., part] for part in self.index)
         return first - second - third + last
 
-    def near(self, image: Tensor, directions: Tensor) -> Tensor:
+    def whole_near(self, image: Tensor, directions: Tensor) -> Tensor:
         """The image (d,) near a given one whose features are most nearly whole.
 
         Args:

@@ -99,7 +99,8 @@ def round_to_integers(
 
     Args:
         estimate: candidates of inputs ``x = (u - offset) / factor``, at any scale and with either
-            sign; columns beyond the pixels, as those of a bias, are not used.
+            sign. A column beyond the pixels is that of a bias, which reads 1 in every image. It
+            gives the scale.
         offset: levels of a zero input, one number or (d,).
         factor: levels of one unit of an input, ``255 std``.
         shape: (c, h, w) of an image.
@@ -116,6 +117,9 @@ def round_to_integers(
     candidates = factor * estimate.candidates[:, :d]
     zero = torch.as_tensor(offset, dtype=candidates.dtype).expand(d)
     features = Features.drawn(shape, generator)
+    tags = estimate.candidates[:, d] if estimate.candidates.shape[1] > d else None
+    maps = features.of(candidates)
+    given = _Given(candidates, estimate.spread, tags, zero, factor, features, maps)
     wanted = torch.nonzero(~estimate.known).flatten()
     levels = (zero + candidates).round()
     levels[wanted] = torch.nan
@@ -127,19 +131,17 @@ def round_to_integers(
     for part in wanted.split(max(1, few)):
         if perf_counter() > deadline:
             break
-        image, scale = _fit(estimate, candidates, zero, part, features, factor, expected[part])
+        image, scale = _fit(given, part, expected[part])
         expected[part] *= factor * scale.abs()
         if search:
-            start = zero + scale[:, None] * candidates[part]
-            shares = candidates, _tags(estimate, d), part
-            image = _searched(image, start, zero, shares, features, deadline)
+            image = _searched(given, part, image, scale, deadline)
         both = torch.stack([image, 2 * zero - image])
         error = (both - both.round())[:, :, features.held].square().mean(2).sqrt()
         error = error.nan_to_num(torch.inf)
         impossible = (both.round() < 0).any(2) | (both.round() > 255).any(2)
         impossible |= ((both - both.round()).abs() > FARTHEST).any(2)
-        if estimate.candidates.shape[1] > d:  # the pixel of the bias, which is 1 in every image
-            negative = scale * estimate.candidates[part, d] < 0
+        if tags is not None:
+            negative = scale * tags[part] < 0
             impossible |= torch.stack([negative, ~negative])
         error[impossible] = torch.inf
         better = error.argmin(0)
@@ -245,54 +247,71 @@ def _with_known(
     return replace(estimate, candidates=candidates, spread=spread, known=rounded.exact)
 
 
-def _fit(
-    estimate: Estimate,
-    candidates: Tensor,
-    zero: Tensor,
-    part: Tensor,
-    features: Features,
-    factor: float,
-    noise: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Images (b, d), NaN where no scale stands out, and their scales (b,)."""
+@dataclass(frozen=True)
+class _Given:
+    """What is known of all candidates.
+
+    Attributes:
+        candidates: (n, d) in levels, at any scale.
+        spread: (n, n) as in :mod:`zeros`.
+        tags: (n,) the pixel that a bias reads, which is 1 in every image; None: there is none.
+        zero: (d,) the image of a zero input, in levels.
+        factor: levels of one unit of an input.
+        features: that should be whole.
+        maps: (n, f) those of the candidates.
+    """
+
+    candidates: Tensor
+    spread: Tensor
+    tags: Tensor | None
+    zero: Tensor
+    factor: float
+    features: Features
+    maps: Tensor
+
+
+def _fit(given: _Given, part: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (b, d), NaN where no scale stands out, and their scales (b,).
+
+    Args:
+        given: all candidates.
+        part: (b,) those that are fitted.
+        noise: (b,) rms error of their pixels, in units of the inputs.
+    """
+    candidates, features = given.candidates, given.features
     norms = candidates.norm(dim=1)
-    share = estimate.spread[part] * norms / norms[part, None]
+    share = given.spread[part] * norms / norms[part, None]
     unknown = torch.nonzero((share > SMALL_SHARE).any(0)).flatten()
     unknown = torch.cat([unknown, part[torch.isin(part, unknown, invert=True)]])
-    prior, own = estimate.spread[part][:, unknown], part[:, None] == unknown  # (b, q)
-    maps, base = features.of(candidates), features.of(zero)  # (n, f), (f,)
-    tags = _tags(estimate, len(zero))
-    if tags is None:
-        variance = prior.square() @ maps[unknown].square()
+    prior, own = given.spread[part][:, unknown], part[:, None] == unknown  # (b, q)
+    base, maps = features.of(given.zero), given.maps[unknown]
+    if given.tags is None:
         simple = features.count == 2
         scale, clear = _signed_scale(
-            maps[part][:, simple],
-            variance[:, simple],
+            given.maps[part][:, simple],
+            prior.square() @ maps[:, simple].square(),
             base[simple],
-            _largest_scale(candidates[part], zero),
+            _largest_scale(candidates[part], given.zero),
         )
         prior[own] = SCALE_STEP
         precision = _diagonal(prior)
     else:
-        scale = 1 / tags[part]
-        doubt = (estimate.spread[part].square() @ tags.square()).sqrt() * scale.abs()
+        scale = 1 / given.tags[part]
+        doubt = (given.spread[part].square() @ given.tags.square()).sqrt() * scale.abs()
         clear = doubt < LARGEST_DOUBT
         prior[own] = doubt.clamp_min(LEAST_DOUBT)
         # With all shares the tag is 1, up to the noise of a pixel.
-        sure = tags[unknown] * (scale / (noise * scale).abs().clamp_min(LEAST_DOUBT))[:, None]
+        sure = scale / (noise * scale).abs().clamp_min(LEAST_DOUBT)
+        sure = given.tags[unknown] * sure[:, None]
         precision = _diagonal(prior) + sure[:, :, None] * sure[:, None]
     out = torch.nonzero(clear).flatten()
-    image = torch.full((len(part), len(zero)), torch.nan, dtype=maps.dtype)
-    start = base + scale[out, None] * maps[part[out]]
-    extra = (features.count - 2) * (factor * noise * scale).square()[out, None]
-    shift = _progressive(start, scale[out], maps[unknown], precision[out], extra)
-    image[out] = zero + scale[out, None] * (candidates[part[out]] + shift @ candidates[unknown])
+    image = torch.full((len(part), len(given.zero)), torch.nan, dtype=maps.dtype)
+    start = base + scale[out, None] * given.maps[part[out]]
+    extra = (features.count - 2) * (given.factor * noise * scale).square()[out, None]
+    shift = _progressive(start, scale[out], maps, precision[out], extra)
+    moved = candidates[part[out]] + shift @ candidates[unknown]
+    image[out] = given.zero + scale[out, None] * moved
     return image, scale
-
-
-def _tags(estimate: Estimate, d: int) -> Tensor | None:
-    """(n,) the pixel that a bias reads, which is 1 in every image; None: there is none."""
-    return estimate.candidates[:, d] if estimate.candidates.shape[1] > d else None
 
 
 def _diagonal(deviation: Tensor) -> Tensor:
@@ -301,39 +320,37 @@ def _diagonal(deviation: Tensor) -> Tensor:
 
 
 def _searched(
-    images: Tensor,
-    starts: Tensor,
-    zero: Tensor,
-    shares: tuple[Tensor, Tensor | None, Tensor],
-    features: Features,
-    deadline: float,
+    given: _Given, part: Tensor, images: Tensor, scale: Tensor, deadline: float
 ) -> Tensor:
     """Images (b, d) in which features are more nearly whole; no search begins after the deadline.
 
     Args:
+        given: all candidates.
+        part: (b,) those that are searched.
         images: (b, d) what rounding gave; NaN where it gave nothing.
-        starts: (b, d) what it began with.
-        zero: (d,) the image of a zero input.
-        shares: the candidates (n, d), their tags (n,) if there are any, and the rows (b,) of those
-            that are searched.
-        features: that should be whole.
+        scale: (b,) of the candidates.
         deadline: value of ``time.perf_counter()``.
     """
-    images, (candidates, tags, part) = images.clone(), shares
-    for place, (row, start) in enumerate(zip(part.tolist(), starts, strict=True)):
+    images, features = images.clone(), given.features
+    for place, row in enumerate(part.tolist()):
         if perf_counter() > deadline:
             break
+        start = given.zero + scale[place] * given.candidates[row]
         begin = [one for one in (images[place], start) if one.isfinite().all()]
-        free = begin[0][features.free] if begin else zero
-        if not begin or (free - free.round()).square().mean() < LIMIT**2:
+        if not begin:
             continue
+        free = begin[0][features.free]
+        if (free - free.round()).square().mean() < LIMIT**2:
+            continue  # it is whole already
         begin.sort(key=lambda one: coherence(features.of(one)))
-        directions = candidates / candidates.norm(dim=1, keepdim=True)
-        if tags is not None:  # then no share changes the tag
-            tag = tags / candidates.norm(dim=1)
-            directions = directions - (tag / tag[row])[:, None] * directions[row]
+        norms = given.candidates.norm(dim=1)
+        directions = given.candidates / norms[:, None]
+        if given.tags is not None:  # then no share changes the tag
+            tags = given.tags / norms
+            directions = directions - (tags / tags[row])[:, None] * directions[row]
             directions = directions[torch.arange(len(directions)) != row]
-        images[place] = features.near(begin[-1], directions * (start - zero).norm())
+        contrast = (start - given.zero).norm()
+        images[place] = features.whole_near(begin[-1], contrast * directions)
     return images
 
 
