@@ -13,7 +13,12 @@ from datamodules.photos import Photos
 from lit_recon.methods.rowspace import components, zeros
 from lit_recon.methods.rowspace.components import component_spread, independent_components
 from lit_recon.methods.rowspace.features import STANDS_OUT, Features, coherence
-from lit_recon.methods.rowspace.rounding import Rounded, recover_integers, round_to_integers
+from lit_recon.methods.rowspace.rounding import (
+    Rounded,
+    log10_chance,
+    recover_integers,
+    round_to_integers,
+)
 from lit_recon.methods.rowspace.zeros import Estimate, isotropic, refine_by_zeros
 
 Shape = tuple[int, int, int]
@@ -414,6 +419,20 @@ def test_a_pixel_in_the_middle_between_two_integers_makes_an_image_doubtful():
     images = (off - p.offset) / p.factor
     found = rounded(p, isotropic(images, 1e-6))
     assert found.exact[1:].all() and not found.exact[0]
+
+
+def test_a_background_that_all_images_share_is_no_evidence():
+    p = problem(bias=True)
+    levels = p.levels.reshape(12, 3, 16, 16).clone()
+    levels[:, :, :, 4:] = 0
+    levels = levels.flatten(1)
+    x = torch.column_stack([(levels - p.offset) / p.factor, torch.ones(12)])
+    p = replace(p, x=x, levels=levels)
+    found = rounded(p, Estimate(contaminated(x, 0.003).candidates, isotropic(x, 0.003).spread))
+    assert found.exact.all() and torch.equal(found.levels, levels)
+    assert found.log10_chance > log10_chance(0.05, 3 * 3 * 16, 1e5)  # a fifth of four columns
+    wrong = rounded(p, contaminated(x, 0.3))
+    assert not wrong.exact.any() and wrong.residual.min() > 0.2
 
 
 def test_rounding_alone_needs_no_masks():

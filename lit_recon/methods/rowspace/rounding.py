@@ -14,7 +14,8 @@ unknown coefficients e whose standard deviations are row k of the spread.
 3. *Search*, once that brings nothing new: a few coefficients may be far from what the spread says,
    where neurons that were taken for inactive were not. These are looked for one after the other.
 4. *Certificate*: a fifth of the pixels takes no part in 1 to 3. In an exact image they are
-   integers up to the noise of the row space; otherwise their distances from integers are uniform.
+   integers up to the noise of the row space; otherwise their distances from integers are uniform,
+   but for pixels that are the same in nearly all images, which are left out.
    So the chance of a wrong acceptance is the volume of a ball, times the number of scales tried.
 
 A negated image is an integer image as well where ``2 offset`` is nearly an integer. If both are in
@@ -44,6 +45,7 @@ SCALE_FEATURES = 1000
 LEAST_SCORE = 5.0  # standard deviations of the periodogram
 LIMIT = 0.05  # levels; largest rms residual of the held-out pixels, plus twice the noise
 LARGEST_LIMIT = 0.1  # levels; a wrong pixel is then five standard deviations away
+TELLING_SHARE, LEAST_CHANGE = 0.1, 1.0  # a pixel changes so many levels in so many candidates
 FARTHEST = 0.4  # levels from an integer; a pixel farther away may be the next integer
 DOUBTS = (0.0, 0.1, 0.3, 1.0)  # in the spread, one after the other, each with a search
 LEAST_DOUBT, LARGEST_DOUBT = 1e-4, 0.5  # of a scale that a bias gives, relative
@@ -120,6 +122,7 @@ def round_to_integers(
     tags = estimate.candidates[:, d] if estimate.candidates.shape[1] > d else None
     maps = features.of(candidates)
     given = _Given(candidates, estimate.spread, tags, zero, factor, features, maps)
+    held = features.held[_telling(given)]
     wanted = torch.nonzero(~estimate.known).flatten()
     levels = (zero + candidates).round()
     levels[wanted] = torch.nan
@@ -136,7 +139,7 @@ def round_to_integers(
         if search:
             image = _searched(given, part, image, scale, deadline)
         both = torch.stack([image, 2 * zero - image])
-        error = (both - both.round())[:, :, features.held].square().mean(2).sqrt()
+        error = (both - both.round())[:, :, held].square().mean(2).sqrt()
         error = error.nan_to_num(torch.inf)
         impossible = (both.round() < 0).any(2) | (both.round() > 255).any(2)
         impossible |= ((both - both.round()).abs() > FARTHEST).any(2)
@@ -149,7 +152,7 @@ def round_to_integers(
         residual[part], other[part] = error.amin(0), error.amax(0)
     limit = (LIMIT + 2 * expected).clamp_max(LARGEST_LIMIT)
     trials = 2.0 * len(wanted) * log(SCALES) / SCALE_STEP
-    chance = log10_chance(float(limit.amax()), len(features.held), trials)
+    chance = log10_chance(float(limit.amax()), max(1, len(held)), trials)
     exact = (residual < limit) & (other > limit) & (chance < LOG10_CHANCE)
     exact &= levels.std(1) > LEAST_CONTRAST
     return Rounded(levels, _once(levels, exact | estimate.known, residual), residual, chance)
@@ -268,6 +271,18 @@ class _Given:
     factor: float
     features: Features
     maps: Tensor
+
+
+def _telling(given: _Given) -> Tensor:
+    """(q,) bool: held-out pixels that are not the same in nearly all images, as a background is."""
+    pixels = given.candidates[:, given.features.held]
+    if given.tags is None:  # neither scale nor sign is known
+        pixels = pixels / given.candidates.square().mean(1, keepdim=True).sqrt() * given.factor
+    else:
+        pixels = pixels / given.tags[:, None]
+        pixels = pixels - pixels.nanmedian(0).values
+    least = max(1, round((1 - TELLING_SHARE) * len(pixels)))
+    return pixels.abs().kthvalue(least, dim=0).values > LEAST_CHANGE
 
 
 def _fit(given: _Given, part: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
