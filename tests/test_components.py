@@ -435,6 +435,12 @@ def test_a_background_that_all_images_share_is_no_evidence():
     assert not wrong.exact.any() and wrong.residual.min() > 0.2
 
 
+def test_an_image_that_is_alone_is_its_own_evidence():
+    p = problem(n=2, bias=True)
+    found = rounded(p, isotropic(0.7 * p.x[:1], 1e-6))
+    assert found.exact.all() and torch.equal(found.levels, p.levels[:1])
+
+
 def test_rounding_alone_needs_no_masks():
     p = problem()
     generator = torch.Generator().manual_seed(0)

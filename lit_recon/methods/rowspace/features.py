@@ -64,10 +64,8 @@ class Features:
         """Features of images of ``shape (c, h, w)``."""
         index = torch.arange(prod(shape)).reshape(shape)
         places = torch.randperm(prod(shape[1:]), generator=generator)
-        held, free = places.split(
-            [most := max(1, round(HELD_OUT * len(places))), len(places) - most]
-        )
-        held, free = (index.flatten(1)[:, part].flatten() for part in (held, free))
+        most = max(1, round(HELD_OUT * len(places)))
+        held, free = (index.flatten(1)[:, part].flatten() for part in places.tensor_split([most]))
         beside = [(index[:, :, 1:], index[:, :, :-1]), (index[:, 1:], index[:, :-1])]
         colours = [(index[channel], index[channel + 1]) for channel in range(shape[0] - 1)]
         simple = [torch.stack([a, b, a, a]).flatten(1) for a, b in beside + colours]

@@ -276,7 +276,7 @@ class _Given:
 def _telling(given: _Given) -> Tensor:
     """(q,) bool: held-out pixels that are not the same in nearly all images, as a background is."""
     pixels = given.candidates[:, given.features.held]
-    if given.tags is None:  # neither scale nor sign is known
+    if given.tags is None or len(pixels) == 1:  # there is nothing to compare a pixel with
         pixels = pixels / given.candidates.square().mean(1, keepdim=True).sqrt() * given.factor
     else:
         pixels = pixels / given.tags[:, None]
