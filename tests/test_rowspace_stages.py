@@ -666,6 +666,20 @@ def test_weak_images_are_seen_down_to_the_noise_of_a_start() -> None:
     assert bool(((x - inside).norm(dim=1) < 0.2 * x.norm(dim=1)).all())
 
 
+def test_neurons_that_hold_most_of_the_images_do_not_make_noise_uneven() -> None:
+    """Directions take the noise of such neurons with them, which is then no level of its own."""
+    random = torch.Generator().manual_seed(0)
+    n, h, d = 40, 200, 1024
+    # Two images as faint as 1.3 times the largest singular value of the noise, after a step.
+    size = torch.ones(n, dtype=torch.float64)
+    size[-2:] = 1.3e-6 * (h**0.5 + d**0.5)
+    left = torch.linalg.qr(torch.randn(h, n, generator=random).double() ** 5).Q
+    right = torch.linalg.qr(torch.randn(d, n, generator=random).double()).Q
+    noise = 1e-6 * torch.randn(h, d, generator=random, dtype=torch.float64)
+    assert left.square().sum(1).max() > 0.9  # of the noise of a neuron is taken along
+    assert find_span((left * size) @ right.T + noise, None, torch.Generator()).rank == n
+
+
 def test_images_as_faint_as_rounding_are_not_left_out_where_noise_is_uneven() -> None:
     random = torch.Generator().manual_seed(0)
     strong, faint, h, d = 12, 8, 300, 3072

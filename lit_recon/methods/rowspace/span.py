@@ -21,6 +21,7 @@ STEP_DOWN = 2.0  # factor between the last singular value of a signal and the fi
 CLEAR_STEP = 10.0  # the same where most directions would be those of a signal
 NOISE_SHARE = 1e-3  # of a change's energy; more outside of the span is no noise
 LEVEL_ROUNDS = 3  # in which the noise of neurons and of pixels is told apart
+LEAST_FREE = 0.1  # share of its noise that a neuron keeps when directions are taken off
 EVEN = 4.0  # spread of the level over neurons or pixels, in units of that by chance
 NEARLY_WHITE = 3.0  # rounding leans to one side, where pixels are alike (twice, on digits)
 AS_WHITE = 1.05  # where noise is even; a start and rounding together are 1.03 of white noise
@@ -337,7 +338,7 @@ def _above_noise(values: Tensor, change: Tensor, directions: Tensor) -> tuple[in
     # What is left of a start is white noise; what Adam leaves may look like it.
     if not below or below[0] > min(len(values) - TAIL, min(h, d) // 2):
         return None, False
-    return below[0], _is_even(_left_over(change, directions[: below[0]]))
+    return below[0], _is_even(change, directions[: below[0]])
 
 
 def _last_step(
@@ -374,11 +375,20 @@ def _white_edge(h: Tensor, d: Tensor, energy: Tensor) -> Tensor:
     return (variance * (both.square() + EDGE_SPREADS * spread)).sqrt()
 
 
-def _is_even(rest: Tensor) -> bool:
-    """Whether noise (h, d) has one level everywhere, as a start has and rounding has not."""
-    for dim in (0, 1):
-        squares = rest.square().mean(dim)
-        chance = (2 / rest.shape[dim]) ** 0.5  # of Gaussian noise
+def _is_even(change: Tensor, directions: Tensor) -> bool:
+    """Whether noise has one level everywhere, as a start has and rounding has not.
+
+    Args:
+        change: (h, d).
+        directions: (k, d) its leading right singular vectors; what they leave over is noise.
+    """
+    inside = change @ directions.T
+    noise = change - inside @ directions
+    # They take the more noise of a neuron or a pixel with them, the more it tells about them.
+    columns = torch.linalg.qr(inside).Q
+    for dim, base in ((1, columns), (0, directions.T)):
+        squares = noise.square().mean(dim) / (1 - base.square().sum(1)).clamp_min(LEAST_FREE)
+        chance = (2 / noise.shape[dim]) ** 0.5  # of Gaussian noise
         if squares.std() > EVEN * chance * squares.mean():
             return False
     return True
