@@ -139,16 +139,16 @@ def round_to_integers(
         if search:
             image = _searched(given, part, image, scale, deadline)
         both = torch.stack([image, 2 * zero - image])
-        error = (both - both.round())[:, :, held].square().mean(2).sqrt()
-        error = error.nan_to_num(torch.inf)
-        impossible = (both.round() < 0).any(2) | (both.round() > 255).any(2)
-        impossible |= ((both - both.round()).abs() > FARTHEST).any(2)
+        whole = both.round()
+        rest = both - whole
+        error = rest[:, :, held].square().mean(2).sqrt().nan_to_num(torch.inf)
+        impossible = (whole < 0).any(2) | (whole > 255).any(2) | (rest.abs() > FARTHEST).any(2)
         if tags is not None:
             negative = scale * tags[part] < 0
             impossible |= torch.stack([negative, ~negative])
         error[impossible] = torch.inf
         better = error.argmin(0)
-        levels[part] = both[better, torch.arange(len(part))].round()
+        levels[part] = whole[better, torch.arange(len(part))]
         residual[part], other[part] = error.amin(0), error.amax(0)
     limit = (LIMIT + 2 * expected).clamp_max(LARGEST_LIMIT)
     trials = 2.0 * len(wanted) * log(SCALES) / SCALE_STEP
@@ -204,8 +204,9 @@ def recover_integers(
             prior, best = refine_by_zeros(change, before, after, prior, best, deadline)
         best, noise = _refit(change, best)
         doubtful = best.doubted(prior, doubt)
-        known = offset, factor, shape, generator, noise, deadline
-        rounded = round_to_integers(doubtful, *known, search=search)
+        rounded = round_to_integers(
+            doubtful, offset, factor, shape, generator, noise, deadline, search=search
+        )
         prior, best = (_with_known(each, rounded, offset, factor) for each in (prior, best))
         if prior.known.all() or perf_counter() > deadline:
             break
@@ -347,6 +348,8 @@ def _searched(
         deadline: value of ``time.perf_counter()``.
     """
     images, features = images.clone(), given.features
+    norms = given.candidates.norm(dim=1)
+    units = given.candidates / norms[:, None]
     for place, row in enumerate(part.tolist()):
         if perf_counter() > deadline:
             break
@@ -358,12 +361,11 @@ def _searched(
         if (free - free.round()).square().mean() < LIMIT**2:
             continue  # it is whole already
         begin.sort(key=lambda one: coherence(features.of(one)))
-        norms = given.candidates.norm(dim=1)
-        directions = given.candidates / norms[:, None]
+        directions = units
         if given.tags is not None:  # then no share changes the tag
             tags = given.tags / norms
-            directions = directions - (tags / tags[row])[:, None] * directions[row]
-            directions = directions[torch.arange(len(directions)) != row]
+            directions = units - (tags / tags[row])[:, None] * units[row]
+            directions = directions[torch.arange(len(units)) != row]
         contrast = (start - given.zero).norm()
         images[place] = features.whole_near(begin[-1], contrast * directions)
     return images
